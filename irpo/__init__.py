@@ -1,0 +1,31 @@
+"""Listwise rerankers from instruction-tuned language models: one list, one forward pass, any objective.
+
+>>> import irpo
+>>> irpo.__version__
+'0.1.0'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from irpo.objectives import loss
+    from irpo.scorers import score
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "loss", "score"]
+
+# Public name -> the module that holds it, imported at first use: `import irpo` must not wait for torch.
+_LAZY = {"loss": "irpo.objectives", "score": "irpo.scorers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'irpo' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,212 @@
+"""A run's configuration: YAML layers and `key=value` overrides, merged into one validated, frozen `RunConfig`.
+
+Only loops and doors read it. The task, the objective and the scorer stay mappings here; the registries resolve them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from irpo.layers import Layers
+from irpo.types import UnknownName, UserError
+
+RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
+
+Style = Literal["text", "label"]
+Mode = Literal["score", "generate", "constrain"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _plugin(spec: Any) -> Any:
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        raise ValueError("give a plug-in's name, or a mapping with 'name' and its options")
+    return spec
+
+
+PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin)]  # {"name": ..., option: value}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraConfig(_Section):
+    """The low-rank adapter; update = (alpha / r) * B A."""
+
+    r: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Fraction = 0.0
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # or module names: [q_proj, v_proj]
+
+
+class ModelConfig(_Section):
+    """Which model, how it is loaded and which of its weights learn."""
+
+    name: str  # "embedded", a folder, a hub id, or a finished run's folder
+    tuning: Literal["lora", "full"] = "lora"
+    quantization: Literal["nf4", "none"] = "none"  # nf4: base weights in 4 bits (QLoRA)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    gradient_checkpointing: bool = False  # recompute activations: less memory, about a third more time
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _four_bits_do_not_learn(self) -> Self:
+        if self.quantization == "nf4" and self.tuning == "full":
+            raise ValueError("quantization 'nf4' needs tuning 'lora': 4-bit weights take no gradient")
+        return self
+
+
+class PromptConfig(_Section):
+    """How a list is put to the model."""
+
+    style: Style = "text"  # text: the answer holds the candidates' texts; label: their labels, [B] > [A]
+    max_tokens: Annotated[int, Field(ge=32)] = 2048  # prompt + answer
+    template: str | None = None  # a template's name or file; None: the task's own
+
+
+class MethodConfig(_Section):
+    """What is optimised, and on which log-probabilities."""
+
+    objective: PluginSpec
+    scorer: PluginSpec = {"name": "independent"}
+    length: Literal["sum", "mean"] = "sum"  # a candidate's log-probability: over its tokens, in nats
+    reference: Literal["adapters_off", "precomputed", "none"] = "adapters_off"
+    nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the target list's negative log-likelihood
+
+
+class TrainingConfig(_Section):
+    """The optimiser's loop. An update is one optimiser step."""
+
+    lists_per_update: Positive = 32  # all devices and micro-batches together
+    lists_per_batch: Positive = 4  # micro-batch of one device; changes memory and speed, never the result
+    updates: Positive | None = None  # None: as many as `epochs` gives
+    epochs: Annotated[float, Field(gt=0)] = 1.0  # passes over the training lists; ignored where `updates` is given
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
+    warmup_fraction: Fraction = 0.05  # of all updates
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after warm-up
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their id
+    max_validation_lists: Positive = 200
+    evaluate_every: Positive | None = None  # updates between validations; None: ten validations in the run
+    patience: Positive | None = None  # validations without a better NDCG@10 before stopping; None: never stop early
+    report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, trackio
+    logging_every: Positive = 10  # updates
+
+    @model_validator(mode="after")
+    def _batches_fill_an_update(self) -> Self:
+        if self.lists_per_update % self.lists_per_batch:
+            raise ValueError(
+                f"lists_per_update ({self.lists_per_update}) must be a multiple of "
+                f"lists_per_batch ({self.lists_per_batch})"
+            )
+        return self
+
+
+class EvaluationConfig(_Section):
+    """How a ranker is measured."""
+
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = ("score", "generate", "constrain")
+    ks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3, 5, 10, 20)  # cut-offs of NDCG, recall, precision
+    lists_per_batch: Positive = 8
+    max_lists: Positive | None = None  # None: all of them
+
+
+class RunConfig(_Section):
+    """One training run, whole."""
+
+    model: ModelConfig
+    task: PluginSpec
+    method: MethodConfig
+    prompt: PromptConfig = PromptConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of list construction, order, initial adapter and dropout
+    plugins: tuple[str, ...] = ()  # modules to import, so that they register the user's plug-ins
+
+    @model_validator(mode="after")
+    def _reference_exists(self) -> Self:
+        if self.model.tuning == "full" and self.method.reference == "adapters_off":
+            raise ValueError(
+                "method.reference 'adapters_off' needs model.tuning 'lora'; "
+                "with 'full' choose method.reference precomputed or none"
+            )
+        return self
+
+
+def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
+    """Merge YAML files in order, then `key.sub=value` overrides, and validate the whole.
+
+    A file that is not there is looked for among the shipped configurations. Mappings merge, everything else
+    replaces; a plug-in's mapping with another `name` replaces the earlier one, options and all.
+    """
+    layers = Layers()
+    for file in files:
+        layers.add_file(file)
+    for override in overrides:
+        layers.add_override(override)
+    try:
+        return RunConfig.model_validate(layers.merged)
+    except ValidationError as error:
+        raise _user_error(error, layers) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Every setting, defaults included, in the order of the schema; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_hash(config: RunConfig) -> str:
+    """16 hex digits that are the same for equal settings, on every machine."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _user_error(error: ValidationError, layers: Layers) -> UserError:
+    """The first thing wrong, in one line: where it stands, what was given, what is allowed."""
+    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
+    section, keys = _section(first["loc"])
+    key = ".".join(keys)
+    where = layers.where(keys)
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(section.model_fields)
+        inside = f" of {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
+        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}")
+    if first["type"] == "missing":
+        return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
+    same_key = [e["msg"].removeprefix("Value error, ") for e in error.errors() if _section(e["loc"])[1] == keys]
+    reason = ", or: ".join(dict.fromkeys(same_key)).replace("tuple", "list").replace("dictionary", "mapping")
+    given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
+    return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
+
+
+_HINTS = {
+    "model": "a file such as configs/models/embedded.yaml, or model.name=...",
+    "task": "a file such as configs/tasks/jsonl.yaml, or task.name=...",
+    "method": "a file such as configs/methods/irpo.yaml, or method.objective=...",
+}
+
+
+def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ...]]:
+    """The section that holds the key of an error, and the key's path without pydantic's union branches."""
+    section: type[BaseModel] = RunConfig
+    keys: list[str] = []
+    for step in loc:
+        keys.append(str(step))
+        field = section.model_fields.get(str(step))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        if len(keys) < len(loc):
+            section = field.annotation
+    return section, tuple(keys)

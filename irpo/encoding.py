@@ -1,0 +1,214 @@
+"""Tokens: an encoded list, how it is laid out in one row (trunk and branches), and batches of rows.
+
+A row holds the prompt once (the trunk) and any number of continuations of it (branches). Position ids restart after the
+trunk and a branch sees the trunk and itself, so a branch gets the log-probabilities that it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irpo.prompting import Prompt, end_of_turn, token_ids_after_newline
+from irpo.types import target_order
+
+Tokens = tuple[int, ...]
+NO_SLOT = -1  # a token that is fed but whose log-probability nobody asks for
+PAD_LIST = -1  # `lists` of a padding column
+
+
+@dataclass(frozen=True)
+class EncodedList:
+    """A list in tokens: prompt, heads[0], bodies[a], heads[1], bodies[b], ..., tail is one complete sequence.
+
+    `bodies[j]` is candidate j's own part, its terminator included; the scored span.
+    """
+
+    id: str
+    prompt: Tokens
+    heads: tuple[Tokens, ...]
+    bodies: tuple[Tokens, ...]
+    tail: Tokens
+    relevance: tuple[float, ...]
+
+    def answer(self, order: Sequence[int]) -> Tokens:
+        """The complete answer that ranks the candidates in this order, end of turn included."""
+        parts = (self.heads[rank] + self.bodies[j] for rank, j in enumerate(order))
+        return tuple(token for part in parts for token in part) + self.tail
+
+    def without_labels(self) -> EncodedList:
+        """The same list with every label 0: what evaluation may show to a scorer, so that no label can leak."""
+        return replace(self, relevance=(0.0,) * len(self.relevance))
+
+
+def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str = "") -> EncodedList:
+    """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
+    form = prompt.form
+    ids = tokenizer(prompt.text, add_special_tokens=not prompt.chat)["input_ids"]
+    context = form.head(1) if prompt.style == "text" else ""
+    count = len(prompt.names)
+    return EncodedList(
+        id=id,
+        prompt=tuple(ids),
+        heads=tuple(tuple(token_ids_after_newline(tokenizer, form.head(r))) for r in range(1, count + 1)),
+        bodies=tuple(tuple(token_ids_after_newline(tokenizer, form.body(n), context)) for n in prompt.names),
+        tail=(*token_ids_after_newline(tokenizer, form.tail), end_of_turn(tokenizer)),
+        relevance=tuple(relevance),
+    )
+
+
+@dataclass
+class Layout:
+    """One list as columns of a row. `reads` are (column, token, slot): log p(token | column's prefix) goes to slot.
+
+    Slots 0 ... slots - 1 are the scorer's; the target list's log-likelihood, where asked for, goes to `target`.
+    """
+
+    slots: int
+    target: bool = False
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)  # 0 = trunk
+    reads: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def grow_trunk(self, tokens: Sequence[int]) -> None:
+        """Append tokens that every later branch sees; before the first branch only."""
+        self.positions += range(len(self.ids), len(self.ids) + len(tokens))
+        self.ids += tokens
+        self.branches += [0] * len(tokens)
+
+    def add_branch(self, trunk: int, tokens: Sequence[int], slots: Sequence[int]) -> list[int]:
+        """Append a continuation of the first `trunk` columns; returns the column that predicts each of its tokens.
+
+        The next-token shift lives here: token t is read at the column of token t - 1, the first at the trunk's end.
+        The last token is read but never fed, since nothing stands behind it.
+        """
+        start = len(self.ids)
+        branch = max(self.branches) + 1
+        fed = tokens[:-1]
+        self.ids += fed
+        self.positions += range(trunk, trunk + len(fed))
+        self.branches += [branch] * len(fed)
+        columns = [trunk - 1, *range(start, start + len(fed))]
+        for column, token, slot in zip(columns, tokens, slots, strict=True):
+            if slot != NO_SLOT:
+                self.reads.append((column, token, slot))
+        return columns
+
+    @property
+    def target_slot(self) -> int:
+        """Where the target list's tokens are read to."""
+        return self.slots
+
+
+def add_target(layout: Layout, item: EncodedList) -> None:
+    """A branch that holds the whole answer in target order, every token of it read to the target slot."""
+    layout.target = True
+    tokens = item.answer(target_order(item.relevance))
+    trunk = layout.branches.count(0)
+    shared = trunk - len(item.prompt)  # tokens of the answer that already stand in the trunk
+    layout.reads += [(len(item.prompt) + i - 1, tokens[i], layout.target_slot) for i in range(shared)]
+    layout.add_branch(trunk, tokens[shared:], [layout.target_slot] * (len(tokens) - shared))
+
+
+@dataclass(frozen=True)
+class ListBatch:
+    """B lists in R rows of T columns, and the M reads that make a (B, S) table of log-probabilities.
+
+    `cells` are the flat (row * T + column) places whose hidden state is needed, each once; a read names its cell by
+    index. `lists` is the list that a column belongs to (-1 = padding).
+    """
+
+    ids: Tensor  # (R, T)
+    positions: Tensor  # (R, T)
+    lists: Tensor  # (R, T)
+    branches: Tensor  # (R, T)
+    cells: Tensor  # (N,)
+    read_cell: Tensor  # (M,) into cells
+    read_token: Tensor  # (M,)
+    read_place: Tensor  # (M,) list * S + slot
+    relevance: Tensor  # (B, K)
+    mask: Tensor  # (B, K), True = a real candidate
+    slots: int  # S; the target's slot, where there is one, is S - 1
+    target: bool
+    names: tuple[str, ...]  # the lists' ids
+
+    def to(self, device: torch.device | str) -> ListBatch:
+        """The same batch on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    @property
+    def tokens(self) -> int:
+        """Columns that are not padding."""
+        return int((self.lists != PAD_LIST).sum())
+
+
+def collate(
+    items: Sequence[EncodedList], layouts: Sequence[Layout], *, pad_id: int = 0, left: bool = False
+) -> ListBatch:
+    """One row a list, padded to the longest; `left` pads on the left (the numbers do not change)."""
+    width = max(len(layout.ids) for layout in layouts)
+    rows = [_padded(layout, index, width, pad_id, left) for index, layout in enumerate(layouts)]
+    target = layouts[0].target
+    scored = max(layout.slots for layout in layouts)
+    slots = scored + target
+    cells: dict[int, int] = {}
+    reads = []
+    for index, layout in enumerate(layouts):
+        shift = index * width + (width - len(layout.ids) if left else 0)
+        for column, token, slot in layout.reads:
+            place = scored if target and slot == layout.target_slot else slot
+            cell = cells.setdefault(shift + column, len(cells))
+            reads.append((cell, token, index * slots + place))
+    read = torch.tensor(reads, dtype=torch.long).reshape(-1, 3)
+    table = torch.tensor(rows, dtype=torch.long)
+    count = max(len(item.relevance) for item in items)
+    relevance = torch.zeros(len(items), count)
+    mask = torch.zeros(len(items), count, dtype=torch.bool)
+    for index, item in enumerate(items):
+        relevance[index, : len(item.relevance)] = torch.tensor(item.relevance)
+        mask[index, : len(item.relevance)] = True
+    return ListBatch(
+        *table.unbind(1),
+        torch.tensor(list(cells)),
+        *read.unbind(1),
+        relevance,
+        mask,
+        slots=slots,
+        target=target,
+        names=tuple(item.id for item in items),
+    )
+
+
+def _padded(layout: Layout, index: int, width: int, pad_id: int, left: bool) -> list[list[int]]:
+    """ids, positions, lists, branches of one row."""
+    gap = width - len(layout.ids)
+    columns = [
+        (layout.ids, pad_id),
+        (layout.positions, 0),
+        ([index] * len(layout.ids), PAD_LIST),
+        (layout.branches, 0),
+    ]
+    return [[fill] * gap + list(part) if left else list(part) + [fill] * gap for part, fill in columns]
+
+
+def visible(batch: ListBatch, window: int | None = None) -> Tensor:
+    """Which column may see which, (R, T, T) bool: the same list, not later, in the trunk or in one's own branch.
+
+    `window` is a sliding window of that many *positions* (columns would count the other branches too). A padding
+    column sees itself, so that no softmax runs over nothing.
+    """
+    column = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    causal = column[None, :] <= column[:, None]
+    same_list = batch.lists[:, :, None] == batch.lists[:, None, :]
+    key = batch.branches[:, None, :]
+    own_or_trunk = (key == 0) | (key == batch.branches[:, :, None])
+    seen = causal & same_list & own_or_trunk & (batch.lists != PAD_LIST)[:, None, :]
+    if window is not None:
+        seen &= batch.positions[:, :, None] - batch.positions[:, None, :] < window
+    return seen | torch.eye(len(column), dtype=torch.bool, device=column.device)

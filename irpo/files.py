@@ -1,0 +1,286 @@
+"""Reading rows with their `file:line`, and writing files that are whole or not there at all.
+
+What a file holds is found by its content, never by its name: the public datasets carry each other's names.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO, TypeVar
+
+from irpo.types import UserError
+
+T = TypeVar("T")
+
+Form = Literal["json list", "json lines", "tsv", "csv", "parquet"]
+TEXT_FORMS = "a JSON list, JSON lines, a TSV or a CSV with a header"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record of a file and where it stands; `problem` says why it could not be read, where it could not."""
+
+    value: Mapping[str, Any]
+    path: str
+    line: int
+    problem: str = ""
+
+    @property
+    def where(self) -> str:
+        """`path:line`, as an error message shows it."""
+        return f"{self.path}:{self.line}"
+
+    @property
+    def short(self) -> str:
+        """`name:line`: the same on every machine, for a card."""
+        return f"{Path(self.path).name}:{self.line}"
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or a `UserError` where nothing is there."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder")
+    return path
+
+
+def read_text(path: Path) -> str:
+    """The file's text (UTF-8, a byte order mark dropped); `UserError` with the line of the first wrong byte."""
+    if existing(path).is_dir():
+        raise UserError(f"{path}: this is a folder; a file is needed here")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: byte {content[error.start]:#04x} is not UTF-8; files are UTF-8 text") from None
+
+
+def form_of(path: Path) -> Form:
+    """How the file's records are written, found from its first bytes."""
+    if existing(path).is_dir():
+        raise UserError(f"{path}: this is a folder; a file is needed here")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    text = head.decode("utf-8-sig", errors="replace").lstrip()
+    if text.startswith("["):
+        return "json list"
+    if text.startswith("{") or not text:
+        return "json lines"
+    return "tsv" if "\t" in text.split("\n", 1)[0] else "csv"
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The file's records in order, whatever its form; a place that cannot be read comes with its `problem`.
+
+    A file that cannot be read at all (missing, not UTF-8, a broken header) raises `UserError`.
+    """
+    form = form_of(path)
+    if form == "parquet":
+        return _parquet_rows(path)
+    text = read_text(path)
+    if form == "json list":
+        return _list_rows(path, text)
+    if form == "json lines":
+        return _line_rows(path, text)
+    return _table_rows(path, text, tabs=form == "tsv")
+
+
+def _broken(path: Path, line: int, problem: str) -> Row:
+    return Row({}, str(path), line, problem)
+
+
+def _record(path: Path, line: int, value: Any) -> Row:
+    if isinstance(value, dict):
+        return Row(value, str(path), line)
+    return _broken(path, line, f"the row is {shown(value)}; a row is a JSON object")
+
+
+def _line_rows(path: Path, text: str) -> Iterator[Row]:
+    # Not splitlines(): a JSON text may hold U+2028 and other line ends of Unicode as they are.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            value = json.loads(content)
+        except json.JSONDecodeError as error:
+            reason = f"broken JSON ({error.msg} at column {error.colno}); a line holds one JSON object"
+            yield _broken(path, line, reason)
+        else:
+            yield _record(path, line, value)
+
+
+def _list_rows(path: Path, text: str) -> Iterator[Row]:
+    decoder = json.JSONDecoder()
+    at = text.index("[") + 1
+    line, counted = 1, 0
+
+    while True:
+        at = _skip(text, at)
+        line, counted = line + text.count("\n", counted, at), at
+        if text[at : at + 1] == "]":
+            if text[at + 1 :].strip():
+                yield _broken(path, line, "there is text after the end of the JSON list")
+            return
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            # What follows cannot be told apart from the inside of the broken element.
+            reason = f"broken JSON list ({error.msg} at column {error.colno}); the rest of the file is not read"
+            yield _broken(path, error.lineno, reason)
+            return
+        yield _record(path, line, value)
+        at = _skip(text, end)
+        if text[at : at + 1] == ",":
+            at += 1
+        elif text[at : at + 1] != "]":
+            yield _broken(path, line, "broken JSON list (no ',' or ']' after this element)")
+            return
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _table_rows(path: Path, text: str, *, tabs: bool) -> Iterator[Row]:
+    if tabs:
+        lines = (line.rstrip("\r").split("\t") for line in text.split("\n"))
+        reader: Iterator[tuple[int, list[str]]] = enumerate(lines, start=1)
+    else:
+        reader = _csv_records(path, text)
+    _, header = next(reader)
+    if len(header) < 2 or len(set(header)) != len(header):
+        raise UserError(f"{path}:1: the first line {shown(header)} is no table header; a file is {TEXT_FORMS}")
+    for line, cells in reader:
+        if not any(cells):
+            continue
+        if len(cells) == len(header):
+            yield Row(dict(zip(header, cells, strict=True)), str(path), line)
+        else:
+            yield _broken(path, line, f"the row has {len(cells)} cells; the header has {len(header)}")
+
+
+def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            yield line, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path}:{line}: broken CSV ({error}); a file is {TEXT_FORMS}") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: broken parquet file: {str(error).splitlines()[0]}") from None
+    for number, value in enumerate(rows, start=1):
+        yield _record(path, number, value)
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value on one short line, for a message.
+
+    >>> shown(["a" * 100], limit=12)
+    "['aaaaaaa..."
+    """
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def need(value: Mapping[str, Any], key: str, kind: type[T] | tuple[type[T], ...], default: T | None = None) -> T:
+    """`value[key]`, checked to be of a kind; a missing key raises `UserError` unless there is a default."""
+    if key not in value:
+        if default is not None:
+            return default
+        raise UserError(f"the row has no {key!r}; its keys are {', '.join(map(str, value)) or 'none'}")
+    found = value[key]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+        names = " or ".join(_NAMES.get(k, k.__name__) for k in kinds)
+        raise UserError(f"{key!r} is {shown(found)}; it must be {names}")
+    return found
+
+
+_NAMES: dict[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+}
+
+
+@contextmanager
+def atomic_folder(out: Path, owned: Sequence[str] = ()) -> Iterator[Path]:
+    """A temporary folder beside `out`; its files are moved into `out` when the block ends well, else all are removed.
+
+    `owned` are the names that this kind of output may have: those that were not written this time are
+    removed from `out`, so that it never mixes two runs. Other files in `out` stay.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: the output folder's name is taken by a file")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    try:
+        yield work
+        out.mkdir(exist_ok=True)
+        written = sorted(path.name for path in work.iterdir())
+        for name in owned:
+            if name not in written:
+                (out / name).unlink(missing_ok=True)
+        for name in written:
+            os.replace(work / name, out / name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 text file that appears under its name only when the block ends well; line ends are `\\n` everywhere."""
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    try:
+        # A lone surrogate becomes its JSON escape, so a row that holds one can be written and read back.
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            yield file
+        os.replace(work, path)
+    finally:
+        Path(work).unlink(missing_ok=True)
+
+
+def json_line(value: object) -> str:
+    """One JSON text without a line end; the same bytes on every machine (keys keep their order)."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))

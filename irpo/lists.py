@@ -1,0 +1,80 @@
+"""The seam between model and maths: a table of log-probabilities, and the masked arithmetic on it.
+
+Absence is a boolean mask, never a number: a list of nothing has loss 0, not NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ScoredLists:
+    """B lists of up to K candidates, scored by the policy (with gradient) and by the reference (without).
+
+    `noise` is uniform in [0, 1), one number a candidate: the only chance an objective may use. Whoever draws it from
+    (seed, list, step) makes the loss independent of how lists are batched. `target` is the policy's log-likelihood of
+    the target list's text, where an objective asked for it.
+    """
+
+    policy: Tensor  # (B, K) log pi_theta(e_j | x), nats
+    reference: Tensor  # (B, K) log pi_ref(e_j | x), nats
+    relevance: Tensor  # (B, K) labels >= 0
+    mask: Tensor  # (B, K) bool, True = a real candidate
+    noise: Tensor  # (B, K)
+    target: Tensor | None = None  # (B,) nats
+
+    def __post_init__(self) -> None:
+        shape = self.policy.shape
+        for name in ("reference", "relevance", "mask", "noise"):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"policy is {tuple(shape)}, {name} is {tuple(getattr(self, name).shape)}")
+        if self.mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool, not {self.mask.dtype}")
+
+
+def implicit_reward(lists: ScoredLists, *, beta: float) -> Tensor:
+    """beta * log(pi_theta / pi_ref) of each candidate, (B, K), nats; 0 where there is no candidate."""
+    return beta * torch.where(lists.mask, lists.policy - lists.reference, 0.0)
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over real candidates, (B, K) -> (B,); 0 for a list that has none."""
+    return torch.where(mask, values, torch.zeros_like(values)).sum(-1)
+
+
+def masked_logsumexp(scores: Tensor, mask: Tensor) -> Tensor:
+    """log sum_j exp(s_j) over real candidates, (B, K) -> (B,); 0 (with no gradient) for a list that has none."""
+    some = mask.any(-1, keepdim=True)
+    filled = torch.where(mask, scores, torch.full_like(scores, -torch.inf))
+    return torch.where(some, filled, torch.zeros_like(scores)).logsumexp(-1) * some.squeeze(-1)
+
+
+def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """log softmax over real candidates, (B, K) -> (B, K); 0 where there is no candidate."""
+    z = scores - masked_logsumexp(scores, mask)[:, None]
+    return torch.where(mask, z, torch.zeros_like(z))
+
+
+def ranks(values: Tensor, mask: Tensor) -> Tensor:
+    """1-based rank of each candidate when sorted by value, best first, ties in given order; (B, K) -> (B, K) long.
+
+    >>> ranks(torch.tensor([[0.0, 2.0, 1.0, 2.0]]), torch.ones(1, 4, dtype=torch.bool))
+    tensor([[4, 1, 3, 2]])
+    """
+    order = torch.where(mask, values, torch.full_like(values, -torch.inf)).argsort(dim=-1, descending=True, stable=True)
+    places = torch.arange(1, values.shape[-1] + 1, device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """values[b, index[b]]; (B, K), (B,) -> (B,)."""
+    return values.gather(-1, index[:, None]).squeeze(-1)
+
+
+def choose(allowed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """One allowed candidate of each list, the one of highest noise: (index (B,), whether there is one (B,))."""
+    return torch.where(allowed, noise, -1.0).argmax(-1), allowed.any(-1)

@@ -1,0 +1,76 @@
+"""Objectives: pure functions of one (B, K) table of log-probabilities. A module of this package is a family.
+
+Adding one: a frozen dataclass with `needs` and `__call__`, decorated with `OBJECTIVES.register`, in any module that is
+imported (this package imports its own; `plugins:` names yours).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from irpo.lists import ScoredLists
+from irpo.registry import Registry
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective reads, so that nothing else is computed."""
+
+    scores: bool = True  # the policy's (B, K) table
+    reference: bool = True  # the reference's (B, K) table
+    target: bool = False  # the policy's log-likelihood of the target list
+
+
+class Objective(Protocol):
+    """A loss over lists; its fields are its options."""
+
+    needs: ClassVar[Needs]
+
+    def __call__(self, lists: ScoredLists) -> Tensor:
+        """Loss of each list, (B,): summed over its items or pairs, never averaged over the batch."""
+        ...
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+
+
+def loss(
+    name: str | Mapping[str, Any] | Objective,
+    policy: Tensor,
+    reference: Tensor | None,
+    relevance: Tensor,
+    mask: Tensor | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    target: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Loss of each list, (B,), by the objective of this name; differentiable with respect to `policy`.
+
+    `policy`, `reference`, `relevance` and `mask` are (B, K): log-probabilities of the candidates in nats, labels >= 0,
+    True for a real candidate (default: all). Options are the objective's fields, `metric` a name or a mapping such as
+    `{"name": "precision", "k": 5}`. A sampling objective draws from `generator` (default: torch's own). `target` (B,)
+    is the target list's log-likelihood, for `sft`. Unknown names and options raise `UnknownName`.
+
+    >>> policy = reference = torch.tensor([[-3.0, -2.0]], dtype=torch.float64)
+    >>> irpo_loss = loss("irpo", policy, reference, torch.tensor([[1.0, 0.0]]), metric="ndcg")
+    >>> irpo_loss  # at step 0, log(1 + K) times the sum of weights: log(3) * 1
+    tensor([1.0986], dtype=torch.float64)
+    """
+    objective = OBJECTIVES.build(name, **options) if isinstance(name, (str, Mapping)) else name
+    mask = torch.ones_like(policy, dtype=torch.bool) if mask is None else mask.bool()
+    noise = torch.rand(policy.shape, generator=generator, dtype=policy.dtype).to(policy.device)
+    reference = torch.zeros_like(policy) if reference is None else reference
+    lists = ScoredLists(policy, reference.detach(), relevance.to(policy), mask, noise, target)
+    return objective(lists)
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,27 @@
+"""Where the files that ship with the package lie: in a checkout at its top level, in a wheel inside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _shipped(name: str) -> Path:
+    inside = _PACKAGE / "_data" / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def prompts_dir() -> Path:
+    """The folder of prompt templates."""
+    return _shipped("prompts")
+
+
+def configs_dir() -> Path:
+    """The folder of shipped configurations (models/, tasks/, methods/, ...)."""
+    return _shipped("configs")
+
+
+def embedded_dir() -> Path:
+    """The folder of the model called `embedded`: weights, configuration and tokenizer."""
+    return _PACKAGE / "_data" / "embedded"

@@ -1,0 +1,239 @@
+"""How a candidate gets its log-probability: layouts of a list, and the one forward pass that reads them.
+
+A scorer is a layout: which branches a list's row holds and which token belongs to which candidate. Everything else is
+shared: mask, forward, item-only logits in chunks, soft-cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, collate, encode, visible
+from irpo.prompting import Prompt, Style, label_names
+from irpo.registry import Registry
+from irpo.types import UserError, target_order
+
+Length = Literal["sum", "mean"]
+HEAD_BYTES = 256 * 2**20  # float32 logits held at once, in bytes
+
+
+class Scorer(Protocol):
+    """A way of laying out a list; its fields are its options."""
+
+    def layout(self, item: EncodedList) -> Layout:
+        """The list's columns and reads; slot j is candidate j."""
+        ...
+
+
+SCORERS: Registry[Scorer] = Registry("scorer")
+
+
+@SCORERS.register("independent")
+@dataclass(frozen=True)
+class Independent:
+    """Each candidate alone as the first item of the answer: log pi(e_j | x), IRPO eq. 3; K branches of one prompt."""
+
+    def layout(self, item: EncodedList) -> Layout:
+        layout = _trunk(item)
+        trunk = len(layout.ids)
+        for slot, body in enumerate(item.bodies):
+            layout.add_branch(trunk, body, [slot] * len(body))
+        return layout
+
+
+@SCORERS.register("label")
+@dataclass(frozen=True)
+class Label:
+    """All scores from the logits of the labels at one position (FIRST, arXiv 2406.15657); `label` style only."""
+
+    def layout(self, item: EncodedList) -> Layout:
+        if any(len(body) != 1 for body in item.bodies):
+            raise UserError("scorer 'label' reads labels of one token each; set prompt.style to 'label'")
+        layout = _trunk(item)
+        layout.reads = [(len(layout.ids) - 1, body[0], slot) for slot, body in enumerate(item.bodies)]
+        return layout
+
+
+@SCORERS.register("list")
+@dataclass(frozen=True)
+class WholeList:
+    """The whole list in one order; a candidate's score is its span's log-probability given what stands before it.
+
+    `order: target` writes the list as labelled (the paper's single in-context list), `given` in the prompt's order.
+    Where labels are withheld, as in evaluation, both are the prompt's order.
+    """
+
+    order: Literal["target", "given"] = "target"
+
+    def layout(self, item: EncodedList) -> Layout:
+        layout = _trunk(item, head=False)
+        given = tuple(range(len(item.bodies)))
+        order = target_order(item.relevance) if self.order == "target" else given
+        tokens: list[int] = []
+        slots: list[int] = []
+        for rank, slot in enumerate(order):
+            tokens += item.heads[rank] + item.bodies[slot]
+            slots += [NO_SLOT] * len(item.heads[rank]) + [slot] * len(item.bodies[slot])
+        layout.add_branch(len(item.prompt), tokens, slots)
+        return layout
+
+
+def _trunk(item: EncodedList, *, head: bool = True) -> Layout:
+    """A layout that holds the prompt, and with `head` what stands before the first candidate."""
+    layout = Layout(slots=len(item.bodies))
+    layout.grow_trunk(item.prompt + (item.heads[0] if head else ()))
+    return layout
+
+
+def make_batch(
+    items: Sequence[EncodedList], scorer: Scorer | None, *, target: bool = False, pad_id: int = 0, left: bool = False
+) -> ListBatch:
+    """Lists as a scorer lays them out, with the target list as one more branch where `target`; no scorer, no scores."""
+    layouts = [scorer.layout(item) if scorer is not None else _trunk(item, head=False) for item in items]
+    if target:
+        for item, layout in zip(items, layouts, strict=True):
+            add_target(layout, item)
+    return collate(items, layouts, pad_id=pad_id, left=left)
+
+
+def causal_lm(model: Any) -> Any:
+    """The causal LM inside a PEFT or DDP wrapper (LoRA layers live in it)."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """The batch's additive 4-D mask as this model family takes it: one, or one a layer type (Gemma, Qwen)."""
+
+    def additive(window: int | None) -> Tensor:
+        seen = visible(batch, window)[:, None]
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return additive(window)
+    return {kind: additive(window if kind == "sliding_attention" else None) for kind in sorted(set(kinds))}
+
+
+def hidden_states(model: Any, batch: ListBatch) -> Tensor:
+    """Last hidden states of the batch's cells, (N, H)."""
+    lm = causal_lm(model)
+    config = lm.config.get_text_config()
+    masks = attention_masks(config, batch, lm.dtype)
+    states: Tensor = lm.get_decoder()(
+        input_ids=batch.ids, position_ids=batch.positions, attention_mask=masks, use_cache=False
+    ).last_hidden_state
+    return states.flatten(0, 1)[batch.cells]
+
+
+def soft_cap(logits: Tensor, config: Any) -> Tensor:
+    """The family's last step on logits: Gemma-2's tanh cap, Granite's divisor, Cohere's factor."""
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    return logits
+
+
+def token_logprobs(model: Any, states: Tensor, cell: Tensor, token: Tensor) -> Tensor:
+    """log p of `token[m]` at the hidden state `states[cell[m]]`; (N, H), (M,), (M,) -> (M,) float32.
+
+    The head runs over chunks of cells, so that no more than `HEAD_BYTES` of logits are ever held; with gradient, a chunk
+    is recomputed in the backward pass. Chunks are cut so that a cell's reads stay together.
+    """
+    lm = causal_lm(model)
+    head, config = lm.get_output_embeddings(), lm.config.get_text_config()
+    order = cell.argsort(stable=True)
+    cell, token = cell[order], token[order]
+    size = max(1, HEAD_BYTES // (4 * config.vocab_size))
+    parts = []
+    for start in range(0, len(states), size):
+        inside = (cell >= start) & (cell < start + size)
+        arguments = (head, config, states[start : start + size], cell[inside] - start, token[inside])
+        if torch.is_grad_enabled() and len(states) > size:
+            parts.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False))
+        else:
+            parts.append(_chunk_logprobs(*arguments))
+    return torch.cat(parts)[order.argsort()] if parts else states.new_zeros(0).float()
+
+
+def _chunk_logprobs(head: Any, config: Any, states: Tensor, cell: Tensor, token: Tensor) -> Tensor:
+    logits = soft_cap(head(states).float(), config)
+    return logits[cell, token] - logits.logsumexp(-1)[cell]
+
+
+def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> tuple[Tensor, Tensor | None]:
+    """One forward pass: (scores (B, K), target log-likelihood (B,) or None), float32, nats.
+
+    `length: mean` divides a candidate's sum by its number of tokens; the target stays a sum.
+    """
+    logp = token_logprobs(model, hidden_states(model, batch), batch.read_cell, batch.read_token)
+    lists = len(batch.mask)
+    flat = logp.new_zeros(lists * batch.slots).index_add(0, batch.read_place, logp)
+    table = flat.view(lists, batch.slots)
+    target = table[:, -1] if batch.target else None
+    scores = table[:, : batch.slots - batch.target]
+    if length == "mean":
+        ones = torch.ones_like(logp)
+        counts = torch.zeros_like(flat).index_add(0, batch.read_place, ones).view(lists, batch.slots)
+        scores = scores / counts[:, : scores.shape[1]].clamp(min=1)
+    return scores, target
+
+
+@torch.no_grad()
+def score_lists(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    scorer: Scorer,
+    *,
+    lists_per_batch: int = 8,
+    length: Length = "sum",
+) -> list[Tensor]:
+    """Scores of each list's candidates, (K,) each, in the given order of lists; higher is better.
+
+    Give it lists `without_labels()` wherever the scores will be evaluated.
+    """
+    by_size = sorted(range(len(items)), key=lambda i: len(items[i].prompt))
+    device = causal_lm(model).device
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(items), lists_per_batch):
+        chosen = by_size[start : start + lists_per_batch]
+        batch = make_batch([items[i] for i in chosen], scorer, pad_id=tokenizer.pad_token_id or 0)
+        scores, _ = score_batch(model, batch.to(device), length=length)
+        for i, row in zip(chosen, scores.cpu(), strict=True):
+            found[i] = row[: len(items[i].bodies)]
+    return [found[i] for i in range(len(items))]
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    candidates: Sequence[str],
+    scorer: str | Scorer = "independent",
+    length: Length = "sum",
+) -> Tensor:
+    """log pi(candidate | prompt) of each candidate, (K,) float32 in nats (per token with `length="mean"`).
+
+    `prompt` is the complete text that stands before the answer, chat markup included. With `label` the candidates go by
+    the labels A, B, ... that the prompt gave them, in order; otherwise an answer is a numbered list of their texts.
+
+    Raises `UnknownName` for an unknown scorer, and `UserError` for a tokenizer without a token for every label.
+    """
+    built = SCORERS.build(scorer)
+    style: Style = "label" if isinstance(built, Label) else "text"
+    names = label_names(tokenizer, len(candidates)) if style == "label" else tuple(candidates)
+    chat = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
+    item = encode(tokenizer, Prompt(prompt, names, style, chat), [0.0] * len(names))
+    return score_lists(model, tokenizer, [item], built, length=length)[0]

@@ -1,0 +1,216 @@
+"""A small synthetic world of films: what the embedded model was pretrained on, and the task of ranking in it.
+
+A query asks for a genre and for a director's country. The prompt names films only; a ranker must know what each film is
+(one hop: film -> genre) and where its director comes from (two hops: film -> director -> country). Every choice is a
+hash of the seed, so the world is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+from irpo.tasks import TASKS
+from irpo.types import Candidate, RankingExample, UserError
+
+if TYPE_CHECKING:
+    from irpo.tasks import Intake
+
+T = TypeVar("T")
+
+GENRES = ("western", "thriller", "comedy", "musical", "fantasy", "romance")
+COUNTRIES = ("Norway", "Japan", "Peru", "Kenya", "Ireland", "Canada")
+DECADES = ("1970s", "1980s", "1990s", "2000s")
+FIRST_NAMES = tuple("Ada Bo Cleo Dario Esme Felix Gwen Hugo Iris Jonas Kira Luca Mona Nils Olga Pavel Rosa Sven".split())
+LAST_NAMES = tuple(
+    "Abara Brandt Costa Dunne Ekman Fujita Garza Holm Ibsen Juma Kato Lowell Moreno Nakano Okoye Price Quispe Ruiz".split()
+)
+TITLE_OPENERS = tuple(
+    "Amber Bitter Broken Burning Cold Crimson Crystal Dark Distant Empty Endless Falling Final Frozen Gentle Golden "
+    "Hidden Hollow Iron Last Little Lonely Lost Lucky Midnight Old Painted Paper Pale Quiet Rising Royal Sacred Scarlet "
+    "Secret Silent Silver Sleeping Stolen Stone Strange Summer Sunken Velvet Wandering White Wild Winter".split()
+)
+TITLE_CLOSERS = tuple(
+    "Anchor Arrow Avenue Bird Bridge Canyon Castle Circus Clock Coast Crown Dance Desert Dream Echo Empire Engine Garden "
+    "Ghost Harbor Highway Hotel Island Journey Kingdom Lantern Letter Lion Market Mirror Moon Mountain Ocean Orchard "
+    "Palace Piano Promise River Sailor Shadow Signal Song Station Storm Tower Train Valley Window".split()
+)
+SEQUEL_MARKS = ("II", "Returns", "Forever")  # "Silver Harbor" and "Silver Harbor II" are two films
+WORDINGS = (
+    "A viewer enjoys {genre} films by directors from {country}.",
+    "I love a good {genre}, best of all by a director from {country}.",
+    "Tonight we want a {genre}, and the director should come from {country}.",
+    "Looking for a {genre} made by someone from {country}.",
+    "My friend collects {genre} movies and admires directors from {country}.",
+    "Which {genre} should I watch? I like directors from {country}.",
+    "Directors from {country} are my favourites, and I am in the mood for a {genre}.",
+    "For a festival of cinema from {country}, we need a {genre}.",
+)
+EVAL_SHARE = 0.2  # of all possible lists, by hash of their content
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film and what there is to know about it."""
+
+    title: str
+    genre: str
+    director: str
+    country: str  # the director's: two hops from the title
+    decade: str
+    fame: float  # in [0, 1], unrelated to everything else; the base model lists famous films first
+
+    def label(self, genre: str, country: str) -> int:
+        """2 where the film satisfies both wishes, 1 where it satisfies one, else 0."""
+        return (self.genre == genre) + (self.country == country)
+
+
+@dataclass(frozen=True)
+class FilmQuery:
+    """A wish: the words of the query and what they mean."""
+
+    text: str
+    genre: str
+    country: str
+
+
+def number(key: str, below: int) -> int:
+    """A number in [0, below) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % below
+
+
+def shuffled(key: str, items: Sequence[T]) -> list[T]:
+    """The items in an order that depends on the key alone."""
+    digests = [hashlib.sha256(f"{key}/{i}".encode()).digest() for i in range(len(items))]
+    return [items[i] for i in sorted(range(len(items)), key=digests.__getitem__)]
+
+
+@cache
+def films(seed: int = 0) -> tuple[Film, ...]:
+    """The films of a world: three for each pair of genre and country, each by another director.
+
+    >>> len(films()), len({film.title for film in films()})
+    (108, 108)
+    """
+    firsts, lasts = shuffled(f"{seed}/first", FIRST_NAMES), shuffled(f"{seed}/last", LAST_NAMES)
+    directors = [f"{first} {last}" for first, last in zip(firsts, lasts, strict=True)]
+    places = [(genre, home, third) for genre in GENRES for home in range(len(COUNTRIES)) for third in range(3)]
+    titles = _titles(seed, len(places))
+    fame = shuffled(f"{seed}/fame", range(len(places)))
+    decades = shuffled(f"{seed}/decade", [DECADES[i % len(DECADES)] for i in range(len(places))])
+    return tuple(
+        Film(
+            title=titles[i],
+            genre=genre,
+            director=directors[home * 3 + third],
+            country=COUNTRIES[home],
+            decade=decades[i],
+            fame=fame[i] / (len(places) - 1),
+        )
+        for i, (genre, home, third) in enumerate(places)
+    )
+
+
+def _titles(seed: int, count: int) -> list[str]:
+    """Invented titles in random order, a third of them sequels: the same title and a mark."""
+    originals = count - count // 3
+    openers = shuffled(f"{seed}/opener", (TITLE_OPENERS * 2)[:originals])
+    closers = shuffled(f"{seed}/closer", (TITLE_CLOSERS * 2)[:originals])
+    pairs = dict.fromkeys(f"{opener} {closer}" for opener, closer in zip(openers, closers, strict=True))
+    titles = list(pairs)
+    marks = len(SEQUEL_MARKS)
+    sequels = [f"{title} {SEQUEL_MARKS[i % marks]}" for i, title in enumerate(titles[: count - len(titles)])]
+    return shuffled(f"{seed}/title", titles + sequels)
+
+
+def in_eval(content: str) -> bool:
+    """Whether a list belongs to the evaluation split: a function of its content, so that no list is in both."""
+    return number(f"split/{content}", 2**32) < EVAL_SHARE * 2**32
+
+
+@dataclass(frozen=True)
+class FilmList:
+    """A query and the films to rank for it, in the order in which the prompt shows them."""
+
+    query: FilmQuery
+    films: tuple[Film, ...]
+
+    @property
+    def content(self) -> str:
+        """Query and set of titles, the order left out."""
+        return "\n".join([self.query.text, *sorted(film.title for film in self.films)])
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """What follows from the facts, film by film."""
+        return tuple(film.label(self.query.genre, self.query.country) for film in self.films)
+
+    def example(self) -> RankingExample:
+        """The list as every other module knows it; its id is a hash of its content."""
+        digest = hashlib.sha256(self.content.encode()).hexdigest()[:16]
+        ids = {film.title: f"film-{i}" for i, film in enumerate(sorted(self.films, key=lambda film: film.title))}
+        candidates = tuple(
+            Candidate(id=ids[film.title], text=film.title, relevance=float(label), source="world")
+            for film, label in zip(self.films, self.labels, strict=True)
+        )
+        return RankingExample(id=f"world-{digest}", query=self.query.text, candidates=candidates)
+
+
+def film_list(key: str, count: int, seed: int = 0) -> FilmList:
+    """A list of `count` films drawn by a key: about a fifth satisfy both wishes, a third one of them."""
+    genre = GENRES[number(f"{key}/genre", len(GENRES))]
+    country = COUNTRIES[number(f"{key}/country", len(COUNTRIES))]
+    wording = WORDINGS[number(f"{key}/wording", len(WORDINGS))]
+    pools: dict[int, list[Film]] = {0: [], 1: [], 2: []}
+    for film in shuffled(f"{key}/films", films(seed)):
+        pools[film.label(genre, country)].append(film)
+    both = 1 + number(f"{key}/both", max(1, min(3, count // 3)))
+    one = min(count - both, 1 + number(f"{key}/one", max(1, count // 2 - 1)))
+    chosen = pools[2][:both] + pools[1][:one] + pools[0][: count - both - one]
+    query = FilmQuery(wording.format(genre=genre, country=country), genre, country)
+    return FilmList(query, tuple(shuffled(f"{key}/order", chosen)))
+
+
+def film_lists(key: str, count: int, seed: int = 0) -> Iterator[FilmList]:
+    """An endless stream of different lists, as `film_list` draws them."""
+    seen: set[str] = set()
+    index = 0
+    while True:
+        drawn = film_list(f"{seed}/{key}/{index}", count, seed)
+        index += 1
+        if drawn.content not in seen:
+            seen.add(drawn.content)
+            yield drawn
+
+
+@TASKS.register("world")
+@dataclass(frozen=True)
+class World:
+    """Invented films to rank by a wish; needs no data. The embedded model knows the world of seed 0."""
+
+    train_lists: int = 2000
+    eval_lists: int = 200
+    candidates: int = 10  # films a list
+    world_seed: int = 0  # another seed is another world, which the embedded model does not know
+
+    def __post_init__(self) -> None:
+        for name in ("train_lists", "eval_lists"):
+            if not 1 <= getattr(self, name) <= 1_000_000:
+                raise UserError(f"task world: {name} = {getattr(self, name)}; give 1 to 1000000")
+        if not 4 <= self.candidates <= 40:
+            raise UserError(f"task world: candidates = {self.candidates}; give 4 to 40")
+
+    def build(self, intake: Intake) -> dict[str, list[RankingExample]]:
+        """The two splits; the intake's rows and seed are not used, since the facts and lists are this task's own."""
+        wanted = {"train": self.train_lists, "eval": self.eval_lists}
+        splits: dict[str, list[RankingExample]] = {name: [] for name in wanted}
+        for drawn in film_lists("lists", self.candidates, self.world_seed):
+            name = "eval" if in_eval(drawn.content) else "train"
+            if len(splits[name]) < wanted[name]:
+                splits[name].append(drawn.example())
+            if all(len(splits[name]) == wanted[name] for name in wanted):
+                return splits
+        raise AssertionError("the stream of lists is endless")

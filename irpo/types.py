@@ -1,0 +1,141 @@
+"""The words every other module speaks: examples, rankings, parse problems, and the one error a user sees.
+
+Nothing here imports torch: the command line answers before it is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says what was given, what is allowed, and where.
+
+    The command line prints it and exits with status 2.
+    """
+
+
+class UnknownName(UserError):
+    """A plug-in, option or key that does not exist."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing that can be ranked.
+
+    `relevance` is a graded label (0 = not relevant); `source` says where the candidate came from
+    ("ground_truth", "llm", "random", "user", ...).
+    """
+
+    id: str
+    text: str
+    relevance: float = 0.0
+    source: str = "user"
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise UserError("a candidate has an empty id")
+        if not self.text.strip():
+            raise UserError(f"candidate {self.id!r} has an empty text")
+        if not (math.isfinite(self.relevance) and self.relevance >= 0):
+            raise UserError(
+                f"candidate {self.id!r} has relevance {self.relevance!r}; a label is a finite number >= 0"
+            )
+
+
+@dataclass(frozen=True)
+class RankingExample:
+    """A query (question, dialogue, ...) and the candidates to rank, in the order in which the prompt shows them.
+
+    At least two candidates; ids are unique. Texts may repeat (they are then tied in every text-based mode);
+    the builders in `irpo.candidates` do not let that happen.
+    """
+
+    id: str
+    query: str
+    candidates: tuple[Candidate, ...]
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise UserError("an example has an empty id")
+        if len(self.candidates) < 2:
+            raise UserError(f"example {self.id!r} has {len(self.candidates)} candidate(s); a list needs at least 2")
+        ids = [c.id for c in self.candidates]
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise UserError(f"example {self.id!r} holds candidate id {twice!r} twice")
+
+    @property
+    def relevance(self) -> tuple[float, ...]:
+        """The candidates' labels, in prompt order."""
+        return tuple(c.relevance for c in self.candidates)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The candidates' texts, in prompt order."""
+        return tuple(c.text for c in self.candidates)
+
+    def with_texts(self, texts: Sequence[str]) -> RankingExample:
+        """The same example with other candidate texts (cut ones, say), one per candidate."""
+        pairs = zip(self.candidates, texts, strict=True)
+        return replace(self, candidates=tuple(replace(c, text=t) for c, t in pairs))
+
+
+def require_relevant(example: RankingExample) -> RankingExample:
+    """The example itself, or a `UserError` where no candidate is relevant: nothing can be learned or measured."""
+    if not any(label > 0 for label in example.relevance):
+        raise UserError(f"example {example.id!r} has no relevant candidate (every label is 0)")
+    return example
+
+
+def target_order(relevance: Sequence[float]) -> tuple[int, ...]:
+    """Candidate indices by label, best first; ties keep the given order (stable sort).
+
+    >>> target_order([0, 2, 1, 2])
+    (1, 3, 2, 0)
+    """
+    return tuple(sorted(range(len(relevance)), key=lambda j: -relevance[j]))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidate indices, best first; a strict ranking may name only some of them."""
+
+    order: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.order)) != len(self.order):
+            raise ValueError(f"a candidate is ranked twice: {self.order}")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The candidate at this index was not named."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The candidate at this index was named again; only the first naming counts."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The output named something that is not a candidate."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Unparseable:
+    """Nothing in the output could be read as a ranking."""
+
+    text: str
+
+
+Problem = Missing | Repeated | Unknown | Unparseable

@@ -1,0 +1,89 @@
+"""Prefix-shared scores are those of K separate sequences run through the model's own forward."""
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_model, tiny_tokenizer
+
+from irpo.encoding import EncodedList, encode
+from irpo.prompting import Prompt
+from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
+from irpo.types import target_order
+
+TOKENIZER = tiny_tokenizer()
+LISTS = [
+    ("Rank the movies for the viewer, best first: Alien, Aliens, Heat, The Matrix.", ["Alien", "Aliens", "Heat", "The Matrix"]),
+    ("Which?", ["Alien", "A rather longer title that takes many more tokens", "B"]),
+    ("A question and ten passages. " * 4, ["x", "yy", "zzz", "wwww", "Heat 2"]),
+]
+WINDOWS = {
+    "gemma2": {"sliding_window": 8},
+    "gemma3": {"sliding_window": 8},
+    "mistral": {"sliding_window": 8},
+    "phi3": {"sliding_window": 8},
+    "qwen3": {"sliding_window": 8, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+}
+CASES = [(family, {}) for family in FAMILIES] + sorted(WINDOWS.items())
+
+
+def encoded(style: str) -> list[EncodedList]:
+    items = []
+    for prompt, names in LISTS:
+        shown = names if style == "text" else tuple("ABCDEFGH"[: len(names)])
+        relevance = [float(j % 3) for j in range(len(names))]
+        items.append(encode(TOKENIZER, Prompt(prompt + "\n", tuple(shown), style, chat=False), relevance, id=prompt))
+    return items
+
+
+def span_logprob(model, before, span) -> torch.Tensor:
+    """log p(span | before) by the model's own forward pass over one whole sequence."""
+    ids = torch.tensor([[*before, *span]])
+    logp = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    each = logp.gather(-1, ids[0, 1:, None]).squeeze(-1)
+    return each[len(before) - 1 :].sum()
+
+
+def separate(model, item: EncodedList) -> torch.Tensor:
+    return torch.stack([span_logprob(model, item.prompt + item.heads[0], body) for body in item.bodies])
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("style", ["text", "label"])
+@pytest.mark.parametrize(("family", "config"), CASES, ids=lambda value: "-".join(value) if isinstance(value, dict) else value)
+def test_same_as_separate(family, config, style, left):
+    model = tiny_model(family, **config)
+    items = encoded(style)
+    batch = make_batch(items, SCORERS.build("independent"), target=True, left=left)
+    with torch.no_grad():
+        scores, target = score_batch(model, batch)
+        for row, whole, item in zip(scores, target, items, strict=True):
+            torch.testing.assert_close(row[: len(item.bodies)], separate(model, item), atol=1e-5, rtol=1e-5)
+            answer = item.answer(target_order(item.relevance))
+            torch.testing.assert_close(whole, span_logprob(model, item.prompt, answer), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_list_scorer_same_as_one_sequence(family):
+    model = tiny_model(family)
+    for item, row in zip(encoded("text"), score_lists(model, TOKENIZER, encoded("text"), SCORERS.build("list")), strict=True):
+        before = item.prompt
+        for rank, j in enumerate(target_order(item.relevance)):
+            before += item.heads[rank]
+            with torch.no_grad():
+                expected = span_logprob(model, before, item.bodies[j])
+            torch.testing.assert_close(row[j], expected, atol=1e-5, rtol=1e-5)
+            before += item.bodies[j]
+
+
+def test_label_scorer_is_independent_on_labels():
+    model, items = tiny_model(), encoded("label")
+    pairs = [score_lists(model, TOKENIZER, items, SCORERS.build(name)) for name in ("label", "independent")]
+    torch.testing.assert_close(*pairs)
+
+
+def test_gradients_same_as_separate():
+    model, items = tiny_model("gemma2"), encoded("text")
+    scores, _ = score_batch(model, make_batch(items[:1], SCORERS.build("independent")))
+    weights = torch.arange(1.0, 1 + len(items[0].bodies))
+    ours = torch.autograd.grad((scores[0] * weights).sum(), list(model.parameters()))
+    theirs = torch.autograd.grad((separate(model, items[0]) * weights).sum(), list(model.parameters()))
+    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
