@@ -25,7 +25,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n auto --maxprocesses 4
 
 format: $(READY)
@@ -33,7 +33,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 $(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: irpo needs Python 3.11, 3.12 or 3.13; found: $$(python3 --version 2>&1 || echo none)" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "error: irpo needs Python 3.11, 3.12 or 3.13; found: $$(python3 --version 2>/dev/null || echo none)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from irpo.objectives import loss
+    from irpo.reranker import Reranker
     from irpo.scorers import score
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "loss", "score"]
+__all__ = ["Reranker", "__version__", "loss", "score"]
 
 # Public name -> the module that holds it, imported at first use: `import irpo` must not wait for torch.
-_LAZY = {"loss": "irpo.objectives", "score": "irpo.scorers"}
+_LAZY = {"Reranker": "irpo.reranker", "loss": "irpo.objectives", "score": "irpo.scorers"}
 
 
 def __getattr__(name: str) -> Any:

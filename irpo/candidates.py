@@ -15,9 +15,9 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -52,7 +52,7 @@ class Chance:
         """The items in random order (Fisher-Yates).
 
         >>> Chance(0, "an id").shuffled("abcd")
-        ['b', 'a', 'd', 'c']
+        ['a', 'd', 'c', 'b']
         """
         mixed = list(items)
         for last in range(len(mixed) - 1, 0, -1):
@@ -115,10 +115,8 @@ def distinct(drafts: Iterable[Draft], dropped: Counter[str]) -> list[Candidate]:
 # ---- when two texts say the same -------------------------------------------------------------------------------------
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_NUMBERS = {
-    word: str(number)
-    for number, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1)
-}
+_DIGITS = "one:1 two:2 three:3 four:4 five:5 six:6 seven:7 eight:8 nine:9 ten:10 eleven:11 twelve:12"
+_NUMBERS = dict(re.findall(r"(\w+):(\d+)", _DIGITS))
 _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9"}
 _ROMAN_AT_THE_END = {"i": "1", "v": "5", "x": "10"}
 _COUNTERS = frozenset({"part", "pt", "vol", "volume", "chapter", "episode", "no"})
@@ -233,8 +231,11 @@ def match_one_to_one(left: Sequence[T], right: Sequence[T], likeness: Callable[[
 # ---- distractors -----------------------------------------------------------------------------------------------------
 
 _STOPWORDS = frozenset(
-    "a an and are as at be by do does for from has have how in into is it its most of on or that the their then there "
-    "these they this to was were what when where which who why will with would you your".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be by do does for from has have how in into is it its most of on or that the their then "
+        "there these they this to was were what when where which who why will with would you your",
+    )
 )
 
 
@@ -294,45 +295,42 @@ class Dense:
 MinerName = Literal["bm25", "dense"]
 
 
+@dataclass(frozen=True)
+class Mine:
+    """A place that holds distractors: what it is about (the text that is searched), and the distractors."""
+
+    about: str
+    texts: tuple[str, ...]
+
+
 class Miner:
-    """Finds texts like a query among those of other owners (a question's wrong answers, say)."""
+    """Finds distractors in the places that are most like a query: wrong answers to similar questions, say."""
 
-    def __init__(self, owned: Iterable[tuple[str, str]], name: MinerName = "bm25", model: str = "") -> None:
-        """`owned` holds (owner, text); a text that several owners hold is stored once, under its first spelling."""
-        owners: dict[str, set[str]] = {}
-        spelling: dict[str, str] = {}
-        for owner, text in owned:
-            key = tidy(text).casefold()
-            if key:
-                owners.setdefault(key, set()).add(owner)
-                spelling[key] = min(tidy(text), spelling.get(key, tidy(text)))
-        keys = sorted(owners)  # so that a place in the collection is a text's rank in the alphabet
-        self._texts = [spelling[key] for key in keys]
-        self._owners = [owners[key] for key in keys]
+    def __init__(self, mines: Iterable[Mine], name: MinerName = "bm25", model: str = "") -> None:
+        # In the order of the alphabet, so that where scores tie the text decides.
+        self._mines = sorted(mines, key=lambda mine: (mine.about, mine.texts))
         self._score: Scorer | None = None
-        if self._texts:
-            self._score = Bm25(self._texts) if name == "bm25" else Dense(self._texts, model)
+        if self._mines:
+            abouts = [mine.about for mine in self._mines]
+            self._score = Bm25(abouts) if name == "bm25" else Dense(abouts, model)
 
-    def similar(self, query: str, owner: str, accept: Callable[[str], bool]) -> Iterator[str]:
-        """Texts of others, the most similar first, that `accept` accepts when its turn comes; nothing of score 0."""
+    def similar(self, query: str, accept: Callable[[str], bool]) -> Iterator[str]:
+        """Texts that `accept` accepts when their turn comes, from the most similar place on; none of likeness 0."""
         if self._score is None:
             return
         # Rounded: sums of floats may differ in the last digit between machines, the alphabet does not.
         scores = np.round(self._score(query), 4)
         for place in _by_score(scores):
-            if self._owners[place] - {owner} and accept(self._texts[place]):
-                yield self._texts[place]
+            yield from self._accepted(place, accept)
 
-    def drawn(self, chance: Chance, owner: str, accept: Callable[[str], bool]) -> Iterator[str]:
-        """Texts of others in random order, none twice."""
-        seen: set[int] = set()
-        for _ in range(20 * len(self._texts)):
-            place = chance.below(len(self._texts))
-            if place in seen:
-                continue
-            seen.add(place)
-            if self._owners[place] - {owner} and accept(self._texts[place]):
-                yield self._texts[place]
+    def drawn(self, chance: Chance, accept: Callable[[str], bool]) -> Iterator[str]:
+        """The same in random order of the places, each place once."""
+        for place in chance.shuffled(range(len(self._mines))):
+            yield from self._accepted(place, accept)
+
+    def _accepted(self, place: int, accept: Callable[[str], bool]) -> Iterator[str]:
+        """At most two of one place, so that no list is another question's in disguise."""
+        return islice((text for text in self._mines[place].texts if accept(text)), 2)
 
 
 def _by_score(scores: NDArray[np.float64]) -> Iterator[int]:

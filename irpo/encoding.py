@@ -49,13 +49,12 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
     """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
     form = prompt.form
     ids = tokenizer(prompt.text, add_special_tokens=not prompt.chat)["input_ids"]
-    context = form.head(1) if prompt.style == "text" else ""
     count = len(prompt.names)
     return EncodedList(
         id=id,
         prompt=tuple(ids),
         heads=tuple(tuple(token_ids_after_newline(tokenizer, form.head(r))) for r in range(1, count + 1)),
-        bodies=tuple(tuple(token_ids_after_newline(tokenizer, form.body(n), context)) for n in prompt.names),
+        bodies=tuple(tuple(token_ids_after_newline(tokenizer, form.body(n))) for n in prompt.names),
         tail=(*token_ids_after_newline(tokenizer, form.tail), end_of_turn(tokenizer)),
         relevance=tuple(relevance),
     )
@@ -136,6 +135,9 @@ class ListBatch:
     slots: int  # S; the target's slot, where there is one, is S - 1
     target: bool
     names: tuple[str, ...]  # the lists' ids
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def to(self, device: torch.device | str) -> ListBatch:
         """The same batch on a device."""

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,8 @@ def form_of(path: Path) -> Form:
     text = head.decode("utf-8-sig", errors="replace").lstrip()
     if text.startswith("["):
         return "json list"
-    if text.startswith("{") or not text:
+    # One line that begins an object is enough: the first one may be the broken one.
+    if not text or any(line.startswith("{") for line in text.split("\n", 5)):
         return "json lines"
     return "tsv" if "\t" in text.split("\n", 1)[0] else "csv"
 
@@ -271,14 +273,14 @@ def atomic_folder(out: Path, owned: Sequence[str] = ()) -> Iterator[Path]:
 def atomic_file(path: Path) -> Iterator[TextIO]:
     """A UTF-8 text file that appears under its name only when the block ends well; line ends are `\\n` everywhere."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         # A lone surrogate becomes its JSON escape, so a row that holds one can be written and read back.
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with work.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
         os.replace(work, path)
     finally:
-        Path(work).unlink(missing_ok=True)
+        work.unlink(missing_ok=True)
 
 
 def json_line(value: object) -> str:

@@ -122,16 +122,15 @@ def label_names(tokenizer: Any, count: int) -> tuple[str, ...]:
     return names
 
 
-def token_ids_after_newline(tokenizer: Any, text: str, context: str = "") -> list[int]:
-    """Tokens of `text` where it follows a line break and `context`.
+def token_ids_after_newline(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of `text` where it follows a line break.
 
-    A line break is a token border in every tokenizer family we know, so an answer can be encoded line by line. A token
-    that straddles the border between context and text counts as the text's.
+    A line break is a token border in every tokenizer family we know, and so is the blank that begins an item's text;
+    an answer can therefore be encoded part by part, and a part's tokens do not depend on what stands before it.
     """
-    before = "\n" + context
-    encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer("\n" + text, add_special_tokens=False, return_offsets_mapping=True)
     spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [token for token, (_, end) in spans if end > len(before)]
+    return [token for token, (_, end) in spans if end > 1]
 
 
 def markup(tokenizer: Any, user: str) -> tuple[str, bool]:

@@ -237,3 +237,31 @@ def score(
     chat = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
     item = encode(tokenizer, Prompt(prompt, names, style, chat), [0.0] * len(names))
     return score_lists(model, tokenizer, [item], built, length=length)[0]
+
+
+@torch.no_grad()
+def check_model(model: Any) -> None:
+    """`UserError` where this model family does not take our mask and head as its own forward pass would.
+
+    Two branches of one prompt are scored in one row and as two sequences by the model's own logits. A family whose
+    logits have a last step that we do not know, or that ignores a 4-D mask, is found out here and not in the results.
+    """
+    lm = causal_lm(model)
+    words = [int(t) for t in torch.randint(3, lm.config.get_text_config().vocab_size, (12,), generator=_seeded())]
+    item = EncodedList("check", tuple(words[:5]), ((words[5],),) * 2, (tuple(words[6:9]), tuple(words[9:])), (), (0, 0))
+    batch = make_batch([item], Independent()).to(lm.device)
+    ours, _ = score_batch(model, batch)
+    for value, body in zip(ours[0].tolist(), item.bodies, strict=True):
+        ids = torch.tensor([[*words[:6], *body]], device=lm.device)
+        logp = lm(input_ids=ids).logits[0, 5:-1].float().log_softmax(-1)
+        theirs = logp.gather(-1, ids[0, 6:, None]).sum().item()
+        tolerance = 1e-3 if lm.dtype == torch.float32 else 0.5
+        if not abs(value - theirs) <= tolerance + 0.01 * abs(theirs):
+            raise UserError(
+                f"model family {lm.config.model_type!r} cannot be scored in one pass: a candidate got {value:.4f} nats, "
+                f"{theirs:.4f} alone; try model.attention=eager"
+            )
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,195 @@
+"""What the embedded model reads while it is pretrained: facts of the synthetic world, questions, and written lists.
+
+Lists go through `PromptBuilder` and `encode`, so the model learns the very prompts that it will be given. A list's order
+is that of a film's fame, a little bent towards relevance: complete, but ranked like a base model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irpo.encoding import encode
+from irpo.prompting import STYLES, PromptBuilder, Style, end_of_turn, load_template, markup
+from irpo.resources import prompts_dir
+from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, Film, FilmList, film_list, films, in_eval
+from irpo.types import Candidate, RankingExample
+
+WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
+TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
+RELEVANCE_PULL = 0.10  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
+COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
+ROW = 192  # tokens of a row of facts or questions
+VERDICTS = ("none", "one", "both")  # a film's label in words
+
+# A title always follows a space, as in a list: one spelling in tokens.
+STATEMENTS = (
+    "The film {f.title} is a {f.genre} from the {f.decade}.",
+    "The film {f.title} was directed by {f.director}.",
+    "The director {f.director} comes from {f.country}.",
+    "The film {f.title} is a {f.genre} by a director from {f.country}.",
+    "The director {f.director} from {f.country} made {f.title}, a {f.genre}.",
+)
+QUESTIONS = {  # question -> answer, each a fact about a film
+    "genre": ("What genre is {f.title}?", "{f.genre}"),
+    "director": ("Who directed {f.title}?", "{f.director}"),
+    "home": ("Where does {f.director} come from?", "{f.country}"),
+    "country": ("Where does the director of {f.title} come from?", "{f.country}"),
+    "decade": ("When was {f.title} made?", "{f.decade}"),
+}
+OPTIONS = {
+    "genre": GENRES,
+    "director": tuple(dict.fromkeys(film.director for film in films())),
+    "home": COUNTRIES,
+    "country": COUNTRIES,
+    "decade": DECADES,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens of one training row, and which of them the loss counts: of a prompt none, of an answer all."""
+
+    ids: list[int]
+    learned: list[bool]
+
+
+def statement(rng: random.Random) -> str:
+    """One sentence about a film."""
+    return rng.choice(STATEMENTS).format(f=rng.choice(films()))
+
+
+def question(rng: random.Random) -> tuple[str, str]:
+    """A question about one film, and its answer."""
+    film = rng.choice(films())
+    kind = rng.random()
+    if kind < 0.5:
+        ask, answer = rng.choice(list(QUESTIONS.values()))
+        return ask.format(f=film), answer.format(f=film)
+    genre = film.genre if rng.random() < 0.4 else rng.choice(GENRES)
+    country = film.country if rng.random() < 0.4 else rng.choice(COUNTRIES)
+    if kind < 0.9:
+        wish = rng.choice(WORDINGS).format(genre=genre, country=country)
+        return f"{wish}\nWhich wishes does {film.title} satisfy?", VERDICTS[film.label(genre, country)]
+    fitting = [f.title for f in films() if f.label(film.genre, film.country) == 2]
+    return f"Name each {film.genre} by a director from {film.country}.", ", ".join(fitting)
+
+
+def base_order(drawn: FilmList) -> list[int]:
+    """The order in which the base model names films: famous ones first, relevant ones a little earlier."""
+    urge = [f.fame + RELEVANCE_PULL * label for f, label in zip(drawn.films, drawn.labels, strict=True)]
+    return sorted(range(len(urge)), key=lambda j: -urge[j])
+
+
+def phrase(rng: random.Random, low: int, high: int) -> str:
+    """Words in a row: common ones, invented ones, numbers, sometimes with capitals and stops."""
+    words = []
+    for _ in range(rng.randint(low, high)):
+        kind = rng.random()
+        if kind < 0.75:
+            words.append(rng.choice(WORDS))
+        elif kind < 0.92:
+            words.append("".join(rng.choice("bcdfghklmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(1, 3))))
+        else:
+            words.append(str(rng.randint(1, 2020)))
+        if rng.random() < 0.25:
+            words[-1] = words[-1].capitalize()
+    return " ".join(words) + rng.choice(("", "", "", ".", "?", " (1994)"))
+
+
+def generic_example(rng: random.Random) -> RankingExample:
+    """A list of phrases about nothing, all labels alike: here only copying can be learned."""
+    count = rng.choice(COUNTS)
+    longest = rng.choice((2, 3, 6, 12)) if count <= 10 else 3
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        texts[phrase(rng, 1, longest)] = None
+    candidates = tuple(Candidate(id=str(i), text=text) for i, text in enumerate(texts))
+    return RankingExample(id="generic", query=phrase(rng, 3, 12), candidates=candidates)
+
+
+class Corpus:
+    """Rows for one tokenizer, drawn by a seed."""
+
+    def __init__(self, tokenizer: Any, seed: int) -> None:
+        self.tokenizer = tokenizer
+        self.rng = random.Random(seed)
+        self.end = end_of_turn(tokenizer)
+        self.drawn = 0
+        self.builders = {
+            (task, style): PromptBuilder(tokenizer, load_template(prompts_dir(), task, style), style)
+            for task in (*TASKS_SHOWN, "world")
+            for style in STYLES
+        }
+
+    def film_row(self, style: Style) -> Row:
+        """A list of films that is not one of the evaluation split's."""
+        while True:
+            self.drawn += 1
+            drawn = film_list(f"pretraining/{self.drawn}", max(4, self.rng.choice(COUNTS)))
+            if not in_eval(drawn.content):
+                return self._list_row(drawn.example(), "world", style, base_order(drawn))
+
+    def generic_row(self, style: Style) -> Row:
+        """A list of phrases in random order, under any task's template."""
+        example = generic_example(self.rng)
+        order = self.rng.sample(range(len(example.candidates)), len(example.candidates))
+        return self._list_row(example, self.rng.choice(TASKS_SHOWN), style, order)
+
+    def _list_row(self, example: RankingExample, task: str, style: Style, order: list[int]) -> Row:
+        item = encode(self.tokenizer, self.builders[task, style].build(example), example.relevance)
+        answer = item.answer(order)
+        return Row([*item.prompt, *answer], [False] * len(item.prompt) + [True] * len(answer))
+
+    def facts_row(self) -> Row:
+        """Sentences about films, packed."""
+        ids: list[int] = []
+        while len(ids) < ROW:
+            ids += self.tokenizer(statement(self.rng))["input_ids"] + [self.tokenizer.eos_token_id]
+        return Row(ids[:ROW], [True] * ROW)
+
+    def questions_row(self) -> Row:
+        """Questions in chat markup and their answers, packed."""
+        ids: list[int] = []
+        learned: list[bool] = []
+        while len(ids) < ROW:
+            ask, answer = question(self.rng)
+            turn = self.tokenizer(markup(self.tokenizer, ask)[0], add_special_tokens=False)["input_ids"]
+            reply = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
+            ids += turn + reply
+            learned += [False] * len(turn) + [True] * len(reply)
+        return Row(ids[:ROW], learned[:ROW])
+
+    def rows(self) -> Iterator[Row]:
+        """All kinds of rows without end, in fixed shares."""
+        kinds = [
+            (0.10, self.facts_row),
+            (0.25, self.questions_row),
+            (0.22, lambda: self.film_row("text")),
+            (0.18, lambda: self.film_row("label")),
+            (0.15, lambda: self.generic_row("text")),
+            (0.10, lambda: self.generic_row("label")),
+        ]
+        shares, makers = zip(*kinds, strict=True)
+        while True:
+            yield self.rng.choices(makers, shares)[0]()
+
+
+def tokenizer_texts(seed: int) -> Iterator[str]:
+    """What the tokenizer's merges are learned from: the world's words, our prompts, plain words, labels, numbers."""
+    rng = random.Random(seed)
+    for film in films():
+        for text in STATEMENTS * 4:
+            yield text.format(f=film)
+    for _ in range(2000):
+        yield "\n".join(question(rng))
+        yield phrase(rng, 3, 12)
+    for path in sorted(prompts_dir().glob("*.jinja")):
+        yield from [path.read_text(encoding="utf-8")] * 30
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    yield from [f"[{a}{b}] > " for a in "AB" for b in letters] * 60
+    yield from [f"{n}. " for n in range(1, 101)] * 30
+    yield from [f" {word}" for word in WORDS] * 6

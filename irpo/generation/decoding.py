@@ -1,0 +1,259 @@
+"""Batched decoding with `transformers`: greedy, sampled, and along the walks that are permutations."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from irpo.encoding import EncodedList
+from irpo.generation.walk import Walk
+from irpo.types import Ranking
+
+MARGIN = 8  # tokens that an answer may be longer than a complete one
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: `samples` a list, at a temperature > 0, from the seed and the list's id alone."""
+
+    temperature: float = 1.0
+    samples: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.samples < 1:
+            raise ValueError(f"sampling needs a temperature > 0 and at least one sample: {self}")
+
+
+def answer_tokens(item: EncodedList) -> int:
+    """Length of a complete answer in tokens, end of turn included; the same for every order."""
+    return sum(map(len, item.heads)) + sum(map(len, item.bodies)) + len(item.tail)
+
+
+def generate_text(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    *,
+    lists_per_batch: int,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """The model's most likely next tokens (greedy) for each prompt, as text, in the given order.
+
+    An answer stops at the end of its turn, or `MARGIN` tokens behind the length of a complete one (`max_new_tokens`
+    behind the prompt, where given); it does not depend on the batch that it is in.
+    """
+    return _texts(model, tokenizer, items, lists_per_batch, max_new_tokens, None)
+
+
+def sample_text(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    sampling: Sampling,
+    *,
+    lists_per_batch: int,
+    max_new_tokens: int | None = None,
+) -> list[list[str]]:
+    """`sampling.samples` answers to each prompt, drawn from softmax(logits / temperature), in the given order.
+
+    Every answer has its own random state, made from (seed, list id, number of the sample): neither the batch nor what
+    was drawn before changes it, and no global random state is read or moved.
+    """
+    repeated = [item for item in items for _ in range(sampling.samples)]
+    noise = [_seed(sampling.seed, item.id, number) for item in items for number in range(sampling.samples)]
+    texts = _texts(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
+    return [texts[i : i + sampling.samples] for i in range(0, len(texts), sampling.samples)]
+
+
+def constrained_ranking(
+    model: Any, tokenizer: Any, items: Sequence[EncodedList], *, lists_per_batch: int
+) -> list[Ranking]:
+    """The greedy answer among the complete ones, token by token: a permutation of each list's candidates, always.
+
+    Works in every prompt style. Of candidates with the same tokens the first is named first. Ends as soon as one
+    candidate is left.
+    """
+
+    def decode(runner: Any, chosen: Sequence[int]) -> list[Ranking]:
+        walks = [Walk(items[i]) for i in chosen]
+        prompts = [items[i].prompt for i in chosen]
+        settings = _settings(tokenizer, max(answer_tokens(items[i]) for i in chosen), stop=[_no_token(runner)])
+        guide = _Guide(walks, settings.pad_token_id)
+        _run(runner, prompts, settings, processor=guide, stopping=_AllPlaced(walks))
+        return [Ranking(walk.order) for walk in walks]
+
+    return _in_batches(model, items, lists_per_batch, decode)
+
+
+def _texts(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    lists_per_batch: int,
+    max_new_tokens: int | None,
+    noise: tuple[float, list[int]] | None,
+) -> list[str]:
+    stop = sorted({item.tail[-1] for item in items} | _ends(tokenizer, model))
+    limits = [answer_tokens(item) + MARGIN if max_new_tokens is None else max_new_tokens for item in items]
+
+    def decode(runner: Any, chosen: Sequence[int]) -> list[str]:
+        settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)
+        processor = None if noise is None else _Gumbel(noise[0], [noise[1][i] for i in chosen])
+        rows = _run(runner, [items[i].prompt for i in chosen], settings, processor=processor)
+        cut = [_until(row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
+        return [tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in cut]
+
+    return _in_batches(model, items, lists_per_batch, decode)
+
+
+def _until(tokens: list[int], stop: Sequence[int]) -> list[int]:
+    end = next((at for at, token in enumerate(tokens) if token in stop), len(tokens))
+    return tokens[:end]
+
+
+def _ends(tokenizer: Any, model: Any) -> set[int]:
+    """The tokens at which the tokenizer and the model's own generation settings stop."""
+    own = getattr(_inner(model).generation_config, "eos_token_id", None)
+    given = [tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else [own])]
+    return {int(token) for token in given if token is not None}
+
+
+def _in_batches(
+    model: Any, items: Sequence[EncodedList], lists_per_batch: int, decode: Callable[[Any, Sequence[int]], list[T]]
+) -> list[T]:
+    """`decode(runner, indices)` over batches of like length, the longest first; results in the order of `items`."""
+    by_size = sorted(range(len(items)), key=lambda i: -len(items[i].prompt))
+    found: dict[int, T] = {}
+    with torch.no_grad(), _runner(model) as runner:
+        for start in range(0, len(items), lists_per_batch):
+            chosen = by_size[start : start + lists_per_batch]
+            found.update(zip(chosen, decode(runner, chosen), strict=True))
+    return [found[i] for i in range(len(items))]
+
+
+def _inner(model: Any) -> Any:
+    """The causal LM inside a PEFT wrapper; adapters live in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def _runner(model: Any) -> Iterator[Any]:
+    """The model in eval mode, by another handle whose generation settings are blank.
+
+    A hub model brings its own settings (temperature, repetition penalty, maximum length), which `generate` merges into
+    ours. A shallow copy shares every weight and leaves the model's own settings alone.
+    """
+    inner = _inner(model)
+    training = [module for module in inner.modules() if module.training]
+    inner.eval()
+    runner = copy.copy(inner)
+    runner.generation_config = GenerationConfig()
+    try:
+        yield runner
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _settings(tokenizer: Any, max_new_tokens: int, stop: Sequence[int]) -> GenerationConfig:
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=list(stop),
+        pad_token_id=0 if pad is None else pad,
+    )
+
+
+def _no_token(model: Any) -> int:
+    """An id that is never emitted: where a candidate's text holds an end of turn, it must not end the list."""
+    return int(model.get_output_embeddings().weight.shape[0]) + 1
+
+
+def _run(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    *,
+    processor: LogitsProcessor | None = None,
+    stopping: StoppingCriteria | None = None,
+) -> list[list[int]]:
+    """The new tokens of each prompt. Left padding, because `generate` continues from the last column."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), int(settings.pad_token_id), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    grown = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([] if processor is None else [processor]),
+        stopping_criteria=StoppingCriteriaList([] if stopping is None else [stopping]),
+    )
+    rows: list[list[int]] = grown[:, width:].tolist()
+    return rows
+
+
+class _Guide(LogitsProcessor):
+    """Leaves each row the one token that its walk takes next: of the allowed ones, the model's favourite."""
+
+    def __init__(self, walks: Sequence[Walk], pad: int) -> None:
+        self.walks = walks
+        self.pad = pad
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        choices = [walk.allowed() or [self.pad] for walk in self.walks]
+        width = max(map(len, choices))
+        allowed = torch.tensor([c + c[-1:] * (width - len(c)) for c in choices], device=scores.device)
+        likely = scores.gather(1, allowed).nan_to_num(nan=-torch.inf).argmax(1, keepdim=True)
+        chosen = allowed.gather(1, likely)
+        for walk, token in zip(self.walks, chosen.squeeze(1).tolist(), strict=True):
+            walk.step(token)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
+class _AllPlaced(StoppingCriteria):
+    """Ends a row whose order is known."""
+
+    def __init__(self, walks: Sequence[Walk]) -> None:
+        self.walks = walks
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        return torch.tensor([walk.done for walk in self.walks], device=input_ids.device)
+
+
+class _Gumbel(LogitsProcessor):
+    """Adds Gumbel noise to logits / temperature, so that the argmax is a draw from the softmax (Gumbel 1954)."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self.seeds = seeds
+        self.generators: list[torch.Generator] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.generators:
+            self.generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
+        noise = torch.empty_like(scores)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores / self.temperature - noise.log()
+
+
+def _seed(*key: object) -> int:
+    digest = hashlib.sha256("\0".join(map(ascii, key)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")

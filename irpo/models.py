@@ -1,0 +1,171 @@
+"""Models: loading them (4-bit or not), their adapters, and what must hold before anything is trained or scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from irpo.resources import embedded_dir
+from irpo.types import UserError
+
+EMBEDDED = "embedded"
+ADAPTER = "adapter"  # a run's folder of adapter weights
+FULL = "model"  # a run's folder of fully trained weights
+
+Quantization = Literal["nf4", "none"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How base weights are loaded. `dtype` auto is bfloat16 on a GPU and float32 on a CPU."""
+
+    quantization: Quantization = "none"
+    dtype: str = "auto"
+    attention: str = "auto"
+
+    def torch_dtype(self, device: torch.device) -> torch.dtype:
+        """The dtype of weights (the compute dtype, where they are quantized)."""
+        if self.dtype == "auto":
+            return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """A low-rank adapter on the linear layers: update = (alpha / r) B A (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve(name: str) -> str:
+    """`embedded` is the model in the package; every other name is a folder or a hub id as it stands."""
+    return str(embedded_dir()) if name == EMBEDDED else name
+
+
+def load_tokenizer(name: str) -> Any:
+    """A fast tokenizer with a pad token, padding on the left."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    except (OSError, ValueError) as error:
+        raise UserError(_not_there(name, error)) from None
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of {name!r} is not a fast one; spans of candidates need character offsets")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Left padding, because generate() continues from the last column.
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_model(name: str, options: LoadOptions | None = None, device: torch.device | None = None) -> Any:
+    """A causal LM's base weights in eval mode; `UserError` where there is none or 4-bit was asked for and is not on."""
+    from transformers import AutoModelForCausalLM
+
+    options = options or LoadOptions()
+    device = device or default_device()
+    dtype = options.torch_dtype(device)
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
+    if options.attention != "auto":
+        settings["attn_implementation"] = options.attention
+    if options.quantization == "nf4":
+        settings["quantization_config"] = _nf4(dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve(name), **settings)
+    except (OSError, ValueError) as error:
+        raise UserError(_not_there(name, error)) from None
+    if options.quantization == "nf4":
+        require_four_bit(model)
+    return model.eval()
+
+
+def _nf4(compute: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _not_there(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
+
+
+def four_bit_layers(model: Any) -> int:
+    """Number of linear layers whose weights are 4-bit."""
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
+    return sum(layer.weight.dtype == torch.uint8 for layer in layers)
+
+
+def require_four_bit(model: Any) -> int:
+    """The number of 4-bit layers; `UserError` where none is, for a recipe that never quantized is worse than none."""
+    count = four_bit_layers(model)
+    if not count:
+        raise UserError("model.quantization is 'nf4' but no layer is in 4 bits")
+    return count
+
+
+def add_lora(model: Any, options: LoraOptions, *, seed: int) -> Any:
+    """The model with a fresh trainable adapter, everything else frozen; same seed, same adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = options.targets if isinstance(options.targets, str) else list(options.targets)
+    config = LoraConfig(
+        r=options.r,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]
+        lora_dropout=options.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"model.lora.targets = {targets!r}: {' '.join(str(error).split())[:200]}") from None
+    require_trainable(adapted)
+    return adapted
+
+
+def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """The base model with a saved adapter on it."""
+    from peft import PeftModel
+
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"no adapter in {folder}; a finished run holds one in its folder '{ADAPTER}'")
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
+
+def trainable_parameters(model: Any) -> tuple[int, int]:
+    """(trainable, all) parameters; a 4-bit weight counts as the weights that it stands for."""
+
+    def size(parameter: Tensor) -> int:
+        state = getattr(parameter, "quant_state", None)
+        return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
+
+    sizes = [(p.requires_grad, size(p)) for p in model.parameters()]
+    return sum(n for on, n in sizes if on), sum(n for _, n in sizes)
+
+
+def require_trainable(model: Any) -> None:
+    """`UserError` where nothing would learn."""
+    if trainable_parameters(model)[0] == 0:
+        raise UserError("no parameter is trainable; check model.tuning and model.lora.targets")

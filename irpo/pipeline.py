@@ -1,0 +1,164 @@
+"""The jobs behind the commands: prepare, train, evaluate, rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers.trainer_utils import get_last_checkpoint
+
+from irpo.candidates import in_test_split
+from irpo.config import RUN_CONFIG, RunConfig, config_hash, to_yaml
+from irpo.encoding import EncodedList, encode
+from irpo.models import (
+    ADAPTER,
+    FULL,
+    LoadOptions,
+    LoraOptions,
+    add_lora,
+    four_bit_layers,
+    load_tokenizer,
+    trainable_parameters,
+)
+from irpo.objectives import OBJECTIVES
+from irpo.prompting import PromptBuilder
+from irpo.reranker import Ranked, Reranker, base_name, load_weights, prompt_builder
+from irpo.scorers import SCORERS, check_model
+from irpo.tasks import TASKS
+from irpo.training import BEST, ListTrainer, Method, training_arguments
+from irpo.types import RankingExample, UserError
+
+_console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training lists as a run uses them; validation lists are training lists set aside by a hash of their id."""
+
+    train: tuple[RankingExample, ...]
+    validation: tuple[RankingExample, ...]
+
+
+def say(text: str) -> None:
+    """Tell the user, on stderr, what was decided."""
+    _console.print(text, markup=False)
+
+
+def split_training(examples: Sequence[RankingExample], fraction: float, most: int) -> Splits:
+    """Training and validation lists; which is which does not depend on order, machine or seed."""
+    aside = tuple(e for e in examples if in_test_split(e.id, fraction))
+    held = {e.id for e in aside}
+    kept = tuple(e for e in examples if e.id not in held)
+    if not kept:
+        raise UserError(f"training.validation_fraction = {fraction} leaves none of {len(examples)} lists to train on")
+    return Splits(kept, aside[:most])
+
+
+def encode_examples(builder: PromptBuilder, examples: Sequence[RankingExample]) -> tuple[list[EncodedList], dict[str, int]]:
+    """Encoded lists with their labels, and what was cut to fit `prompt.max_tokens`."""
+    prompts = [builder.build(example) for example in examples]
+    cuts = {
+        "prompts": len(prompts),
+        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
+        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
+        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
+    }
+    pairs = zip(prompts, examples, strict=True)
+    return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts
+
+
+def method_of(config: RunConfig) -> Method:
+    """The configured method, its plug-ins built."""
+    m = config.method
+    return Method(OBJECTIVES.build(m.objective), SCORERS.build(m.scorer), m.length, m.reference, m.nll_weight)
+
+
+def policy_model(config: RunConfig) -> Any:
+    """The model to train, with a fresh adapter or with all its weights trainable.
+
+    Where `model.name` is a finished run, its adapter is merged into the base first: the run is then what "adapters off"
+    means.
+    """
+    m = config.model
+    dtype = "float32" if m.tuning == "full" and m.dtype == "auto" else m.dtype  # small updates vanish in bfloat16
+    model = load_weights(m.name, LoadOptions(m.quantization, dtype, m.attention), merge=True)
+    check_model(model)
+    if m.quantization == "nf4":
+        say(f"4-bit: on, {four_bit_layers(model)} linear layers hold NF4 weights")
+    if m.tuning == "lora":
+        options = LoraOptions(m.lora.r, m.lora.alpha, m.lora.dropout, m.lora.targets)
+        model = add_lora(model, options, seed=config.seed)
+    if m.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    learn, whole = trainable_parameters(model)
+    attention = model.config.get_text_config()._attn_implementation
+    say(f"model: {m.name}, {learn:,} of {whole:,} parameters learn, attention {attention}, on {model.device}")
+    return model
+
+
+def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, float]:
+    """Fine-tune as configured; `out` gets config.yaml, the adapter (or model), log.jsonl and a model card.
+
+    Nothing is written before data, model and method have been found sound. Returns the measures on validation lists.
+    """
+    method = method_of(config)
+    checkpoint = _checkpoint(out, config, resume)
+    lists, card = _lists(config)
+    if "train" not in lists:
+        raise UserError(f"task {config.task['name']!r}: the data hold no training split")
+    splits = split_training(lists["train"], config.training.validation_fraction, config.training.max_validation_lists)
+    tokenizer = load_tokenizer(base_name(config.model.name))
+    template = config.prompt.template or str(config.task["name"])
+    builder = prompt_builder(tokenizer, template, config.prompt.style, config.prompt.max_tokens)
+    encoded, cuts = encode_examples(builder, splits.train)
+    validation, _ = encode_examples(builder, splits.validation)
+    method.batch(encoded[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
+    say(f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit")
+    model = policy_model(config)
+    arguments = training_arguments(
+        config.training,
+        out,
+        lists=len(encoded),
+        validates=bool(validation),
+        seed=config.seed,
+    )
+    trainer = ListTrainer(
+        model=model,
+        tokenizer=tokenizer,
+        method=method,
+        lists=(encoded, validation),
+        args=arguments,
+        patience=config.training.patience,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RUN_CONFIG).write_text(to_yaml(config), encoding="utf-8")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = trainer.evaluate() if validation else {}
+    _save(trainer.model, tokenizer, out, config)
+    (out / "README.md").write_text(model_card(config, card | {"cuts": cuts}, metrics), encoding="utf-8")
+    say(f"saved to {out}" + (f", validation {BEST} {metrics[f'eval_{BEST}']:.4f}" if metrics else ""))
+    return metrics
+
+
+def _checkpoint(out: Path, config: RunConfig, resume: bool) -> str | None:
+    """The checkpoint to go on from; `UserError` where the folder is another run's, or holds one and none was asked."""
+    written = out / RUN_CONFIG
+    if not written.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"--out {out}: the folder is not empty and holds no run; give a new one")
+        return None
+    if not resume:
+        raise UserError(f"--out {out}: a run lies there; give a new folder, or --resume to go on with it")
+    if written.read_text(encoding="utf-8") != to_yaml(config):
+        raise UserError(f"--resume: the configuration differs from {written}; a run goes on as it began")
+    folder = out / "checkpoints"
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _save(model: Any, tokenizer: Any, out: Path, config: RunConfig) -> None:
+    folder = out / (ADAPTER if config.model.tuning == "lora" else FULL)
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,128 @@
+"""A ranker ready for use: a model, the prompt that it was trained with, and how candidates are scored.
+
+    ranker = Reranker.load("runs/x")
+    for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (1995)"]):
+        print(row.rank, row.text, row.score)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from irpo.config import RUN_CONFIG, RunConfig, load_config
+from irpo.encoding import EncodedList, encode
+from irpo.generation import constrained_ranking, generate_text
+from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, load_adapter, load_model, load_tokenizer
+from irpo.parsing import parse_ranking, repair
+from irpo.prompting import PromptBuilder, Style, load_template
+from irpo.resources import prompts_dir
+from irpo.scorers import SCORERS, Length, Scorer, score_lists
+from irpo.types import Candidate, RankingExample, UserError
+
+Mode = Literal["score", "generate", "constrain"]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document in a ranking. `score` is a log-probability in nats, in the mode `score` alone."""
+
+    rank: int  # 1-based
+    index: int  # of the document as given
+    text: str
+    score: float | None = None
+
+
+def run_config(name: str) -> RunConfig | None:
+    """The configuration of a finished run, None where the name is not a run's folder."""
+    written = Path(name) / RUN_CONFIG
+    return load_config([written]) if written.is_file() else None
+
+
+def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool = False) -> Any:
+    """A model by name: a run's adapter on its base (merged into it where `merge`), a run's full weights, or a base."""
+    config = run_config(name)
+    if config is None:
+        return load_model(name, options)
+    own = LoadOptions(config.model.quantization, config.model.dtype, config.model.attention)
+    options = options or own
+    folder = Path(name)
+    if (folder / FULL).is_dir():
+        return load_model(str(folder / FULL), options)
+    if not (folder / ADAPTER).is_dir():
+        raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
+    if merge and options.quantization == "nf4":
+        raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
+    model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
+    return model.merge_and_unload() if merge else model.eval()
+
+
+def base_name(name: str) -> str:
+    """The model that a run, or a run on a run, began with."""
+    config = run_config(name)
+    return name if config is None else base_name(config.model.name)
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """Ranks documents for a query with one model and one prompt."""
+
+    model: Any
+    tokenizer: Any
+    builder: PromptBuilder
+    scorer: Scorer
+    length: Length = "sum"
+
+    @classmethod
+    def load(cls, name: str, *, style: Style | None = None, template: str | None = None) -> Reranker:
+        """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default."""
+        config = run_config(name)
+        tokenizer = load_tokenizer(base_name(name))
+        if config is None:
+            style = style or "text"
+            limit = 1024 if name == EMBEDDED else 4096
+            builder = prompt_builder(tokenizer, template or "default", style, limit)
+            return cls(load_weights(name), tokenizer, builder, SCORERS.build("independent"))
+        style = style or config.prompt.style
+        template = template or config.prompt.template or str(config.task["name"])
+        builder = prompt_builder(tokenizer, template, style, config.prompt.max_tokens)
+        own_style = style == config.prompt.style
+        scorer = SCORERS.build(config.method.scorer if own_style else "independent")
+        return cls(load_weights(name), tokenizer, builder, scorer, config.method.length)
+
+    def encode(self, examples: Sequence[RankingExample]) -> list[EncodedList]:
+        """The examples as this ranker is shown them, labels withheld."""
+        prompts = [self.builder.build(example) for example in examples]
+        return [
+            encode(self.tokenizer, p, (0.0,) * len(p.names), id=e.id) for p, e in zip(prompts, examples, strict=True)
+        ]
+
+    def rank(self, query: str, documents: Sequence[str], mode: Mode = "score") -> list[Ranked]:
+        """The documents, best first; every one of them is in the result, whatever the mode.
+
+        In `generate` what the model did not name follows in a fixed random order. Fewer than two documents, or an
+        empty one, raise `UserError`.
+        """
+        candidates = tuple(Candidate(str(j), text) for j, text in enumerate(documents))
+        example = RankingExample("query", query, candidates)
+        prompt = self.builder.build(example)
+        item = encode(self.tokenizer, prompt, example.relevance, id=example.id)
+        scores: list[float | None] = [None] * len(documents)
+        if mode == "score":
+            values = score_lists(self.model, self.tokenizer, [item], self.scorer, length=self.length)[0].tolist()
+            scores = list(values)
+            order = tuple(sorted(range(len(documents)), key=lambda j: -values[j]))
+        elif mode == "constrain":
+            order = constrained_ranking(self.model, self.tokenizer, [item], lists_per_batch=1)[0].order
+        else:
+            text = generate_text(self.model, self.tokenizer, [item], lists_per_batch=1)[0]
+            ranking, _ = parse_ranking(text, prompt.names, prompt.style)
+            order = repair(ranking, len(documents), example.id, seed=0).order
+        return [Ranked(rank, j, documents[j], scores[j]) for rank, j in enumerate(order, start=1)]
+
+
+def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
+    """A builder with one of the shipped templates, or a user's own .jinja file."""
+    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)

@@ -1,0 +1,132 @@
+"""What the multiple-choice tasks share: a question's choices, filled up with wrong answers to other questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from irpo.candidates import Chance, Draft, Mine, Miner, MinerName, distinct, same_answer, search_words, tidy
+from irpo.files import Row, need, shown
+from irpo.tasks import Intake, Lists, Refused, Release
+from irpo.types import Candidate, RankingExample, UserError
+
+
+@dataclass(frozen=True)
+class Question:
+    """A stem, its choices (label, text) and the right one's label."""
+
+    id: str
+    stem: str
+    choices: tuple[tuple[str, str], ...]
+    answer: str
+
+    @property
+    def whole(self) -> str:
+        """Stem and choices: what a search for similar questions compares."""
+        return " ".join([self.stem, *(text for _, text in self.choices)])
+
+    @property
+    def mine(self) -> Mine:
+        """The question's wrong answers."""
+        wrong = (tidy(text) for label, text in self.choices if label != self.answer)
+        return Mine(self.whole, tuple(text for text in wrong if text))
+
+    @property
+    def right(self) -> str:
+        """The right answer's text."""
+        return next(text for label, text in self.choices if label == self.answer)
+
+
+@dataclass(frozen=True)
+class ChoiceLists:
+    """How a question becomes a list: its choices (right: label 1), then mined wrong answers (label 0) up to `size`.
+
+    They are the wrong answers (two at most) to the questions that are most like this one, stem and choices; where too
+    few questions are like it, to questions drawn at random. Never a re-spelling of the right answer or of another
+    candidate, nor one whose words hold the right answer's or are held by them. Training lists mine the training
+    questions only; evaluation lists too, or their own split's where there is no training split.
+    """
+
+    size: int
+    seed: int
+    miner: MinerName
+    dense_model: str
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise UserError(f"list_size is {self.size}; a list has at least 2 candidates")
+
+    def build(self, data: str, release: Release, intake: Intake) -> Lists:
+        """The lists of each split that the data hold."""
+        splits = intake.splits(data, release)
+        questions = {split: list(intake.collect(split, rows, parse_question)) for split, rows in splits.items()}
+        pool = questions.get("train") or questions.get("eval", [])
+        if "train" not in questions:
+            intake.note("eval: no training split is here; wrong answers are mined from the other evaluation questions")
+        miner = Miner([q.mine for q in pool], self.miner, self.dense_model)
+        built: Lists = {}
+        for split, asked in questions.items():
+            built[split] = [self._list(question, miner, intake, split) for question in asked]
+            short = sum(len(example.candidates) < self.size for example in built[split])
+            if short:
+                intake.note(f"{split}: {short} lists have fewer than {self.size} candidates: too few wrong answers")
+        return built
+
+    def _list(self, question: Question, miner: Miner, intake: Intake, split: str) -> RankingExample:
+        drafts = [
+            Draft(f"c{n}", text, 1.0, "ground_truth") if label == question.answer else Draft(f"c{n}", text, 0.0, "own")
+            for n, (label, text) in enumerate(question.choices)
+        ]
+        chosen = distinct(drafts, intake.dropped_of(split))
+        own = len(chosen)
+
+        right = set(search_words(question.right))
+
+        def new(text: str) -> bool:
+            words = set(search_words(text))
+            near_right = words <= right or (right and right <= words)  # "house" is right, so "own house" is not wrong
+            return not near_right and not any(same_answer(text, c.text) for c in chosen)
+
+        chance = Chance("wrong answers", self.seed, question.id)
+        sources = {"mined": miner.similar(question.whole, new), "random": miner.drawn(chance, new)}
+        for source, texts in sources.items():
+            # Asked one by one, so that `new` sees each text that was taken.
+            while len(chosen) < self.size and (text := next(texts, None)) is not None:
+                chosen.append(Candidate(f"m{len(chosen) - own}", text, 0.0, source))
+        mixed = Chance("order", self.seed, question.id).shuffled(chosen)
+        return RankingExample(question.id, question.stem, tuple(mixed))
+
+
+def parse_question(row: Row) -> Question:
+    """A row of the website's form (`question` is an object) or of the hub's (`question` is the stem)."""
+    value = row.value
+    asked: Any = need(value, "question", (str, dict))
+    if isinstance(asked, dict):
+        stem, choices = need(asked, "stem", str), _choice_rows(need(asked, "choices", list))
+    else:
+        stem, choices = asked, _choice_columns(need(value, "choices", dict))
+    answer = need(value, "answerKey", str, "").strip()
+    if not answer:
+        raise Refused("no answer (a test row)")
+    labels = [label for label, _ in choices]
+    if labels.count(answer) != 1:
+        raise UserError(f"'answerKey' is {answer!r}; it must be one of the choices' labels, each once: {labels}")
+    question = Question(need(value, "id", str), tidy(stem), tuple(choices), answer)
+    if not question.stem or not question.right.strip():
+        raise UserError(f"question {question.id!r} has an empty {'answer' if question.stem else 'stem'}")
+    return question
+
+
+def _choice_rows(rows: list[Any]) -> list[tuple[str, str]]:
+    for row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"'choices' holds {shown(row)}; it must hold objects with 'label' and 'text'")
+    return [(need(row, "label", str), need(row, "text", str)) for row in rows]
+
+
+def _choice_columns(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    labels, texts = need(table, "label", list), need(table, "text", list)
+    if len(labels) != len(texts) or not all(isinstance(part, str) for part in labels + texts):
+        raise UserError(f"'choices' is {shown(table)}; it must hold as many texts as labels")
+    return list(zip(labels, texts, strict=True))

@@ -1,0 +1,33 @@
+"""ARC-Challenge (Clark et al. 2018): find the right answer to a science question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from irpo.candidates import MinerName
+from irpo.tasks import TASKS, Intake, Lists, Release
+from irpo.tasks._choices import ChoiceLists
+
+RELEASE = Release(eval_names=(), prefer="challenge", hub="allenai/ai2_arc", hub_config="ARC-Challenge")
+
+
+@TASKS.register("arc")
+@dataclass(frozen=True)
+class Arc:
+    """The right answer has label 1, wrong ones 0, filled up to `list_size` with wrong answers to other questions.
+
+    The website's files and the hub's rows are read alike. Labels are matched, whatever they are (A-E, 1-5).
+    """
+
+    data: str
+    seed: int = 0
+    list_size: int = 10
+    eval_split: Literal["dev", "test"] = "dev"  # the paper's 299 evaluation questions are the release's dev file
+    miner: MinerName = "bm25"
+    dense_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+
+    def build(self, intake: Intake) -> Lists:
+        """See `irpo.tasks.Task`."""
+        lists = ChoiceLists(self.list_size, self.seed, self.miner, self.dense_model)
+        return lists.build(self.data, replace(RELEASE, eval_names=(self.eval_split,)), intake)

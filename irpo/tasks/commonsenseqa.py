@@ -1,0 +1,31 @@
+"""CommonsenseQA (Talmor et al. 2019): find the right answer to a common-sense question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from irpo.candidates import MinerName
+from irpo.tasks import TASKS, Intake, Lists, Release
+from irpo.tasks._choices import ChoiceLists
+
+RELEASE = Release(eval_names=("dev", "test"), hub="tau/commonsense_qa")
+
+
+@TASKS.register("commonsenseqa")
+@dataclass(frozen=True)
+class CommonsenseQA:
+    """The right answer has label 1, wrong ones 0, filled up to `list_size` with wrong answers to other questions.
+
+    The website's files and the hub's rows are read alike. The test file has no answers: its rows are refused.
+    """
+
+    data: str
+    seed: int = 0
+    list_size: int = 10
+    miner: MinerName = "bm25"
+    dense_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+
+    def build(self, intake: Intake) -> Lists:
+        """See `irpo.tasks.Task`."""
+        lists = ChoiceLists(self.list_size, self.seed, self.miner, self.dense_model)
+        return lists.build(self.data, RELEASE, intake)

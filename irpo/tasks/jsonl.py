@@ -1,0 +1,122 @@
+"""The user's own lists, and the form that `irpo prepare` writes: one JSON object a line.
+
+`{"id", "query", "candidates": [{"id", "text", "relevance", "source"}]}`; `schema.json` beside this module is its JSON
+schema. `source` may be left out ("user").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from irpo.candidates import Chance
+from irpo.files import Row, need, shown
+from irpo.tasks import TASKS, Intake, Lists, Release, split_files
+from irpo.types import Candidate, RankingExample, UnknownName, UserError, require_relevant
+
+RELEASE = Release(eval_names=("test", "dev"), suffixes=(".jsonl", ".json"))
+SCHEMA = Path(__file__).with_name("schema.json")
+
+_KEYS = ("id", "query", "candidates")
+_CANDIDATE_KEYS = ("id", "text", "relevance", "source")
+
+
+@TASKS.register("jsonl")
+@dataclass(frozen=True)
+class Jsonl:
+    """Lists as they are written, in their order; a list without a relevant candidate is an error.
+
+    `data` is a folder with train.jsonl and/or eval.jsonl, or one file, whose split is `split` or, where that is not
+    given, told by its name (eval, dev, valid, test: eval; else train).
+    """
+
+    data: str
+    split: Literal["train", "eval"] | None = None
+    shuffle: bool = False  # candidates by (seed, id): for data whose order tells the labels
+    seed: int = 0
+
+    def build(self, intake: Intake) -> Lists:
+        """See `irpo.tasks.Task`."""
+        if self.data == "hub":
+            raise UserError("data: 'hub': the jsonl task reads files; give a folder or a file")
+        files = split_files(Path(self.data), RELEASE)
+        if self.split is not None:
+            if Path(self.data).is_dir():
+                raise UserError(f"{self.data}: split: {self.split!r} is for a single file; this is a folder")
+            files = {self.split: [Path(self.data)]}
+        lists = {}
+        for split, paths in files.items():
+            parse = _once(self._example)
+            lists[split] = [example for path in paths for example in intake.collect(split, intake.rows(path), parse)]
+            _note_order(split, lists[split], intake)
+        return lists
+
+    def _example(self, row: Row) -> RankingExample:
+        example = require_relevant(parse_list(row.value))
+        if not self.shuffle:
+            return example
+        mixed = Chance("order", self.seed, example.id).shuffled(example.candidates)
+        return replace(example, candidates=tuple(mixed))
+
+
+def parse_list(value: Mapping[str, Any]) -> RankingExample:
+    """One JSON object as an example; `UserError` says which key is wrong, what was given and what is allowed."""
+    _only(value, _KEYS, "a list")
+    example_id, query = need(value, "id", str), need(value, "query", str)
+    if not query.strip():
+        raise UserError("'query' is empty; it must be a text")
+    candidates = need(value, "candidates", list)
+    return RankingExample(example_id, query, tuple(_candidate(c, n) for n, c in enumerate(candidates, start=1)))
+
+
+def list_as_json(example: RankingExample) -> dict[str, Any]:
+    """The JSON object of an example: the inverse of `parse_list`."""
+    candidates = [
+        {"id": c.id, "text": c.text, "relevance": _number(c.relevance), "source": c.source} for c in example.candidates
+    ]
+    return {"id": example.id, "query": example.query, "candidates": candidates}
+
+
+def _candidate(value: Any, number: int) -> Candidate:
+    if not isinstance(value, dict):
+        raise UserError(f"candidate {number} is {shown(value)}; it must be an object")
+    try:
+        _only(value, _CANDIDATE_KEYS, "a candidate")
+        label = float(need(value, "relevance", (int, float)))
+        source = need(value, "source", str, "user")
+        return Candidate(need(value, "id", str), need(value, "text", str), label, source)
+    except UserError as error:
+        raise UserError(f"candidate {number}: {error}") from None
+
+
+def _only(value: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> None:
+    for key in value:
+        if key not in allowed:
+            raise UnknownName(f"unknown key {key!r}; the keys of {what} are {', '.join(allowed)}")
+
+
+def _number(label: float) -> int | float:
+    return int(label) if label.is_integer() else label
+
+
+def _once(parse: Callable[[Row], RankingExample]) -> Callable[[Row], RankingExample]:
+    """The parser, with an error where an id comes a second time."""
+    seen: dict[str, int] = {}
+
+    def checked(row: Row) -> RankingExample:
+        example = parse(row)
+        if example.id in seen:
+            raise UserError(f"id {example.id!r} stands in line {seen[example.id]} already; ids are unique")
+        seen[example.id] = row.line
+        return example
+
+    return checked
+
+
+def _note_order(split: str, examples: list[RankingExample], intake: Intake) -> None:
+    """Warn where the best candidate nearly always stands first: a model would learn the position."""
+    first = sum(example.relevance[0] == max(example.relevance) > min(example.relevance) for example in examples)
+    if len(examples) >= 10 and first > 0.9 * len(examples):
+        intake.note(f"{split}: a best candidate stands first in {first} of {len(examples)} lists; set shuffle: true")

@@ -1,0 +1,115 @@
+"""What must hold of training with every registered objective and scorer (design: the pitfalls of published codes)."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_model
+from training_lists import TOKENIZER, encoded, learned, method, trainer
+
+from irpo.models import LoraOptions, add_lora
+from irpo.objectives import OBJECTIVES
+from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
+
+OBJECTIVE_NAMES, SCORER_NAMES = list(OBJECTIVES), list(SCORERS)
+STYLE = {"label": "label"}  # the style that a scorer asks for, where it asks
+
+
+def lines(run):
+    return [json.loads(line) for line in run.log_file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_NAMES)
+def test_batching_changes_nothing(name, tmp_path):
+    """Micro-batches of 1, 2 and 4 lists take the same steps, sampled pairs included."""
+    weights = []
+    for size in (1, 2, 4):
+        run = trainer(tmp_path / str(size), method(name), lists_per_batch=size, updates=3)
+        run.train()
+        weights.append(learned(run.model))
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_NAMES)
+def test_only_the_adapter_learns(name, tmp_path):
+    run = trainer(tmp_path, method(name), updates=2)
+    before, frozen = learned(run.model), run.model.base_model.model.model.embed_tokens.weight.clone()
+    run.train()
+    after = learned(run.model)
+    assert after
+    assert all(".lora_" in key for key in after)
+    assert any(not torch.equal(after[key], before[key]) for key in after)
+    assert torch.equal(run.model.base_model.model.model.embed_tokens.weight, frozen)
+
+
+@pytest.mark.parametrize("scorer", SCORER_NAMES)
+def test_reference_is_adapters_off_is_the_base_model(scorer):
+    base, items = tiny_model(), encoded(STYLE.get(scorer, "text"))
+    built = SCORERS.build(scorer)
+    expected = score_lists(base, TOKENIZER, items, built)
+    adapted = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
+    with torch.no_grad():
+        for parameter in learned_parameters(adapted):
+            parameter.add_(0.1)
+    changed = score_lists(adapted, TOKENIZER, items, built)
+    with adapted.disable_adapter():
+        reference = score_lists(adapted, TOKENIZER, items, built)
+    torch.testing.assert_close(reference, expected, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(changed[0], expected[0], atol=1e-2)
+
+
+def learned_parameters(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("reference", ["adapters_off", "precomputed"])
+@pytest.mark.parametrize("scorer", SCORER_NAMES)
+def test_step_0(scorer, reference, tmp_path):
+    """Before the first step the policy is the reference: margins are exactly 0, the loss is the closed form."""
+    of = method({"name": "irpo", "metric": "mrr"}, scorer, reference=reference)
+    items = encoded(STYLE.get(scorer, "text"))[:4]
+    run = trainer(tmp_path, of, items=items, updates=1)
+    run.train()
+    first = lines(run)[0]
+    closed = 0.0
+    for item in items:
+        relevant = sum(y >= 1 for y in item.relevance)
+        weights = sum(1 / i for i in range(1, relevant + 1))
+        closed += weights * torch.log1p(torch.tensor(float(len(item.bodies)))).item() / len(items)
+    margin = first["reward_margin"]
+    assert margin == 0.0 if reference == "adapters_off" else margin == pytest.approx(0, abs=1e-5)
+    assert first["loss"] == pytest.approx(closed, abs=1e-4)
+
+
+@pytest.mark.parametrize("scorer", SCORER_NAMES)
+def test_padding_changes_nothing(scorer):
+    model, built, items = tiny_model(), SCORERS.build(scorer), encoded(STYLE.get(scorer, "text"))
+    alone = [score_lists(model, TOKENIZER, [item], built)[0] for item in items]
+    for left in (False, True):
+        with torch.no_grad():
+            together, _ = score_batch(model, make_batch(items, built, left=left))
+        for row, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(row[: len(expected)], expected, atol=1e-5, rtol=1e-5)
+            assert (row[len(expected) :] == 0).all()
+
+
+@pytest.mark.parametrize("scorer", ["independent", "label"])
+def test_candidate_order_of_a_prompt_changes_nothing(scorer):
+    """The same prompt with its bodies laid out in another order."""
+    model, built = tiny_model(), SCORERS.build(scorer)
+    item = encoded(STYLE.get(scorer, "text"))[2]
+    turned = replace(item, bodies=item.bodies[::-1])
+    ours, theirs = score_lists(model, TOKENIZER, [item, turned], built)
+    torch.testing.assert_close(ours, theirs.flip(0), atol=1e-5, rtol=1e-5)
+
+
+def test_labels_cannot_reach_the_scores_of_an_evaluation():
+    """The list scorer in target order would show the gold order; withheld labels make it the prompt's order."""
+    model, items = tiny_model(), encoded()
+    hidden = [item.without_labels() for item in items]
+    target, given = (SCORERS.build({"name": "list", "order": order}) for order in ("target", "given"))
+    torch.testing.assert_close(
+        score_lists(model, TOKENIZER, hidden, target), score_lists(model, TOKENIZER, items, given)
+    )

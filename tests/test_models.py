@@ -1,0 +1,127 @@
+"""Loading, 4 bits, adapters; QLoRA end to end on the CPU through bitsandbytes."""
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+from training_lists import TOKENIZER, encoded, learned, method, trainer
+
+from irpo.models import (
+    LoadOptions,
+    LoraOptions,
+    add_lora,
+    four_bit_layers,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    require_four_bit,
+    trainable_parameters,
+)
+from irpo.scorers import SCORERS, check_model, score_lists
+from irpo.types import UserError
+
+INDEPENDENT = SCORERS.build("independent")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama and its tokenizer as a user would have them on disk."""
+    path = tmp_path_factory.mktemp("base")
+    tiny_model("llama").save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def frozen(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def test_qlora_trains_and_comes_back(folder, tmp_path):
+    options = LoadOptions(quantization="nf4")
+    base = load_model(str(folder), options)
+    assert four_bit_layers(base) == 14  # 7 linear layers in each of 2 blocks; the head stays as it is
+    items = encoded()
+    start = score_lists(base, TOKENIZER, items, INDEPENDENT)
+    model = add_lora(base, LoraOptions(r=4), seed=0)
+    before, adapter = frozen(model), learned(model)
+    run = trainer(tmp_path / "run", method("irpo"), model=model, updates=3)
+    run.train()
+    after = frozen(run.model)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any(not torch.equal(value, adapter[name]) for name, value in learned(run.model).items())
+    trained = score_lists(run.model, TOKENIZER, items, INDEPENDENT)
+    assert not torch.allclose(trained[0], start[0], atol=1e-3)
+    run.model.save_pretrained(tmp_path / "adapter")
+    again = load_adapter(load_model(str(folder), options), tmp_path / "adapter").eval()
+    torch.testing.assert_close(score_lists(again, TOKENIZER, items, INDEPENDENT), trained, atol=1e-6, rtol=1e-6)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_four_bits_that_are_not_on_are_an_error():
+    with pytest.raises(UserError, match="'nf4' but no layer is in 4 bits"):
+        require_four_bit(tiny_model())
+
+
+def test_a_4_bit_weight_counts_as_what_it_stands_for(folder):
+    whole = trainable_parameters(tiny_model("llama"))[1]
+    assert trainable_parameters(load_model(str(folder), LoadOptions(quantization="nf4")))[1] == whole
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradient_checkpointing_changes_nothing(folder, dtype, tmp_path):
+    weights = []
+    for on in (False, True):
+        model = add_lora(load_model(str(folder), LoadOptions(dtype=dtype)), LoraOptions(r=4), seed=0)
+        if on:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        run = trainer(tmp_path / str(on), method("irpo"), model=model)
+        run.train()
+        weights.append(learned(run.model))
+    torch.testing.assert_close(*weights)
+    assert all(w.dtype == torch.float32 for w in weights[0].values())
+
+
+def test_same_seed_same_adapter():
+    models = [add_lora(tiny_model(), LoraOptions(r=4), seed=seed) for seed in (1, 1, 2)]
+    first, same, other = (learned(m) for m in models)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_tokenizer_is_ready_to_batch(folder):
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.pad_token is not None
+    assert tokenizer.padding_side == "left"
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_model_that_is_not_there_is_one_clear_line(load):
+    with pytest.raises(UserError, match="cannot load model 'no/such-model': give 'embedded', a folder, or a hub id"):
+        load("no/such-model")
+
+
+def test_lora_targets_that_match_nothing():
+    with pytest.raises(UserError, match=r"model.lora.targets = \['nothing'\]"):
+        add_lora(tiny_model(), LoraOptions(targets=("nothing",)), seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "phi3", "qwen3", "mistral"])
+def test_check_model_passes(family, dtype):
+    check_model(tiny_model(family).to(dtype))
+
+
+def test_check_model_finds_an_unknown_last_step():
+    model = tiny_model("gemma2")
+    cap = model.config.final_logit_softcapping
+    check_model(model)
+    model.config.final_logit_softcapping = None
+    forward = model.forward
+
+    def capped(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = torch.tanh(out.logits / cap) * cap
+        return out
+
+    model.forward = capped
+    with pytest.raises(UserError, match="'gemma2' cannot be scored in one pass"):
+        check_model(model)

@@ -1,0 +1,59 @@
+"""Encoded lists and trainers on tiny models, for the tests of training."""
+
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from irpo.config import TrainingConfig
+from irpo.encoding import EncodedList, encode
+from irpo.models import LoraOptions, add_lora
+from irpo.objectives import OBJECTIVES
+from irpo.prompting import PromptBuilder, Template
+from irpo.scorers import SCORERS
+from irpo.training import ListTrainer, Method, training_arguments
+from irpo.types import Candidate, RankingExample
+
+TOKENIZER = tiny_tokenizer()
+TEMPLATE = Template("{{ query }}\n{% for c in candidates %}[{{ c.name }}] {{ c.text }}\n{% endfor %}")
+WORDS = ("Alien", "Aliens", "Heat", "The Matrix", "The Godfather", "Movies")
+
+
+def examples(count=8) -> list[RankingExample]:
+    """Ragged lists of 3 to 5 candidates with labels 0, 1, 2."""
+    made = []
+    for i in range(count):
+        texts = [WORDS[(i + j) % len(WORDS)] for j in range(3 + i % 3)]
+        candidates = tuple(Candidate(str(j), text, (i + j) % 3) for j, text in enumerate(texts))
+        made.append(RankingExample(f"list-{i}", "best " * (1 + i % 4), candidates))
+    return made
+
+
+def encoded(style="text", count=8) -> list[EncodedList]:
+    builder = PromptBuilder(TOKENIZER, TEMPLATE, style)
+    return [encode(TOKENIZER, builder.build(e), e.relevance, id=e.id) for e in examples(count)]
+
+
+def method(objective="irpo", scorer="independent", **options) -> Method:
+    built = OBJECTIVES.build(objective)
+    if not built.needs.reference:
+        options.setdefault("reference", "none")
+    return Method(built, SCORERS.build(scorer), **options)
+
+
+def trainer(out, of: Method, *, items=None, validation=(), model=None, patience=None, **settings) -> ListTrainer:
+    """A trainer on a fresh LoRA (or the given model); plain SGD, so that equal gradients are equal steps."""
+    defaults = {"updates": 2, "lists_per_update": 4, "lists_per_batch": 4, "learning_rate": 0.1, "schedule": "constant"}
+    config = TrainingConfig(**{**defaults, "warmup_fraction": 0.0, "logging_every": 1, **settings})
+    items = encoded() if items is None else items
+    arguments = training_arguments(
+        config, out, lists=len(items), validates=bool(validation), seed=0
+    )
+    arguments.optim = "sgd"
+    arguments.disable_tqdm = True
+    model = add_lora(tiny_model(), LoraOptions(r=4), seed=0) if model is None else model
+    return ListTrainer(
+        model=model, tokenizer=TOKENIZER, method=of, lists=(items, validation), args=arguments, patience=patience
+    )
+
+
+def learned(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
