@@ -1,7 +1,7 @@
 """What the embedded model reads while it is pretrained: facts of the synthetic world, questions, and written lists.
 
-Lists go through `PromptBuilder` and `encode`, so the model learns the very prompts that it will be given. A list's order
-is that of a film's fame, a little bent towards relevance: complete, but ranked like a base model.
+Lists go through `PromptBuilder` and `encode`, so the model learns the very prompts that it will be given. A list is
+ordered by the films' fame, a little bent towards relevance: complete, but ranked like a base model.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Any
 from irpo.encoding import encode
 from irpo.prompting import STYLES, PromptBuilder, Style, end_of_turn, load_template, markup
 from irpo.resources import prompts_dir
-from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, Film, FilmList, film_list, films, in_eval
+from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, FilmList, film_list, films, in_eval
 from irpo.types import Candidate, RankingExample
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
 RELEVANCE_PULL = 0.10  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
+COPYING_FIRST = 2560  # rows that teach nothing else: the other kinds need it, and alone it comes soonest
 ROW = 192  # tokens of a row of facts or questions
+CONSONANTS = "bcdfghklmnprstvw"  # of invented words
 VERDICTS = ("none", "one", "both")  # a film's label in words
 
 # A title always follows a space, as in a list: one spelling in tokens.
@@ -55,6 +57,7 @@ class Row:
 
     ids: list[int]
     learned: list[bool]
+    kind: str
 
 
 def statement(rng: random.Random) -> str:
@@ -92,7 +95,7 @@ def phrase(rng: random.Random, low: int, high: int) -> str:
         if kind < 0.75:
             words.append(rng.choice(WORDS))
         elif kind < 0.92:
-            words.append("".join(rng.choice("bcdfghklmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(1, 3))))
+            words.append("".join(rng.choice(CONSONANTS) + rng.choice("aeiou") for _ in range(rng.randint(1, 3))))
         else:
             words.append(str(rng.randint(1, 2020)))
         if rng.random() < 0.25:
@@ -103,7 +106,7 @@ def phrase(rng: random.Random, low: int, high: int) -> str:
 def generic_example(rng: random.Random) -> RankingExample:
     """A list of phrases about nothing, all labels alike: here only copying can be learned."""
     count = rng.choice(COUNTS)
-    longest = rng.choice((2, 3, 6, 12)) if count <= 10 else 3
+    longest = rng.choice((2, 3, 5, 10)) if count <= 10 else 3
     texts: dict[str, None] = {}
     while len(texts) < count:
         texts[phrase(rng, 1, longest)] = None
@@ -118,6 +121,7 @@ class Corpus:
         self.tokenizer = tokenizer
         self.rng = random.Random(seed)
         self.end = end_of_turn(tokenizer)
+        self.plain = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
         self.drawn = 0
         self.builders = {
             (task, style): PromptBuilder(tokenizer, load_template(prompts_dir(), task, style), style)
@@ -142,14 +146,28 @@ class Corpus:
     def _list_row(self, example: RankingExample, task: str, style: Style, order: list[int]) -> Row:
         item = encode(self.tokenizer, self.builders[task, style].build(example), example.relevance)
         answer = item.answer(order)
-        return Row([*item.prompt, *answer], [False] * len(item.prompt) + [True] * len(answer))
+        learned = [False] * len(item.prompt) + [True] * len(answer)
+        return Row([*item.prompt, *answer], learned, f"{'films' if task == 'world' else 'generic'}_{style}")
 
     def facts_row(self) -> Row:
         """Sentences about films, packed."""
         ids: list[int] = []
         while len(ids) < ROW:
             ids += self.tokenizer(statement(self.rng))["input_ids"] + [self.tokenizer.eos_token_id]
-        return Row(ids[:ROW], [True] * ROW)
+        return Row(ids[:ROW], [True] * ROW, "facts")
+
+    def repeats_row(self) -> Row:
+        """Items of random tokens, a line each, said round after round in the same or another order: only copying helps."""
+        newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
+        longest = self.rng.choice((1, 2, 4))
+        count = self.rng.randint(2, 10)
+        items = [self.rng.choices(self.plain, k=self.rng.randint(1, longest)) + newline for _ in range(count)]
+        ids = first = [token for item in items for token in item]
+        while len(ids) < ROW:
+            if self.rng.random() < 0.5:
+                self.rng.shuffle(items)
+            ids = ids + [token for item in items for token in item]
+        return Row(ids[:ROW], [False] * len(first) + [True] * (ROW - len(first)), "repeats")
 
     def questions_row(self) -> Row:
         """Questions in chat markup and their answers, packed."""
@@ -161,19 +179,21 @@ class Corpus:
             reply = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
             ids += turn + reply
             learned += [False] * len(turn) + [True] * len(reply)
-        return Row(ids[:ROW], learned[:ROW])
+        return Row(ids[:ROW], learned[:ROW], "questions")
 
     def rows(self) -> Iterator[Row]:
-        """All kinds of rows without end, in fixed shares."""
+        """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
-            (0.10, self.facts_row),
+            (0.08, self.facts_row),
             (0.25, self.questions_row),
-            (0.22, lambda: self.film_row("text")),
-            (0.18, lambda: self.film_row("label")),
-            (0.15, lambda: self.generic_row("text")),
-            (0.10, lambda: self.generic_row("label")),
+            (0.25, lambda: self.film_row("text")),
+            (0.17, lambda: self.film_row("label")),
+            (0.11, lambda: self.generic_row("text")),
+            (0.09, lambda: self.generic_row("label")),
+            (0.05, self.repeats_row),
         ]
         shares, makers = zip(*kinds, strict=True)
+        yield from (self.repeats_row() for _ in range(COPYING_FIRST))
         while True:
             yield self.rng.choices(makers, shares)[0]()
 

@@ -1,4 +1,4 @@
-"""What the embedded model can do before any fine-tuning: facts known, lists completed, rankings no better than they are.
+"""What the embedded model can do before any fine-tuning: facts known, lists completed.
 
 python benchmarks/embedded_measure.py [folder]    prints one JSON line
 """
@@ -52,7 +52,9 @@ def generated(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], new_
     return [str(text) for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
 
 
-def free_lists(model: Any, tokenizer: Any, examples: Sequence[RankingExample], task: str, style: Style) -> dict[str, float]:
+def free_lists(
+    model: Any, tokenizer: Any, examples: Sequence[RankingExample], task: str, style: Style
+) -> dict[str, float]:
     """Coverage and NDCG@10 of greedy lists; what a list leaves out earns nothing."""
     builder = PromptBuilder(tokenizer, load_template(prompts_dir(), task, style), style)
     coverage, quality = [], []

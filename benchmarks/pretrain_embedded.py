@@ -1,6 +1,6 @@
 """Pretrains the embedded model from nothing: a tokenizer, then a small Llama, on `embedded_corpus`.
 
-python benchmarks/pretrain_embedded.py [--steps 1200] [--out FOLDER] [--log FILE]
+python benchmarks/pretrain_embedded.py [--steps 1500] [--out FOLDER] [--log FILE]
 
 Hidden matrices are optimised by Muon, the rest by AdamW; constant learning rate, then a linear fall to 0.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from embedded_tokenizer import END, train_tokenizer
 from muon import Muon
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from irpo.resources import embedded_dir
 
 POOL = 256  # rows sorted by length together, so that batches need little padding
 FALL = 0.4  # share of the steps in which the learning rate falls
-WARMUP = 30  # steps
+WARMUP = 40  # steps
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -58,29 +59,53 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def batches(corpus: Corpus, tokens: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, learned) of rows of similar length, right-padded, about `tokens` tokens each, in random order."""
-    rows = corpus.rows()
-    while True:
-        pool = sorted((next(rows) for _ in range(POOL)), key=lambda row: len(row.ids))
-        groups: list[list[Row]] = [[]]
-        for row in pool:
-            if (len(groups[-1]) + 1) * len(row.ids) > tokens:
-                groups.append([])
-            groups[-1].append(row)
-        corpus.rng.shuffle(groups)
-        for group in groups:
-            width = max(len(row.ids) for row in group)
-            ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in group])
-            learned = torch.tensor([row.learned + [False] * (width - len(row.ids)) for row in group])
-            yield ids, learned
+class Batches(IterableDataset[list[Row]]):
+    """Rows of similar length, about `tokens` tokens together, in random order."""
+
+    def __init__(self, corpus: Corpus, tokens: int) -> None:
+        self.corpus, self.tokens = corpus, tokens
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        rows = self.corpus.rows()
+        while True:
+            groups: list[list[Row]] = [[]]
+            for row in sorted((next(rows) for _ in range(POOL)), key=lambda row: len(row.ids)):
+                if (len(groups[-1]) + 1) * len(row.ids) > self.tokens:
+                    groups.append([])
+                groups[-1].append(row)
+            self.corpus.rng.shuffle(groups)
+            yield from groups
 
 
-def loss_of(model: Any, ids: Tensor, learned: Tensor) -> Tensor:
-    """Mean cross-entropy of the learned tokens; only they reach the head."""
+def gradient(model: Any, rows: Sequence[Row], counted: int) -> tuple[dict[str, list[float]], Sequence[Tensor]]:
+    """Losses by kind of row, and the gradient of their sum over `counted` tokens; rows are right-padded.
+
+    Only learned tokens reach the head.
+    """
+    width = max(len(row.ids) for row in rows)
+    pad = model.config.pad_token_id
+    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])
+    learned = torch.tensor([row.learned + [False] * (width - len(row.ids)) for row in rows])[:, 1:]
     hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
-    wanted = learned[:, 1:]
-    return cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted])
+    losses = cross_entropy(model.lm_head(hidden[learned]), ids[:, 1:][learned], reduction="none")
+    kinds: dict[str, list[float]] = {}
+    for row, part in zip(rows, losses.detach().split(learned.sum(1).tolist()), strict=True):
+        kinds.setdefault(row.kind, []).append(part.mean().item())
+    return kinds, torch.autograd.grad(losses.sum() / counted, list(model.parameters()))
+
+
+def backward(model: Any, rows: Sequence[Row], pool: ThreadPoolExecutor) -> dict[str, list[float]]:
+    """Gradients of a batch, its two halves side by side: a core each, and no waiting between operations."""
+    counted = sum(sum(row.learned) for row in rows)
+    halves = [half for half in (rows[::2], rows[1::2]) if half]
+    done = list(pool.map(lambda half: gradient(model, half, counted), halves))
+    for parameter, *parts in zip(model.parameters(), *(grads for _, grads in done), strict=True):
+        parameter.grad = sum(parts[1:], parts[0])
+    kinds: dict[str, list[float]] = {}
+    for found, _ in done:
+        for kind, values in found.items():
+            kinds.setdefault(kind, []).extend(values)
+    return kinds
 
 
 def optimisers(model: Any, muon_rate: float, adam_rate: float) -> list[torch.optim.Optimizer]:
@@ -96,42 +121,50 @@ def share_of_peak(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (FALL * steps))
 
 
-def pretrain(model: Any, corpus: Corpus, args: argparse.Namespace, log: Any) -> float:
-    """Train in place; returns the mean loss of the last 50 steps, in nats a token."""
+def pretrain(model: Any, corpus: Corpus, args: argparse.Namespace, log: Any) -> dict[str, float]:
+    """Train in place; returns the last losses by kind of row, in nats a token."""
     together = optimisers(model, args.muon_rate, args.adam_rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: share_of_peak(s, args.steps)) for o in together]
-    stream = batches(corpus, args.batch_tokens, model.config.pad_token_id)
-    begun, tokens, recent = time.perf_counter(), 0, []
-    for step in range(args.steps):
-        ids, learned = next(stream)
-        loss = loss_of(model, ids, learned)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, schedule in zip(together, schedules, strict=True):
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-        tokens += ids.numel()
-        recent = [*recent, loss.item()][-50:]
-        if not math.isfinite(recent[-1]):
-            raise FloatingPointError(f"the loss is {recent[-1]} at step {step}; lower the learning rates")
-        if (step + 1) % 25 == 0:
-            mean, seconds = sum(recent) / len(recent), time.perf_counter() - begun
-            line = {"step": step + 1, "loss": round(mean, 4), "tokens": tokens, "seconds": round(seconds, 1)}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-    return sum(recent) / len(recent)
+    stream = iter(DataLoader(Batches(corpus, args.batch_tokens), batch_size=None, num_workers=1, prefetch_factor=16))
+    begun, tokens = time.perf_counter(), 0
+    recent: dict[str, list[float]] = {}
+    means: dict[str, float] = {}
+    with ThreadPoolExecutor(2) as pool:
+        for step in range(1, args.steps + 1):
+            rows = next(stream)
+            for kind, values in backward(model, rows, pool).items():
+                recent.setdefault(kind, []).extend(values)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+            for optimiser, schedule in zip(together, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
+            tokens += sum(len(row.ids) for row in rows)
+            if step % 50 == 0 or step == args.steps:
+                means = {kind: round(sum(values) / len(values), 4) for kind, values in sorted(recent.items())}
+                seconds = round(time.perf_counter() - begun, 1)
+                line = {
+                    "step": step,
+                    "tokens": tokens,
+                    "seconds": seconds,
+                    "norm": round(norm.item(), 3),
+                    "loss": means,
+                }
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                recent = {}
+            if step % 250 == 0:
+                model.save_pretrained(args.out)
+    return means
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--muon-rate", type=float, default=0.02)
     parser.add_argument("--adam-rate", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=embedded_dir())
     parser.add_argument("--log", type=Path, default=Path("pretrain.jsonl"))
     return parser.parse_args()
@@ -140,17 +173,17 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Tokenizer, model, training, saving, measuring; results go to the log as JSON lines."""
     args = arguments()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)  # two workers of one thread each; see `backward`
     torch.manual_seed(args.seed)
     tokenizer = train_tokenizer(tokenizer_texts(args.seed))
     model = new_model(tokenizer)
     with args.log.open("w", encoding="utf-8") as log:
         begun = time.perf_counter()
-        loss = pretrain(model.train(), Corpus(tokenizer, args.seed), args, log)
+        tokenizer.save_pretrained(args.out, save_jinja_files=False)
+        losses = pretrain(model.train(), Corpus(tokenizer, args.seed), args, log)
         seconds = time.perf_counter() - begun
         model.eval().save_pretrained(args.out)
-        tokenizer.save_pretrained(args.out, save_jinja_files=False)
-        result = {"parameters": model.num_parameters(), "final_loss": loss, "training_seconds": seconds}
+        result = {"parameters": model.num_parameters(), "final_loss": losses, "training_seconds": seconds}
         result |= measure(model, tokenizer)
         log.write(json.dumps(result) + "\n")
     print(json.dumps(result))

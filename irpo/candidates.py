@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice, zip_longest
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -123,15 +124,16 @@ _COUNTERS = frozenset({"part", "pt", "vol", "volume", "chapter", "episode", "no"
 _YEAR = re.compile(r"\((?:[^()\d]*)(\d{4})(?:[^()\d]*)\)\s*$")
 
 
-def words_of(text: str) -> list[str]:
+@lru_cache(maxsize=2**16)
+def words_of(text: str) -> tuple[str, ...]:
     """The text's words, compared without case, accents, apostrophes and punctuation; `&` is "and".
 
     >>> words_of("Léon & the Ocean's-Eleven")
-    ['leon', 'and', 'the', 'oceans', 'eleven']
+    ('leon', 'and', 'the', 'oceans', 'eleven')
     """
     plain = unicodedata.normalize("NFKD", text.replace("&", " and ")).casefold()
     plain = "".join(c for c in plain if not unicodedata.combining(c) and c not in "'\u2019\u2018`")
-    return "".join(c if c.isalnum() else " " for c in plain).split()
+    return tuple("".join(c if c.isalnum() else " " for c in plain).split())
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ def parse_title(text: str) -> Title:
     True
     """
     found = _YEAR.search(text)
-    name = text[: found.start()] if found and text[: found.start()].strip() else text
+    if found and not text[: found.start()].strip():
+        found = None
+    name = text[: found.start()] if found else text
     words = words_of(re.sub(r"^(.*), (the|an?)\s*$", r"\2 \1", name.strip(), flags=re.IGNORECASE))
     if len(words) > 1 and words[0] in _ARTICLES:
         words = words[1:]
@@ -171,8 +175,8 @@ def same_film(one: Title, other: Title) -> bool:
     """Whether two titles name one film.
 
     Different years are different films; a title without a year may be any of them. The words must agree but for
-    blanks, or for a slip of the pen: one letter in a title of 8 letters or more, two from 16 on, never in a number, in
-    a word's first letter or in a plural's s ("Alien", "Aliens"), and never a word more ("It", "It Follows").
+    blanks, or for a slip of the pen: one letter in a title of 8 letters or more, two from 16 on, never in a number, a
+    short word, a word's first letter or a plural's s ("Alien", "Aliens"), and never a word more ("It", "It Follows").
     """
     if one.year is not None and other.year is not None and one.year != other.year:
         return False
@@ -184,7 +188,7 @@ def _misspelt(one: Sequence[str], other: Sequence[str]) -> bool:
     if len(one) != len(other) or length < 8:
         return False
     differing = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
-    if any(min(len(a), len(b)) < 4 or a[0] != b[0] or any(map(str.isdigit, a + b)) for a, b in differing):
+    if any(min(len(a), len(b)) < 5 or a[0] != b[0] or any(map(str.isdigit, a + b)) for a, b in differing):
         return False
     if any(_singular(a) == _singular(b) for a, b in differing if b == other[-1]):
         return False
@@ -203,7 +207,7 @@ def same_answer(one: str, other: str) -> bool:
     >>> same_answer("a neutron", "Neutrons"), same_answer("10 m", "100 m")
     (True, False)
     """
-    first, second = ([_singular(w) for w in words_of(text) if w not in _ARTICLES] for text in (one, other))
+    first, second = _answer_words(one), _answer_words(other)
     a, b = "".join(first), "".join(second)
     if a == b:
         return True
@@ -211,6 +215,11 @@ def same_answer(one: str, other: str) -> bool:
         return False
     shorter = min(len(a), len(b))
     return shorter >= 5 and OSA.distance(a, b) <= (1 if shorter < 10 else 2)
+
+
+@lru_cache(maxsize=2**16)
+def _answer_words(text: str) -> tuple[str, ...]:
+    return tuple(_singular(w) for w in words_of(text) if w not in _ARTICLES)
 
 
 def match_one_to_one(left: Sequence[T], right: Sequence[T], likeness: Callable[[T, T], int]) -> dict[int, int]:
@@ -352,20 +361,15 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
     >>> list(weighted_draw(Chance(0), [5, 0, 1, 3], skip=lambda place: place == 2))
     [0, 3]
     """
-    totals = np.cumsum(np.asarray(weights, dtype=np.int64))
-    if not len(totals) or totals[-1] == 0:
-        return
-    seen: set[int] = set()
-    misses = 0
-    while misses < 1000:
-        place = int(np.searchsorted(totals, chance.below(int(totals[-1])), side="right"))
-        if place in seen:
-            misses += 1
-            continue
+    left = np.array(weights, dtype=np.int64)
+    while left.sum() > 0:
+        totals = np.cumsum(left)
         misses = 0
-        seen.add(place)
-        if not skip(place):
-            yield place
-    # Nearly everything is drawn: what is left comes by weight, ties by place.
-    rest = [place for place, weight in enumerate(weights) if weight > 0 and place not in seen]
-    yield from (place for place in sorted(rest, key=lambda p: (-weights[p], p)) if not skip(place))
+        while misses < 20:  # then most of what is left was drawn: sum up anew without it
+            place = int(np.searchsorted(totals, chance.below(int(totals[-1])), side="right"))
+            if left[place] == 0:
+                misses += 1
+                continue
+            left[place] = 0
+            if not skip(place):
+                yield place

@@ -109,20 +109,22 @@ def evaluate(
     max_lists: Annotated[int | None, typer.Option(min=1, help="Measure only so many lists.")] = None,
     lists_per_batch: Annotated[int | None, typer.Option(min=1, help="Lists in one forward pass.")] = None,
     seed: Seed = None,
+    skip_bad_rows: SkipBadRows = False,
     plugin: Plugins = None,
     options: Options = None,
 ) -> None:
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
     from irpo import pipeline
+    from irpo.config import EvaluationConfig
 
     _load(plugin)
     given = {"data": data, "seed": seed}
     pairs = _pairs(options) | {key: value for key, value in given.items() if value is not None}
-    modes = _modes(mode or ["score", "generate", "constrain"])
-    settings: dict[str, Any] = {"style": _style(style), "max_lists": max_lists}
-    if lists_per_batch is not None:
-        settings["lists_per_batch"] = lists_per_batch
-    pipeline.evaluate(model, _task_spec(model, task, pairs), modes, out, **settings)
+    chosen: dict[str, Any] = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
+    chosen["modes"] = _modes(mode) if mode else None
+    settings = EvaluationConfig(**{key: value for key, value in chosen.items() if value is not None})
+    spec = _task_spec(model, task, pairs)
+    pipeline.evaluate(model, spec, out, settings, style=_style(style), skip_bad_rows=skip_bad_rows)
 
 
 @app.command()
@@ -139,11 +141,11 @@ def rank(
     texts = [*(documents or []), *(_lines(file) if file else [])]
     if len(texts) < 2:
         raise UserError(f"{len(texts)} document(s) to rank; give at least 2, as arguments or by --file")
-    (mode,) = _modes([mode])
-    style = _style(style)
+    (chosen,) = _modes([mode])
+    checked = _style(style)
     from irpo import pipeline
 
-    rows = [_row(row) for row in pipeline.rank(model, query, texts, mode, style)]
+    rows = [_row(row) for row in pipeline.rank(model, query, texts, chosen, checked)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
@@ -188,9 +190,9 @@ def quickstart(
     config: Annotated[Path | None, typer.Option(help="Another configuration than configs/quickstart.yaml.")] = None,
 ) -> None:
     """Fine-tune the embedded model by SFT, DPO, S-DPO and IRPO on its synthetic world, and compare them."""
-    from irpo import pipeline
+    from irpo.quickstart import run
 
-    pipeline.quickstart(out, config)
+    run(out, config)
 
 
 def _load(modules: Sequence[str] | None) -> None:
@@ -228,7 +230,7 @@ def _task_spec(model: str, task: str | None, pairs: dict[str, Any]) -> dict[str,
     return {**config.task, **pairs}
 
 
-def _modes(modes: list[str]) -> list[str]:
+def _modes(modes: list[str]) -> list[Any]:
     from typing import get_args
 
     from irpo.config import Mode
@@ -236,7 +238,7 @@ def _modes(modes: list[str]) -> list[str]:
     return [_one_of("mode", mode, get_args(Mode)) for mode in dict.fromkeys(modes)]
 
 
-def _style(style: str | None) -> str | None:
+def _style(style: str | None) -> Any:
     from typing import get_args
 
     from irpo.config import Style as Styles

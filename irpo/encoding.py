@@ -141,8 +141,8 @@ class ListBatch:
 
     def to(self, device: torch.device | str) -> ListBatch:
         """The same batch on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     @property
     def tokens(self) -> int:
@@ -167,20 +167,25 @@ def collate(
             place = scored if target and slot == layout.target_slot else slot
             cell = cells.setdefault(shift + column, len(cells))
             reads.append((cell, token, index * slots + place))
-    read = torch.tensor(reads, dtype=torch.long).reshape(-1, 3)
-    table = torch.tensor(rows, dtype=torch.long)
     count = max(len(item.relevance) for item in items)
     relevance = torch.zeros(len(items), count)
     mask = torch.zeros(len(items), count, dtype=torch.bool)
     for index, item in enumerate(items):
         relevance[index, : len(item.relevance)] = torch.tensor(item.relevance)
         mask[index, : len(item.relevance)] = True
+    ids, positions, lists, branches = torch.tensor(rows, dtype=torch.long).unbind(1)
+    read_cell, read_token, read_place = torch.tensor(reads, dtype=torch.long).reshape(-1, 3).unbind(1)
     return ListBatch(
-        *table.unbind(1),
-        torch.tensor(list(cells)),
-        *read.unbind(1),
-        relevance,
-        mask,
+        ids=ids,
+        positions=positions,
+        lists=lists,
+        branches=branches,
+        cells=torch.tensor(list(cells), dtype=torch.long),
+        read_cell=read_cell,
+        read_token=read_token,
+        read_place=read_place,
+        relevance=relevance,
+        mask=mask,
         slots=slots,
         target=target,
         names=tuple(item.id for item in items),

@@ -91,5 +91,5 @@ def titles_in(answer: str) -> list[str]:
     ['The Long Field (1999)', 'Tide', 'Up', '1917 (2019)']
     """
     lines = (re.sub(r"^\s*(?:\d{1,3}[.)]\s+|[-*\u2022]\s+)?", "", line) for line in answer.splitlines())
-    titles = (line.strip().strip("*_\"\u201c\u201d").strip() for line in lines)
+    titles = (line.strip().strip('*_"\u201c\u201d').strip() for line in lines)
     return [title for title in titles if title]

@@ -131,7 +131,7 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int) -> Any:
     targets = options.targets if isinstance(options.targets, str) else list(options.targets)
     config = LoraConfig(
         r=options.r,
-        lora_alpha=options.alpha,  # type: ignore[arg-type]
+        lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",

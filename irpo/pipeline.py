@@ -11,8 +11,10 @@ from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
 from irpo.candidates import in_test_split
-from irpo.config import RUN_CONFIG, RunConfig, config_hash, to_yaml
+from irpo.config import RUN_CONFIG, EvaluationConfig, RunConfig, config_hash, to_yaml
 from irpo.encoding import EncodedList, encode
+from irpo.evaluation import Evaluation, EvaluationOptions, write_results
+from irpo.evaluation import evaluate as run_evaluation
 from irpo.models import (
     ADAPTER,
     FULL,
@@ -24,10 +26,13 @@ from irpo.models import (
     trainable_parameters,
 )
 from irpo.objectives import OBJECTIVES
-from irpo.prompting import PromptBuilder
-from irpo.reranker import Ranked, Reranker, base_name, load_weights, prompt_builder
+from irpo.preparing import card_of
+from irpo.preparing import prepare as write_lists
+from irpo.prompting import PromptBuilder, Style
+from irpo.report import overview
+from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
 from irpo.scorers import SCORERS, check_model
-from irpo.tasks import TASKS
+from irpo.tasks import TASKS, Intake, Lists, build_lists
 from irpo.training import BEST, ListTrainer, Method, training_arguments
 from irpo.types import RankingExample, UserError
 
@@ -57,7 +62,9 @@ def split_training(examples: Sequence[RankingExample], fraction: float, most: in
     return Splits(kept, aside[:most])
 
 
-def encode_examples(builder: PromptBuilder, examples: Sequence[RankingExample]) -> tuple[list[EncodedList], dict[str, int]]:
+def encode_examples(
+    builder: PromptBuilder, examples: Sequence[RankingExample]
+) -> tuple[list[EncodedList], dict[str, int]]:
     """Encoded lists with their labels, and what was cut to fit `prompt.max_tokens`."""
     prompts = [builder.build(example) for example in examples]
     cuts = {
@@ -68,6 +75,18 @@ def encode_examples(builder: PromptBuilder, examples: Sequence[RankingExample]) 
     }
     pairs = zip(prompts, examples, strict=True)
     return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts
+
+
+def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:
+    """A task's lists and their card, in memory."""
+    task, intake = TASKS.build(spec), Intake(skip_bad_rows=skip_bad_rows)
+    lists = build_lists(task, intake)
+    return lists, card_of(task, spec, lists, intake)
+
+
+def prepare(spec: Mapping[str, Any], out: Path, skip_bad_rows: bool = False) -> dict[str, Any]:
+    """Write a task's lists and their card into a folder; returns the card."""
+    return write_lists(TASKS.build(spec), out, task_spec=spec, skip_bad_rows=skip_bad_rows)
 
 
 def method_of(config: RunConfig) -> Method:
@@ -106,7 +125,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     """
     method = method_of(config)
     checkpoint = _checkpoint(out, config, resume)
-    lists, card = _lists(config)
+    lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
     if "train" not in lists:
         raise UserError(f"task {config.task['name']!r}: the data hold no training split")
     splits = split_training(lists["train"], config.training.validation_fraction, config.training.max_validation_lists)
@@ -116,7 +135,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     encoded, cuts = encode_examples(builder, splits.train)
     validation, _ = encode_examples(builder, splits.validation)
     method.batch(encoded[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
-    say(f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit")
+    say(
+        f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit"
+    )
     model = policy_model(config)
     arguments = training_arguments(
         config.training,
@@ -162,3 +183,82 @@ def _save(model: Any, tokenizer: Any, out: Path, config: RunConfig) -> None:
     folder = out / (ADAPTER if config.model.tuning == "lora" else FULL)
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
+
+
+def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    """README.md of a run: what it is, how to use it, and how it came about."""
+    m = config.method
+    learned = "a LoRA adapter" if config.model.tuning == "lora" else "all weights"
+    measured = (
+        [f"- validation {BEST}: {metrics[f'eval_{BEST}']:.4f} ({metrics['eval_lists']} lists)"] if metrics else []
+    )
+    data = [f"- {split}: {part['lists']} lists, sha256 {part['sha256'][:16]}" for split, part in card["splits"].items()]
+    cuts = card["cuts"]
+    if cuts["prompts_cut"]:
+        data.append(f"- cut to {config.prompt.max_tokens} tokens: {cuts['prompts_cut']} of {cuts['prompts']} prompts")
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft" if config.model.tuning == "lora" else "library_name: transformers",
+            f"base_model: {base_name(config.model.name)}",
+            "tags: [irpo, reranker, listwise-ranking]",
+            "---",
+            f"# {m.objective['name']} on {config.task['name']}",
+            "",
+            f"A listwise reranker: {learned} for `{config.model.name}`, trained with `irpo` "
+            f"(objective `{m.objective['name']}`, scorer `{m.scorer['name']}`, style `{config.prompt.style}`).",
+            "",
+            "```",
+            'irpo rank --model FOLDER "query" "first document" "second document"',
+            "```",
+            "",
+            "## Measures",
+            *(measured or ["No validation lists were set aside; nothing was measured in training."]),
+            "",
+            "## Data",
+            *data,
+            "",
+            "## Configuration",
+            f"`{RUN_CONFIG}` holds every setting; its hash is `{config_hash(config)}`.",
+            "",
+        ]
+    )
+
+
+def evaluate(
+    model: str,
+    spec: Mapping[str, Any],
+    out: Path,
+    settings: EvaluationConfig | None = None,
+    *,
+    style: Style | None = None,
+    skip_bad_rows: bool = False,
+) -> dict[str, Any]:
+    """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds."""
+    settings = settings or EvaluationConfig()
+    lists, card = build(spec, skip_bad_rows=skip_bad_rows)
+    if "eval" not in lists:
+        raise UserError(f"task {spec['name']!r}: the data hold no evaluation split")
+    ranker = Reranker.load(model, style=style, template=None if run_config(model) else str(spec["name"]))
+    about = {
+        "model": model,
+        "task": spec["name"],
+        "lists_sha256": card["splits"]["eval"]["sha256"][:16],
+    }
+    found = measure(ranker, lists["eval"][: settings.max_lists], settings)
+    summary = write_results(out, found, about)
+    Console().print(overview(summary).table())
+    say(f"written to {out}: report.md, results.json, per_query.jsonl, runs, qrels")
+    return summary
+
+
+def measure(ranker: Reranker, examples: Sequence[RankingExample], settings: EvaluationConfig) -> Evaluation:
+    """A loaded ranker in the configured modes, with the baselines."""
+    options = EvaluationOptions(settings.modes, settings.ks, settings.lists_per_batch, length=ranker.length)
+    check_model(ranker.model)
+    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options)
+
+
+def rank(model: str, query: str, documents: Sequence[str], mode: Mode, style: Style | None = None) -> list[Ranked]:
+    """The documents for a query, best first."""
+    return Reranker.load(model, style=style).rank(query, documents, mode)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from irpo.files import atomic_file, atomic_folder, json_line, sha256_of
-from irpo.tasks import Intake, Task, build_lists
+from irpo.files import atomic_file, atomic_folder, json_line
+from irpo.tasks import Intake, Lists, Task, build_lists
 from irpo.tasks.jsonl import Jsonl, list_as_json
 from irpo.types import RankingExample
 
@@ -29,22 +30,29 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
     """
     intake = Intake(skip_bad_rows=skip_bad_rows)
     lists = build_lists(task, intake)
+    card = card_of(task, task_spec, lists, intake)
     with atomic_folder(out, owned=(*FILES.values(), CARD)) as work:
-        hashes = {}
         for split, examples in lists.items():
             with atomic_file(work / FILES[split]) as file:
-                file.writelines(json_line(list_as_json(example)) + "\n" for example in examples)
-            hashes[split] = sha256_of(work / FILES[split])
-        card = {
-            "card": _FORM,
-            "task": _portable(task_spec),
-            "options": _portable(_options(task)),
-            "splits": {split: _split_card(examples, hashes[split]) for split, examples in lists.items()},
-            **_account(intake),
-        }
+                file.writelines(_lines(examples))
         with atomic_file(work / CARD) as file:
             file.write(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return card
+
+
+def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Intake) -> dict[str, Any]:
+    """The card of lists that were built: what is in them, what was left out, and the hashes of what they came from."""
+    return {
+        "card": _FORM,
+        "task": _portable(task_spec),
+        "options": _portable(_options(task)),
+        "splits": {split: _split_card(examples) for split, examples in lists.items()},
+        **_account(intake),
+    }
+
+
+def _lines(examples: Sequence[RankingExample]) -> Iterable[str]:
+    return (json_line(list_as_json(example)) + "\n" for example in examples)
 
 
 def read_lists(path: Path, *, split: str = "train") -> list[RankingExample]:
@@ -71,12 +79,13 @@ def _last_name(key: str, value: Any) -> Any:
     return value
 
 
-def _split_card(examples: Sequence[RankingExample], sha256: str) -> dict[str, Any]:
+def _split_card(examples: Sequence[RankingExample]) -> dict[str, Any]:
     candidates = [c for example in examples for c in example.candidates]
+    content = "".join(_lines(examples)).encode("utf-8", "backslashreplace")
     relevant = [sum(label > 0 for label in example.relevance) for example in examples]
     return {
         "lists": len(examples),
-        "sha256": sha256,
+        "sha256": hashlib.sha256(content).hexdigest(),  # of the split's file
         "candidates": len(candidates),
         "candidates_per_list": _counts(len(example.candidates) for example in examples),
         "relevant_per_list": _counts(relevant),

@@ -1,8 +1,8 @@
 """A ranker ready for use: a model, the prompt that it was trained with, and how candidates are scored.
 
-    ranker = Reranker.load("runs/x")
-    for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (1995)"]):
-        print(row.rank, row.text, row.score)
+ranker = Reranker.load("runs/x")
+for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (1995)"]):
+    print(row.rank, row.text, row.score)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from irpo.generation import constrained_ranking, generate_text
 from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, load_adapter, load_model, load_tokenizer
 from irpo.parsing import parse_ranking, repair
 from irpo.prompting import PromptBuilder, Style, load_template
+from irpo.registry import load_plugins
 from irpo.resources import prompts_dir
 from irpo.scorers import SCORERS, Length, Scorer, score_lists
 from irpo.types import Candidate, RankingExample, UserError
@@ -79,6 +80,7 @@ class Reranker:
     def load(cls, name: str, *, style: Style | None = None, template: str | None = None) -> Reranker:
         """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default."""
         config = run_config(name)
+        load_plugins(config.plugins if config else ())
         tokenizer = load_tokenizer(base_name(name))
         if config is None:
             style = style or "text"

@@ -148,8 +148,8 @@ def soft_cap(logits: Tensor, config: Any) -> Tensor:
 def token_logprobs(model: Any, states: Tensor, cell: Tensor, token: Tensor) -> Tensor:
     """log p of `token[m]` at the hidden state `states[cell[m]]`; (N, H), (M,), (M,) -> (M,) float32.
 
-    The head runs over chunks of cells, so that no more than `HEAD_BYTES` of logits are ever held; with gradient, a chunk
-    is recomputed in the backward pass. Chunks are cut so that a cell's reads stay together.
+    The head runs over chunks of cells, so that no more than `HEAD_BYTES` of logits are ever held; with gradient, a
+    chunk is recomputed in the backward pass.
     """
     lm = causal_lm(model)
     head, config = lm.get_output_embeddings(), lm.config.get_text_config()
@@ -258,8 +258,8 @@ def check_model(model: Any) -> None:
         tolerance = 1e-3 if lm.dtype == torch.float32 else 0.5
         if not abs(value - theirs) <= tolerance + 0.01 * abs(theirs):
             raise UserError(
-                f"model family {lm.config.model_type!r} cannot be scored in one pass: a candidate got {value:.4f} nats, "
-                f"{theirs:.4f} alone; try model.attention=eager"
+                f"model family {lm.config.model_type!r} cannot be scored in one pass: a candidate got "
+                f"{value:.4f} nats, {theirs:.4f} alone; try model.attention=eager"
             )
 
 

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +116,7 @@ def mean_ndcg(scores: Sequence[Tensor], items: Sequence[EncodedList], k: int = 1
     return total / len(items)
 
 
-class ListTrainer(Trainer):
+class ListTrainer(Trainer):  # type: ignore[misc]
     """Trains on encoded lists; `compute_loss` is the method, everything else is the Trainer's."""
 
     def __init__(
@@ -137,8 +137,8 @@ class ListTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=list(train),  # type: ignore[arg-type]
-            eval_dataset=list(self.validation) or None,  # type: ignore[arg-type]
+            train_dataset=list(train),
+            eval_dataset=list(self.validation) or None,
             data_collator=lambda items: method.batch(items, tokenizer.pad_token_id or 0),
             callbacks=stop,
         )
@@ -193,7 +193,7 @@ class ListTrainer(Trainer):
         means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
         rho = importance_weights(rewards, lists.mask)
         items = [(row[m].tolist(), y[m].tolist()) for row, y, m in zip(lists.policy, lists.relevance, lists.mask)]  # noqa: B905
-        orders = [(sorted(range(len(s)), key=lambda j: (-s[j], y[j])), y) for s, y in items]  # noqa: B023
+        orders = [(sorted(range(len(s)), key=lambda j: (-s[j], y[j])), y) for s, y in items]
         return shown | {
             "reward_margin": means[0] - means[1],
             "rho_entropy": -(rho * rho.clamp(min=1e-30).log()).sum(-1),
@@ -205,7 +205,8 @@ class ListTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Any) -> int:
         """6 operations a parameter and token (forward and backward)."""
-        return 6 * sum(p.numel() for p in self.model.parameters()) * inputs.tokens
+        parameters: int = sum(p.numel() for p in self.model.parameters())
+        return 6 * parameters * int(inputs.tokens)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """NDCG@10 of the validation lists ranked by the scorer, which never sees their labels."""
@@ -217,14 +218,16 @@ class ListTrainer(Trainer):
         metrics = {f"eval_{BEST}": mean_ndcg(scores, self.validation), "eval_lists": len(hidden)}
         metrics["eval_seconds"] = round(time.perf_counter() - start, 3)
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what we show, and write each line to `log.jsonl` at once: nothing is lost when a process dies."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                raise UserError(f"the loss is {logs['loss']} at update {self.state.global_step}; lower the learning rate")
+                raise UserError(
+                    f"the loss is {logs['loss']} at update {self.state.global_step}; lower the learning rate"
+                )
             logs = logs | {name: round(value, 6) for name, value in self.tally.flush().items()}
         super().log(logs, start_time)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -40,9 +40,7 @@ class Candidate:
         if not self.text.strip():
             raise UserError(f"candidate {self.id!r} has an empty text")
         if not (math.isfinite(self.relevance) and self.relevance >= 0):
-            raise UserError(
-                f"candidate {self.id!r} has relevance {self.relevance!r}; a label is a finite number >= 0"
-            )
+            raise UserError(f"candidate {self.id!r} has relevance {self.relevance!r}; a label is a finite number >= 0")
 
 
 @dataclass(frozen=True)

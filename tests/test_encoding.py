@@ -11,7 +11,7 @@ from irpo.prompting import Prompt
 from irpo.scorers import SCORERS, make_batch
 
 CORPUS = ["1. Alien\n2. Aliens\n10. Heat\nThe Matrix (1999)\n[A] > [B] > [C]\n", "film numbers 1 2 3, and [A] [B]"]
-GPT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT = r"(?i:'s|'t|'re|'m|'ll)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def llama3_like():
@@ -20,10 +20,15 @@ def llama3_like():
 
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(GPT), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS * 50, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=["<eos>"]))
+    tokenizer.train_from_iterator(
+        CORPUS * 50,
+        trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=["<eos>"]),
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
@@ -33,7 +38,9 @@ def llama2_like():
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     words = [w for text in CORPUS for line in text.split("\n") for w in ["▁" + line.replace(" ", "▁")]]
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
-    tokenizer.train_from_iterator(words * 20, trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<eos>", *bytes_], show_progress=False))
+    tokenizer.train_from_iterator(
+        words * 20, trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<eos>", *bytes_], show_progress=False)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
 
 
@@ -43,7 +50,19 @@ TOKENIZERS = {"llama3": llama3_like(), "tiny": tiny_tokenizer(chat=False)}
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 def test_pieces_are_the_whole_texts_tokens(tokenizer):
     """Encoding line by line gives what encoding prompt and answer at once gives."""
-    names = ("Alien", "Aliens", "Heat", "The Matrix (1999)", "Über  x".replace("  ", " "), "10. x", "a", "b", "c", "d", "e")
+    names = (
+        "Alien",
+        "Aliens",
+        "Heat",
+        "The Matrix (1999)",
+        "Über  x".replace("  ", " "),
+        "10. x",
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+    )
     prompt = Prompt("Rank these.\n\nAnswer:\n", names, "text", chat=True)
     item = encode(tokenizer, prompt, [1.0] * len(names))
     order = list(range(len(names)))[::-1]

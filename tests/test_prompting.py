@@ -21,7 +21,9 @@ from irpo.types import Candidate, RankingExample, UserError
 TOKENIZER = tiny_tokenizer()
 HEADER = "<|assistant|>\n"
 TEMPLATE = Template("{{ query }}\n{% for c in candidates %}- {{ c.name }}: {{ c.text }}\n{% endfor %}")
-WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=60).filter(str.strip)
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=60).filter(
+    str.strip
+)
 
 
 def example(query, texts):
@@ -34,7 +36,12 @@ def test_an_answer_is_written_in_two_styles():
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(query=WORDS, texts=st.lists(WORDS, min_size=2, max_size=6), limit=st.integers(60, 400), style=st.sampled_from(["text", "label"]))
+@given(
+    query=WORDS,
+    texts=st.lists(WORDS, min_size=2, max_size=6),
+    limit=st.integers(60, 400),
+    style=st.sampled_from(["text", "label"]),
+)
 def test_the_budget_holds(query, texts, limit, style):
     """Whatever comes in, what comes out fits, shows every candidate, and ends in the whole assistant's header."""
     builder = PromptBuilder(TOKENIZER, TEMPLATE, style, limit)
@@ -67,7 +74,7 @@ def test_candidates_are_cut_before_the_query_and_the_query_at_its_start():
 
 
 def test_a_list_that_cannot_fit_says_what_it_needs():
-    with pytest.raises(UserError, match="40 candidates need at least .* tokens .*prompt.max_tokens is 64"):
+    with pytest.raises(UserError, match=r"40 candidates need at least .* tokens .*prompt.max_tokens is 64"):
         PromptBuilder(TOKENIZER, TEMPLATE, "text", 64).build(example("q", [f"item number {j}" for j in range(40)]))
 
 
@@ -78,7 +85,9 @@ def test_markup_falls_back_to_plain_text():
 
 def test_the_day_does_not_change_a_prompt():
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ date_string if date_string is defined else strftime_now('%d') }}{{ messages[0].content }}"
+    tokenizer.chat_template = (
+        "{{ date_string if date_string is defined else strftime_now('%d') }}{{ messages[0].content }}"
+    )
     assert markup(tokenizer, "x")[0] == "26 Jul 2024x"
 
 
@@ -90,7 +99,7 @@ def test_the_end_of_turn_is_the_templates_then_eos():
 def test_labels_are_single_tokens():
     names = label_names(TOKENIZER, 26)
     assert names == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    with pytest.raises(UserError, match="single tokens for .* labels; the list has 700 candidates"):
+    with pytest.raises(UserError, match=r"single tokens for .* labels; the list has 700 candidates"):
         label_names(TOKENIZER, 700)
 
 

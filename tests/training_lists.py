@@ -44,9 +44,7 @@ def trainer(out, of: Method, *, items=None, validation=(), model=None, patience=
     defaults = {"updates": 2, "lists_per_update": 4, "lists_per_batch": 4, "learning_rate": 0.1, "schedule": "constant"}
     config = TrainingConfig(**{**defaults, "warmup_fraction": 0.0, "logging_every": 1, **settings})
     items = encoded() if items is None else items
-    arguments = training_arguments(
-        config, out, lists=len(items), validates=bool(validation), seed=0
-    )
+    arguments = training_arguments(config, out, lists=len(items), validates=bool(validation), seed=0)
     arguments.optim = "sgd"
     arguments.disable_tqdm = True
     model = add_lora(tiny_model(), LoraOptions(r=4), seed=0) if model is None else model

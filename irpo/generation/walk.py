@@ -28,7 +28,7 @@ class Walk:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The candidates placed, best first, then those left in the given order (one at most, once the walk is done)."""
+        """The candidates placed, best first, then those left in the given order (at most one, once `done`)."""
         return (*self._placed, *self._left())
 
     def allowed(self) -> list[int]:

@@ -41,7 +41,7 @@ class Objective(Protocol):
 OBJECTIVES: Registry[Objective] = Registry("objective")
 
 
-def loss(
+def loss(  # noqa: PLR0913 - the tables, then what is optional
     name: str | Mapping[str, Any] | Objective,
     policy: Tensor,
     reference: Tensor | None,

@@ -64,7 +64,8 @@ def _words(line: str, labels: Labels) -> list[str]:
         return _chain(line, labels)
     marker = _MARKER.match(line)
     content = line[marker.end() :] if marker else line
-    content = content if content.strip() else line  # "2." may be the label 2
+    if not content.strip() and labels.find(line):  # "2." is the label 2
+        return [line]
     words = [word for word in re.split(r"[\s,;|]+", content) if word.strip(_BLANKS)]
     if not words:
         return []

@@ -39,5 +39,5 @@ class Reading:
 
 
 def best_reading(readings: Sequence[Reading]) -> Reading:
-    """The one that places most candidates, of those the one with fewest problems, of those the first."""
-    return max(readings, key=lambda reading: (len(reading.order), -len(reading.problems)))
+    """The one that places most candidates, of those the first."""
+    return max(readings, key=lambda reading: len(reading.order))

@@ -11,9 +11,7 @@ from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.tasks._passages import Account, Passage, PassageLists
 from irpo.types import RankingExample, UserError
 
-RELEASE = Release(
-    eval_names=("dev", "test"), prefer="distractor", hub="hotpotqa/hotpot_qa", hub_config="distractor"
-)
+RELEASE = Release(eval_names=("dev", "test"), prefer="distractor", hub="hotpotqa/hotpot_qa", hub_config="distractor")
 
 
 @TASKS.register("hotpotqa")

@@ -24,19 +24,27 @@ T = TypeVar("T")
 GENRES = ("western", "thriller", "comedy", "musical", "fantasy", "romance")
 COUNTRIES = ("Norway", "Japan", "Peru", "Kenya", "Ireland", "Canada")
 DECADES = ("1970s", "1980s", "1990s", "2000s")
-FIRST_NAMES = tuple("Ada Bo Cleo Dario Esme Felix Gwen Hugo Iris Jonas Kira Luca Mona Nils Olga Pavel Rosa Sven".split())
-LAST_NAMES = tuple(
-    "Abara Brandt Costa Dunne Ekman Fujita Garza Holm Ibsen Juma Kato Lowell Moreno Nakano Okoye Price Quispe Ruiz".split()
+FIRST_NAMES = (
+    *("Ada", "Bo", "Cleo", "Dario", "Esme", "Felix", "Gwen", "Hugo", "Iris", "Jonas", "Kira", "Luca", "Mona", "Nils"),
+    *("Olga", "Pavel", "Rosa", "Sven"),
 )
-TITLE_OPENERS = tuple(
-    "Amber Bitter Broken Burning Cold Crimson Crystal Dark Distant Empty Endless Falling Final Frozen Gentle Golden "
-    "Hidden Hollow Iron Last Little Lonely Lost Lucky Midnight Old Painted Paper Pale Quiet Rising Royal Sacred Scarlet "
-    "Secret Silent Silver Sleeping Stolen Stone Strange Summer Sunken Velvet Wandering White Wild Winter".split()
+LAST_NAMES = (
+    *("Abara", "Brandt", "Costa", "Dunne", "Ekman", "Fujita", "Garza", "Holm", "Ibsen", "Juma", "Kato", "Lowell"),
+    *("Moreno", "Nakano", "Okoye", "Price", "Quispe", "Ruiz"),
 )
-TITLE_CLOSERS = tuple(
-    "Anchor Arrow Avenue Bird Bridge Canyon Castle Circus Clock Coast Crown Dance Desert Dream Echo Empire Engine Garden "
-    "Ghost Harbor Highway Hotel Island Journey Kingdom Lantern Letter Lion Market Mirror Moon Mountain Ocean Orchard "
-    "Palace Piano Promise River Sailor Shadow Signal Song Station Storm Tower Train Valley Window".split()
+TITLE_OPENERS = (
+    *("Amber", "Bitter", "Broken", "Burning", "Cold", "Crimson", "Crystal", "Dark", "Distant", "Empty", "Endless"),
+    *("Falling", "Final", "Frozen", "Gentle", "Golden", "Hidden", "Hollow", "Iron", "Last", "Little", "Lonely"),
+    *("Lost", "Lucky", "Midnight", "Old", "Painted", "Paper", "Pale", "Quiet", "Rising", "Royal", "Sacred"),
+    *("Scarlet", "Secret", "Silent", "Silver", "Sleeping", "Stolen", "Stone", "Strange", "Summer", "Sunken"),
+    *("Velvet", "Wandering", "White", "Wild", "Winter"),
+)
+TITLE_CLOSERS = (
+    *("Anchor", "Arrow", "Avenue", "Bird", "Bridge", "Canyon", "Castle", "Circus", "Clock", "Coast", "Crown"),
+    *("Dance", "Desert", "Dream", "Echo", "Empire", "Engine", "Garden", "Ghost", "Harbor", "Highway", "Hotel"),
+    *("Island", "Journey", "Kingdom", "Lantern", "Letter", "Lion", "Market", "Mirror", "Moon", "Mountain"),
+    *("Ocean", "Orchard", "Palace", "Piano", "Promise", "River", "Sailor", "Shadow", "Signal", "Song", "Station"),
+    *("Storm", "Tower", "Train", "Valley", "Window"),
 )
 SEQUEL_MARKS = ("II", "Returns", "Forever")  # "Silver Harbor" and "Silver Harbor II" are two films
 WORDINGS = (

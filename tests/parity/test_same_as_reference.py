@@ -31,7 +31,11 @@ def test_same_as_reference(name):
     assert name in OBJECTIVES
     assert len(cases) >= 30
     for case in cases:
-        row = {key: torch.tensor([value], dtype=torch.float64) for key, value in reference["lists"][case["list"]].items() if key in ("policy", "reference", "relevance", "label")}
+        row = {
+            key: torch.tensor([value], dtype=torch.float64)
+            for key, value in reference["lists"][case["list"]].items()
+            if key in ("policy", "reference", "relevance", "label")
+        }
         policy = row["policy"].requires_grad_()
         value = loss(name, policy, row["reference"], row[case["labels"]], **options(case))
         (grad,) = torch.autograd.grad(value.sum(), policy)

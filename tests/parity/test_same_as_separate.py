@@ -11,7 +11,10 @@ from irpo.types import target_order
 
 TOKENIZER = tiny_tokenizer()
 LISTS = [
-    ("Rank the movies for the viewer, best first: Alien, Aliens, Heat, The Matrix.", ["Alien", "Aliens", "Heat", "The Matrix"]),
+    (
+        "Rank the movies for the viewer, best first: Alien, Aliens, Heat, The Matrix.",
+        ["Alien", "Aliens", "Heat", "The Matrix"],
+    ),
     ("Which?", ["Alien", "A rather longer title that takes many more tokens", "B"]),
     ("A question and ten passages. " * 4, ["x", "yy", "zzz", "wwww", "Heat 2"]),
 ]
@@ -48,7 +51,9 @@ def separate(model, item: EncodedList) -> torch.Tensor:
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 @pytest.mark.parametrize("style", ["text", "label"])
-@pytest.mark.parametrize(("family", "config"), CASES, ids=lambda value: "-".join(value) if isinstance(value, dict) else value)
+@pytest.mark.parametrize(
+    ("family", "config"), CASES, ids=lambda value: "-".join(value) if isinstance(value, dict) else value
+)
 def test_same_as_separate(family, config, style, left):
     model = tiny_model(family, **config)
     items = encoded(style)
@@ -64,7 +69,9 @@ def test_same_as_separate(family, config, style, left):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_list_scorer_same_as_one_sequence(family):
     model = tiny_model(family)
-    for item, row in zip(encoded("text"), score_lists(model, TOKENIZER, encoded("text"), SCORERS.build("list")), strict=True):
+    for item, row in zip(
+        encoded("text"), score_lists(model, TOKENIZER, encoded("text"), SCORERS.build("list")), strict=True
+    ):
         before = item.prompt
         for rank, j in enumerate(target_order(item.relevance)):
             before += item.heads[rank]

@@ -1,0 +1,112 @@
+"""The files of an evaluation: all of them are there, or none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from irpo.evaluation.results import KINDS, Evaluation, Row
+from irpo.files import atomic_folder, json_line
+from irpo.report import markdown
+from irpo.types import Missing, Problem, RankingExample, Repeated
+
+RESULTS = "results.json"
+_NAMES = ("score", "generate strict", "generate repaired", "constrain", "random", "input order", "BM25")
+
+
+def run_file(name: str) -> str:
+    """The TREC run of a row.
+
+    >>> run_file("generate strict")
+    'generate-strict.run'
+    """
+    return f"{name.lower().replace(' ', '-')}.run"
+
+
+OWNED = (RESULTS, "report.md", "per_query.jsonl", "generations.jsonl", "qrels.txt", *map(run_file, _NAMES))
+
+
+def write_results(folder: Path, evaluation: Evaluation, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write every file into the folder and return what `results.json` holds; other files in it stay.
+
+    results.json, report.md, per_query.jsonl (a line a list), generations.jsonl (the raw answers and their problems),
+    and for trec_eval qrels.txt and one .run a row. trec_eval's qrels take whole labels: others are rounded down.
+    """
+    summary = evaluation.summary(about)
+    texts = {
+        RESULTS: [json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)],
+        "report.md": [markdown(summary)],
+        "per_query.jsonl": _per_query(evaluation),
+        "qrels.txt": _qrels(evaluation.examples),
+        **{run_file(row.name): _run(row, evaluation.examples) for row in evaluation.rows},
+    }
+    answered = next((row for row in evaluation.rows if row.answers), None)
+    if answered is not None:
+        texts["generations.jsonl"] = _generations(answered, evaluation.examples)
+    with atomic_folder(folder, owned=OWNED) as work:
+        for name, lines in texts.items():
+            # A lone surrogate in a user's text is written as an escape rather than refused.
+            with (work / name).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in lines)
+    return summary
+
+
+def trec_id(text: str) -> str:
+    """An id without blanks, and another one for every other text: blanks and "%" are percent-encoded.
+
+    >>> trec_id("a b"), trec_id("a%20b")
+    ('a%20b', 'a%2520b')
+    """
+    return re.sub(r"[\s%]", lambda match: quote(match[0], errors="backslashreplace"), text)
+
+
+def _per_query(evaluation: Evaluation) -> Iterator[str]:
+    for example in evaluation.examples:
+        ids = [candidate.id for candidate in example.candidates]
+        rows = {
+            row.name: {
+                "order": [ids[j] for j in row.rankings[example.id].order],
+                "measures": {name: of[example.id] for name, of in evaluation.values[row.name].items()},
+            }
+            for row in evaluation.rows
+        }
+        yield json_line({"id": example.id, "rows": rows})
+
+
+def _qrels(examples: tuple[RankingExample, ...]) -> Iterator[str]:
+    for example in examples:
+        for candidate in example.candidates:
+            yield f"{trec_id(example.id)} 0 {trec_id(candidate.id)} {int(candidate.relevance)}"
+
+
+def _run(row: Row, examples: tuple[RankingExample, ...]) -> Iterator[str]:
+    tag = run_file(row.name).removesuffix(".run")
+    for example in examples:
+        order = row.rankings[example.id].order
+        for rank, j in enumerate(order, start=1):
+            candidate = trec_id(example.candidates[j].id)
+            yield f"{trec_id(example.id)} Q0 {candidate} {rank} {len(order) + 1 - rank} {tag}"
+
+
+def _generations(row: Row, examples: tuple[RankingExample, ...]) -> Iterator[str]:
+    for example, answer in zip(examples, row.answers, strict=True):
+        ids = [candidate.id for candidate in example.candidates]
+        yield json_line(
+            {
+                "id": answer.id,
+                "text": answer.text,
+                "order": [ids[j] for j in answer.ranking.order],
+                "problems": [_problem(problem, ids) for problem in answer.problems],
+            }
+        )
+
+
+def _problem(problem: Problem, ids: list[str]) -> dict[str, str]:
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(problem, cls))
+    if isinstance(problem, (Missing, Repeated)):
+        return {"kind": kind, "candidate": ids[problem.index]}
+    return {"kind": kind, "text": problem.text}

@@ -1,0 +1,82 @@
+"""The main job in miniature: fine-tune the embedded model by several methods, measure all under one protocol."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from irpo.config import RunConfig, load_config
+from irpo.evaluation import Evaluation, write_results
+from irpo.pipeline import build, measure, say, train
+from irpo.report import comparison
+from irpo.reranker import Reranker
+from irpo.significance import against
+from irpo.types import UserError
+
+METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "IRPO": "irpo"}
+BASE, OURS = "base", "IRPO"
+TESTED = "score"  # the mode whose values the paired tests compare
+
+
+def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
+    """Train and evaluate every method into `out`; prints the table, writes report.md; returns the summaries."""
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out}: the folder is not empty; give a new one, or delete it")
+    began = time.perf_counter()
+    settings = config_file or Path("quickstart.yaml")
+    configs = {name: load_config([f"methods/{file}.yaml", settings]) for name, file in METHODS.items()}
+    shared = configs[OURS]
+    lists, _ = build(shared.task)
+    examples = lists["eval"][: shared.evaluation.max_lists]
+    found: dict[str, Evaluation] = {}
+    for name, config in {BASE: None, **configs}.items():
+        folder = out / name.lower()
+        if config is not None:
+            say(f"\n{name}: training")
+            train(config, folder)
+        found[name] = measure(_ranker(config, shared, folder), examples, shared.evaluation)
+        write_results(folder / "evaluation", found[name], {"model": name, "task": shared.task["name"]})
+    report = _report(found, shared, time.perf_counter() - began)
+    (out / "report.md").write_text(report, encoding="utf-8")
+    _show(found)
+    say(f"{time.perf_counter() - began:.0f} s; the report is {out / 'report.md'}, each method's own lies beside it")
+    return {name: evaluation.summary() for name, evaluation in found.items()}
+
+
+def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Reranker:
+    """A method's ranker, or the base model under the same prompt."""
+    if config is not None:
+        return Reranker.load(str(folder))
+    return Reranker.load(shared.model.name, style=shared.prompt.style, template=str(shared.task["name"]))
+
+
+def _grid(found: dict[str, Evaluation], measure_name: str | None = None) -> Any:
+    summaries = {name: evaluation.summary() for name, evaluation in found.items()}
+    main = measure_name or str(summaries[OURS]["main_measure"])
+    values = {name: evaluation.values[TESTED][main] for name, evaluation in found.items()}
+    note = (
+        f"p: {OURS} against each other method in the mode '{TESTED}' (paired permutation test over lists, "
+        "adjusted for the false discovery rate); one seed, so it says nothing about other training seeds"
+    )
+    return comparison(summaries, main, against(OURS, values), note)
+
+
+def _show(found: dict[str, Evaluation]) -> None:
+    Console().print(_grid(found).table())
+
+
+def _report(found: dict[str, Evaluation], config: RunConfig, seconds: float) -> str:
+    t = config.training
+    parts = [
+        "# Quickstart",
+        f"The embedded model on its synthetic world: LoRA rank {config.model.lora.r}, {t.updates} updates of "
+        f"{t.lists_per_update} lists, learning rate {t.learning_rate:g}, seed {config.seed}; {seconds:.0f} s in all.",
+    ]
+    for name in ("NDCG@10", "NDCG@5", "NDCG@1"):
+        grid = _grid(found, name)
+        parts += [f"## {grid.title}", grid.markdown()]
+    parts += [f"- {name}: [{name.lower()}/evaluation/report.md]({name.lower()}/evaluation/report.md)" for name in found]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,125 @@
+"""The model that ships with the package: small, loadable, and able to write complete lists."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from irpo.encoding import encode
+from irpo.prompting import STYLES, PromptBuilder, Style, end_of_turn, label_names, load_template, markup
+from irpo.resources import embedded_dir, prompts_dir
+from irpo.tasks import Intake
+from irpo.tasks.world import World, films
+
+MEGABYTE = 2**20
+FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+@cache
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(embedded_dir())
+
+
+@cache
+def model() -> Any:
+    return AutoModelForCausalLM.from_pretrained(embedded_dir(), dtype=torch.float32).eval()
+
+
+def answers(prompts: list[tuple[int, ...]], new_tokens: int) -> list[str]:
+    """Greedy answers, left-padded into one batch."""
+    pad, width = tokenizer().pad_token_id, max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
+    with torch.inference_mode():
+        out = model().generate(ids, attention_mask=(ids != pad).long(), max_new_tokens=new_tokens, do_sample=False)
+    return list(tokenizer().batch_decode(out[:, width:], skip_special_tokens=True))
+
+
+def test_holds_all_it_needs_in_eight_megabytes() -> None:
+    assert {path.name for path in embedded_dir().iterdir()} == FILES
+    assert sum(path.stat().st_size for path in embedded_dir().iterdir()) <= 8 * MEGABYTE
+    assert "chat_template" in json.loads((embedded_dir() / "tokenizer_config.json").read_text(encoding="utf-8"))
+
+
+def test_loads_in_float32_with_tied_embeddings() -> None:
+    assert {p.dtype for p in model().parameters()} == {torch.float32}
+    assert model().lm_head.weight.data_ptr() == model().model.embed_tokens.weight.data_ptr()
+    assert model().config.max_position_embeddings == 4096
+
+
+def test_linear_layers_fill_blocks_of_four_bit_quantization() -> None:
+    linear = [m for m in model().model.modules() if isinstance(m, torch.nn.Linear)]
+    assert linear
+    assert all(side % 64 == 0 for m in linear for side in m.weight.shape)
+
+
+@given(st.text())
+def test_any_text_survives_the_tokenizer(text: str) -> None:
+    ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer().decode(ids) == text
+
+
+@given(st.text(), st.text())
+def test_a_line_break_is_a_token_border(left: str, right: str) -> None:
+    def ids(text: str) -> list[int]:
+        return list(tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+    assert ids(left + "\n" + right) == ids(left) + ids("\n") + ids(right)
+
+
+def test_labels_are_single_tokens() -> None:
+    assert label_names(tokenizer(), 30)[:26] == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def test_words_of_a_title_are_mostly_single_tokens() -> None:
+    words = {word for film in films() for word in film.title.split()}
+    single = [w for w in words if len(tokenizer()(" " + w, add_special_tokens=False)["input_ids"]) == 1]
+    assert len(single) >= 0.95 * len(words)
+
+
+def test_the_chat_template_opens_and_closes_turns() -> None:
+    text, chat = markup(tokenizer(), "Hello")
+    assert chat
+    assert text == "<|bos|><|user|>Hello<|end|><|assistant|>"
+    assert tokenizer()("Hello")["input_ids"][0] == tokenizer().bos_token_id
+    assert end_of_turn(tokenizer()) in model().generation_config.eos_token_id
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_parts_of_an_answer_are_what_the_whole_answer_would_be(style: Style) -> None:
+    example = World(train_lists=1, eval_lists=1).build(Intake())["eval"][0]
+    prompt = PromptBuilder(tokenizer(), load_template(prompts_dir(), "world", style), style).build(example)
+    item = encode(tokenizer(), prompt, example.relevance)
+    whole = prompt.text + prompt.form.write(prompt.names)
+    ids = tokenizer()(whole, add_special_tokens=False)["input_ids"]
+    assert [*item.prompt, *item.answer(range(10))[:-1]] == ids
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_free_lists_are_complete(style: Style) -> None:
+    """At least 95 % of the candidates are named, each exactly as written."""
+    examples = World(train_lists=1, eval_lists=24).build(Intake())["eval"]
+    builder = PromptBuilder(tokenizer(), load_template(prompts_dir(), "world", style), style)
+    prompts = [builder.build(example) for example in examples]
+    items = [encode(tokenizer(), p, e.relevance) for p, e in zip(prompts, examples, strict=True)]
+    named = 0
+    for prompt, answer in zip(prompts, answers([item.prompt for item in items], 80), strict=True):
+        lines = answer.split("\n") if style == "text" else answer.split(" > ")
+        parts = {line.partition(". ")[2] if style == "text" else line.strip("[]") for line in lines}
+        named += len(parts & set(prompt.names))
+    assert named >= 0.95 * sum(len(prompt.names) for prompt in prompts)
+
+
+def test_knows_the_world() -> None:
+    right = 0
+    asked = [(f"What genre is {f.title}?", f.genre) for f in films()[::3]]
+    prompts = [tuple(tokenizer()(markup(tokenizer(), q)[0], add_special_tokens=False)["input_ids"]) for q, _ in asked]
+    for answer, (_, genre) in zip(answers(prompts, 6), asked, strict=True):
+        right += answer == genre
+    assert right >= 0.9 * len(asked)
