@@ -97,7 +97,8 @@ def test_passages_cut_off_or_misspelt():
     assert named(cut, PASSAGES) == ([PASSAGES[1], PASSAGES[0], PASSAGES[2]], [])
     misspelt = "1. The 2014 season of the club was long and dificult for everybody who took part in it"
     assert named(misspelt, PASSAGES) == ([PASSAGES[1]], [])
-    assert named("1. The 2015 season of the club was long and difficult for everyone", PASSAGES)[0] == []
+    other_year = "The 2015 season of the club was long and difficult for everyone"
+    assert named(f"1. {other_year}\n", PASSAGES[1:]) == ([], [Unknown(other_year)])
     assert named(f"1. {PASSAGES[2]}\n2. The 20", PASSAGES) == ([PASSAGES[2]], [])  # cut too early to name one
 
 
@@ -108,6 +109,11 @@ def test_loose_lines_share_candidates_out_one_to_one():
         [names[0]],
         [Repeated(0)],
     )
+
+
+def test_a_candidate_that_is_named_outright_is_not_taken_by_a_loose_line():
+    names = ("The Wonderful Gardens of Babylon", "The Wonderful Garden of Babylon")
+    assert named(f"1. The Wonderful Gardenss of Babylon\n2. {names[0]}\n", names) == ([names[1], names[0]], [])
 
 
 def test_of_equal_names_the_first_unplaced():

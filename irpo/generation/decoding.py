@@ -91,6 +91,8 @@ def constrained_ranking(
         settings = _settings(tokenizer, max(answer_tokens(items[i]) for i in chosen), stop=[_no_token(runner)])
         guide = _Guide(walks, settings.pad_token_id)
         _run(runner, prompts, settings, processor=guide, stopping=_AllPlaced(walks))
+        if not all(walk.done for walk in walks):
+            raise RuntimeError("decoding ended before every candidate was placed")
         return [Ranking(walk.order) for walk in walks]
 
     return _in_batches(model, items, lists_per_batch, decode)
