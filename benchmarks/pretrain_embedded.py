@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from embedded_copying import lay_copying
 from embedded_corpus import Corpus, Row, tokenizer_texts
 from embedded_measure import measure
 from embedded_tokenizer import END, train_tokenizer
@@ -51,10 +51,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         initializer_range=0.04,
     )
     model = LlamaForCausalLM(config)
-    # Tied to the head, embeddings must be long enough for a confident guess among all tokens.
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.hidden_size**-0.5)
-    for head in (0, 1):
-        look_back(model, offset=head + 1, head=head)
+    lay_copying(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[end, tokenizer.eos_token_id],
@@ -62,27 +59,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         do_sample=False,
     )
     return model
-
-
-@torch.no_grad()
-def look_back(model: Any, offset: int, head: int) -> None:
-    """Lay a head of the first layer so that it attends to the token `offset` places back.
-
-    Copying (an induction head, Olsson et al. 2022) is built on such a head; to find it by chance costs most of a short
-    training. Channel 0 of all embeddings is made a constant, for query and key to stand on. Their rotary phases differ
-    by `offset`, so the score is the sum of cos(f * (distance - offset)) over the highest frequencies f, times a scale.
-    """
-    config = model.config
-    size = config.hidden_size // config.num_attention_heads
-    embeddings, attention = model.model.embed_tokens.weight, model.model.layers[0].self_attn
-    embeddings[:, 0] = 4 * config.hidden_size**-0.5
-    rows = slice(head * size, (head + 1) * size)
-    attention.q_proj.weight[rows] = 0
-    attention.k_proj.weight[rows] = 0
-    for pair, frequency in enumerate(model.model.rotary_emb.inv_freq[:4].tolist()):
-        attention.q_proj.weight[head * size + pair, 0] = 1.5
-        attention.k_proj.weight[head * size + pair, 0] = 1.5 * math.cos(offset * frequency)
-        attention.k_proj.weight[head * size + pair + size // 2, 0] = 1.5 * math.sin(offset * frequency)
 
 
 class Batches(IterableDataset[list[Row]]):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from irpo.prompting import Prompt, end_of_turn, token_ids_after_newline
+from irpo.prompting import AnswerForm, Prompt, end_of_turn, token_ids_after_newline
 from irpo.types import target_order
 
 Tokens = tuple[int, ...]
@@ -49,15 +50,19 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
     """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
     form = prompt.form
     ids = tokenizer(prompt.text, add_special_tokens=not prompt.chat)["input_ids"]
-    count = len(prompt.names)
     return EncodedList(
         id=id,
         prompt=tuple(ids),
-        heads=tuple(tuple(token_ids_after_newline(tokenizer, form.head(r))) for r in range(1, count + 1)),
-        bodies=tuple(tuple(token_ids_after_newline(tokenizer, form.body(n))) for n in prompt.names),
-        tail=(*token_ids_after_newline(tokenizer, form.tail), end_of_turn(tokenizer)),
+        heads=_heads(tokenizer, form, len(prompt.names)),
+        bodies=tuple(token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])),
+        tail=(*token_ids_after_newline(tokenizer, [form.tail])[0], end_of_turn(tokenizer)),
         relevance=tuple(relevance),
     )
+
+
+@cache
+def _heads(tokenizer: Any, form: AnswerForm, count: int) -> tuple[Tokens, ...]:
+    return tuple(token_ids_after_newline(tokenizer, [form.head(rank) for rank in range(1, count + 1)]))
 
 
 @dataclass

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,10 +74,14 @@ class Template:
         """The user's turn; `UserError` where the template is broken."""
         candidates = [{"text": text, "name": name} for text, name in zip(texts, names, strict=True)]
         try:
-            template = _ENVIRONMENT.from_string(self.source)
-            return template.render(query=query, candidates=candidates, count=len(texts)).strip()
+            return _compiled(self.source).render(query=query, candidates=candidates, count=len(texts)).strip()
         except jinja2.TemplateError as error:
             raise UserError(f"template {self.name}: {error}") from None
+
+
+@cache
+def _compiled(source: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(source)
 
 
 def load_template(folder: Path, task: str, style: Style) -> Template:
@@ -111,26 +116,30 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+@cache
 def label_names(tokenizer: Any, count: int) -> tuple[str, ...]:
     """The first `count` of A ... Z, AA ... ZZ that are a single token each, so that one position holds all scores."""
     letters = string.ascii_uppercase
-    spellings = itertools.chain(letters, (a + b for a, b in itertools.product(letters, repeat=2)))
-    single = (s for s in spellings if len(token_ids_after_newline(tokenizer, s)) == 1)
-    names = tuple(itertools.islice(single, count))
-    if len(names) < count:
-        raise UserError(f"the tokenizer has single tokens for {len(names)} labels; the list has {count} candidates")
-    return names
+    spellings = [*letters, *(a + b for a, b in itertools.product(letters, repeat=2))]
+    names = []
+    for start in range(0, len(spellings), len(letters)):
+        chunk = spellings[start : start + len(letters)]
+        tokens = token_ids_after_newline(tokenizer, chunk)
+        names += [name for name, ids in zip(chunk, tokens, strict=True) if len(ids) == 1]
+        if len(names) >= count:
+            return tuple(names[:count])
+    raise UserError(f"the tokenizer has single tokens for {len(names)} labels; the list has {count} candidates")
 
 
-def token_ids_after_newline(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of `text` where it follows a line break.
+def token_ids_after_newline(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokens of each text where it follows a line break.
 
     A line break is a token border in every tokenizer family we know, and so is the blank that begins an item's text;
     an answer can therefore be encoded part by part, and a part's tokens do not depend on what stands before it.
     """
-    encoded = tokenizer("\n" + text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [token for token, (_, end) in spans if end > 1]
+    encoded = tokenizer(["\n" + text for text in texts], add_special_tokens=False, return_offsets_mapping=True)
+    rows = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [tuple(token for token, (_, end) in zip(ids, spans, strict=True) if end > 1) for ids, spans in rows]
 
 
 def markup(tokenizer: Any, user: str) -> tuple[str, bool]:
@@ -194,45 +203,52 @@ class PromptBuilder:
         return Prompt(text, names, self.style, chat, candidate_tokens_cut=cut[0], query_tokens_cut=cut[1])
 
     def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
-        sizes = [count_tokens(self.tokenizer, t) for t in texts]
-
-        def composed(cap: int, query: str, query_cut: int = 0) -> Prompt:
-            short = [cut_to_tokens(self.tokenizer, t, cap, keep="first") or t[:1] for t in texts]
-            lost = sum(max(0, size - cap) for size in sizes)
-            return self._compose(query, short, (lost, query_cut))
-
-        def fits(prompt: Prompt) -> bool:
-            return self.length(prompt) <= self.max_tokens
-
-        cap = _largest(lambda n: fits(composed(n, example.query)), _MIN_TOKENS, max(sizes))
-        if cap is not None:
-            return composed(cap, example.query)
+        """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
+        offsets = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        sizes = [len(spans) for spans in offsets]
+        uses = 2 if self.style == "text" else 1  # a text stands in the prompt, and again in such an answer
         whole = count_tokens(self.tokenizer, example.query)
 
-        def with_query(keep: int) -> Prompt:
+        def composed(cap: int, keep: int) -> Prompt:
+            short = [text[: spans[:cap][-1][1]].rstrip() or text for text, spans in zip(texts, offsets, strict=True)]
             query = cut_to_tokens(self.tokenizer, example.query, keep, keep="last")
-            return composed(_MIN_TOKENS, query, whole - keep)
+            return self._compose(query, short, (sum(max(0, n - cap) for n in sizes), whole - keep))
 
-        kept = _largest(lambda n: fits(with_query(n)), 0, whole)
-        if kept is None:
-            needed = self.length(with_query(0))
-            raise UserError(
-                f"example {example.id!r}: {len(texts)} candidates need at least {needed} tokens in the {self.style} "
-                f"style, prompt.max_tokens is {self.max_tokens}"
-            )
-        return with_query(kept)
+        def over(prompt: Prompt) -> int:
+            return self.length(prompt) - self.max_tokens
+
+        excess = over(composed(_MIN_TOKENS, whole))
+        if excess <= 0:
+            cap = _largest_cap(sizes, uses, sum(min(n, _MIN_TOKENS) for n in sizes) * uses - excess)
+            while cap > _MIN_TOKENS and (more := over(composed(cap, whole))) > 0:
+                cap = max(_MIN_TOKENS, cap - max(1, more // (uses * len(texts))))
+            return composed(cap, whole)
+        kept = max(0, whole - excess)
+        while (more := over(prompt := composed(_MIN_TOKENS, kept))) > 0:
+            if kept == 0:
+                raise UserError(
+                    f"example {example.id!r}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
+                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}"
+                )
+            kept = max(0, kept - more)
+        return prompt
 
 
-def _largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The largest n in [low, high] that fits, by bisection; None where not even `low` does."""
-    if not fits(low):
-        return None
+def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:
+    """The largest cap with uses * sum(min(size, cap)) <= room, at least the minimum.
+
+    >>> _largest_cap([10, 20, 30], 1, 50)
+    20
+    """
+    low, high = _MIN_TOKENS, max(_MIN_TOKENS, *sizes)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        fits = uses * sum(min(n, middle) for n in sizes) <= room
+        low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 
+@cache
 def end_of_turn(tokenizer: Any) -> int:
     """The token that ends the assistant's turn: what the chat template puts behind it, else the tokenizer's eos."""
     if getattr(tokenizer, "chat_template", None):

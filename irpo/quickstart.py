@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from irpo.types import UserError
 
 METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "IRPO": "irpo"}
 BASE, OURS = "base", "IRPO"
+_MARK = "quickstart.txt"
 TESTED = "score"  # the mode whose values the paired tests compare
 
 
 def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
     """Train and evaluate every method into `out`; prints the table, writes report.md; returns the summaries."""
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"--out {out}: the folder is not empty; give a new one, or delete it")
+    _clear(out)
     began = time.perf_counter()
     settings = config_file or Path("quickstart.yaml")
     configs = {name: load_config([f"methods/{file}.yaml", settings]) for name, file in METHODS.items()}
@@ -44,6 +45,15 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
     _show(found)
     say(f"{time.perf_counter() - began:.0f} s; the report is {out / 'report.md'}, each method's own lies beside it")
     return {name: evaluation.summary() for name, evaluation in found.items()}
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, empty; an earlier quickstart's is replaced, anything else is left alone."""
+    if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
+        raise UserError(f"--out {out}: the folder is not empty and holds no quickstart; give a new one")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / _MARK).write_text("written by irpo quickstart, which may replace this folder\n", encoding="utf-8")
 
 
 def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Reranker:

@@ -54,7 +54,15 @@ def test_prepare_train_evaluate(prepared, style, tmp_path):
     modes = [word for mode in MODES for word in ("--mode", mode)]
     irpo("evaluate", "--model", run, "--out", out, "--max-lists", 4, *modes)
     rows = {row["name"]: row for row in json.loads((out / RESULTS).read_text())["rows"]}
-    assert {"score", "generate strict", "generate repaired", "constrain", "random", "input order", "BM25"} <= rows.keys()
+    assert {
+        "score",
+        "generate strict",
+        "generate repaired",
+        "constrain",
+        "random",
+        "input order",
+        "BM25",
+    } <= rows.keys()
     for row in rows.values():
         assert all(0 <= value <= 1 for value in row["measures"].values())
     assert rows["constrain"]["coverage"] == rows["constrain"]["exact_permutations"] == 1.0

@@ -211,7 +211,7 @@ def _run(
     return rows
 
 
-class _Guide(LogitsProcessor):
+class _Guide(LogitsProcessor):  # type: ignore[misc]
     """Leaves each row the one token that its walk takes next: of the allowed ones, the model's favourite."""
 
     def __init__(self, walks: Sequence[Walk], pad: int) -> None:
@@ -229,7 +229,7 @@ class _Guide(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
 
-class _AllPlaced(StoppingCriteria):
+class _AllPlaced(StoppingCriteria):  # type: ignore[misc]
     """Ends a row whose order is known."""
 
     def __init__(self, walks: Sequence[Walk]) -> None:
@@ -239,7 +239,7 @@ class _AllPlaced(StoppingCriteria):
         return torch.tensor([walk.done for walk in self.walks], device=input_ids.device)
 
 
-class _Gumbel(LogitsProcessor):
+class _Gumbel(LogitsProcessor):  # type: ignore[misc]
     """Adds Gumbel noise to logits / temperature, so that the argmax is a draw from the softmax (Gumbel 1954)."""
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
