@@ -22,7 +22,7 @@ WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
 RELEVANCE_PULL = 0.10  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
-COPYING_FIRST = 2560  # rows that teach nothing else: the other kinds need it, and alone it comes soonest
+COPYING_FIRST = 768  # rows that teach nothing else: the other kinds need it, and alone it comes soonest
 ROW = 192  # tokens of a row of facts or questions
 CONSONANTS = "bcdfghklmnprstvw"  # of invented words
 VERDICTS = ("none", "one", "both")  # a film's label in words
@@ -157,7 +157,7 @@ class Corpus:
         return Row(ids[:ROW], [True] * ROW, "facts")
 
     def repeats_row(self) -> Row:
-        """Items of random tokens, a line each, said round after round in the same or another order: only copying helps."""
+        """Items of random tokens, a line each, said round after round, in one order or another: only copying helps."""
         newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
         longest = self.rng.choice((1, 2, 4))
         count = self.rng.randint(2, 10)

@@ -29,7 +29,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from irpo.resources import embedded_dir
 
 POOL = 256  # rows sorted by length together, so that batches need little padding
-FALL = 0.4  # share of the steps in which the learning rate falls
+FALL = 0.5  # share of the steps in which the learning rate falls
 WARMUP = 40  # steps
 
 
@@ -164,8 +164,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--muon-rate", type=float, default=0.02)
-    parser.add_argument("--adam-rate", type=float, default=0.005)
+    parser.add_argument("--muon-rate", type=float, default=0.004)
+    parser.add_argument("--adam-rate", type=float, default=0.003)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=embedded_dir())
     parser.add_argument("--log", type=Path, default=Path("pretrain.jsonl"))

@@ -15,6 +15,10 @@ from torch import Tensor
 class ScoredLists:
     """B lists of up to K candidates, scored by the policy (with gradient) and by the reference (without).
 
+    A slot of a ranking is a list of its own: its `mask` holds the candidates that are still unplaced, `members` those of
+    the whole list (from which ranks and weights are computed), `items` the one that stands at this slot, and `owner`
+    says which list the slot belongs to. For an ordinary list the three are the same mask, and every row is its own.
+
     `noise` is uniform in [0, 1), one number a candidate: the only chance an objective may use. Whoever draws it from
     (seed, list, step) makes the loss independent of how lists are batched. `target` is the policy's log-likelihood of
     the target list's text, where an objective asked for it.
@@ -23,17 +27,64 @@ class ScoredLists:
     policy: Tensor  # (B, K) log pi_theta(e_j | x), nats
     reference: Tensor  # (B, K) log pi_ref(e_j | x), nats
     relevance: Tensor  # (B, K) labels >= 0
-    mask: Tensor  # (B, K) bool, True = a real candidate
+    mask: Tensor  # (B, K) bool, True = a real candidate, to be compared with the others
     noise: Tensor  # (B, K)
     target: Tensor | None = None  # (B,) nats
+    members: Tensor | None = None  # (B, K) bool, None: mask
+    items: Tensor | None = None  # (B, K) bool, None: mask; whose terms the loss sums
+    owner: Tensor | None = None  # (B,) long, None: each row its own
 
     def __post_init__(self) -> None:
         shape = self.policy.shape
-        for name in ("reference", "relevance", "mask", "noise"):
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"policy is {tuple(shape)}, {name} is {tuple(getattr(self, name).shape)}")
+        for name in ("reference", "relevance", "mask", "noise", "members", "items"):
+            table = getattr(self, name)
+            if table is not None and table.shape != shape:
+                raise ValueError(f"policy is {tuple(shape)}, {name} is {tuple(table.shape)}")
         if self.mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, not {self.mask.dtype}")
+
+    @property
+    def whole(self) -> Tensor:
+        """The candidates of the whole list, (B, K) bool."""
+        return self.mask if self.members is None else self.members
+
+    @property
+    def counted(self) -> Tensor:
+        """The candidates whose terms the loss sums, (B, K) bool."""
+        return self.mask if self.items is None else self.items
+
+    def per_list(self, losses: Tensor) -> Tensor:
+        """Losses of the rows, (B,), summed over the slots of each list, (lists,)."""
+        if self.owner is None:
+            return losses
+        return losses.new_zeros(int(self.owner.max()) + 1).index_add(0, self.owner, losses)
+
+
+def slot_lists(
+    policy: Tensor, reference: Tensor, present: Tensor, relevance: Tensor, mask: Tensor, noise: Tensor
+) -> ScoredLists:
+    """The slots of B lists as lists of their own: (B, I, K) scores become B * I rows, the slots of a list together.
+
+    `present` (B, I, K) are the candidates unplaced at each slot, `relevance`, `mask` and `noise` are the lists' (B, K).
+    The item at slot i is the one of rank i in the target order.
+    """
+    lists, slots, size = policy.shape
+
+    def repeated(table: Tensor) -> Tensor:
+        return table[:, None].expand(lists, slots, size).reshape(-1, size)
+
+    place = torch.arange(1, slots + 1, device=mask.device)[None, :, None]
+    items = (ranks(relevance, mask)[:, None] == place) & present
+    return ScoredLists(
+        policy.reshape(-1, size),
+        reference.reshape(-1, size),
+        repeated(relevance),
+        present.reshape(-1, size),
+        repeated(noise),
+        members=repeated(mask),
+        items=items.reshape(-1, size),
+        owner=torch.arange(lists, device=mask.device).repeat_interleave(slots),
+    )
 
 
 def implicit_reward(lists: ScoredLists, *, beta: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -31,9 +32,9 @@ class IRPO:
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         z = masked_log_softmax(implicit_reward(lists, beta=self.beta), lists.mask)
-        rank = ranks(lists.relevance, lists.mask).to(lists.relevance)
-        weights = self.metric(lists.relevance, rank)
-        return -masked_sum(weights * logsigmoid(z), lists.mask)
+        rank = ranks(lists.relevance, lists.whole).to(lists.relevance)
+        weights = self.metric(torch.where(lists.whole, lists.relevance, 0.0), rank)
+        return -masked_sum(weights * logsigmoid(z), lists.counted)
 
 
 def importance_weights(scores: Tensor, mask: Tensor) -> Tensor:
