@@ -68,10 +68,10 @@ def random_list(name: str, vocabulary: int, prompt: int, candidates: int, tokens
 
 def step(model, method: Method, batch, optimizer) -> float:
     """One update on one batch; the loss, a mean over its lists."""
-    policy, target = score_batch(model, batch)
+    policy = score_batch(model, batch).first
     with torch.no_grad(), model.disable_adapter():
-        reference, _ = score_batch(model, batch)
-    lists = ScoredLists(policy, reference, batch.relevance, batch.mask, torch.zeros_like(policy), target)
+        reference = score_batch(model, batch).first
+    lists = ScoredLists(policy, reference, batch.relevance, batch.mask, torch.zeros_like(policy))
     loss = method.loss(lists).mean()
     loss.backward()
     optimizer.step()

@@ -67,12 +67,15 @@ def _heads(tokenizer: Any, form: AnswerForm, count: int) -> tuple[Tokens, ...]:
 
 @dataclass
 class Layout:
-    """One list as columns of a row. `reads` are (column, token, slot): log p(token | column's prefix) goes to slot.
+    """One list of `size` candidates as columns of a row.
 
-    Slots 0 ... slots - 1 are the scorer's; the target list's log-likelihood, where asked for, goes to `target`.
+    `reads` are (column, token, slot): log p(token | column's prefix) goes to slot. Slot j is candidate j; where a
+    scorer scores the candidates anew at each of `ranks` ranks, slot i * size + j is candidate j at rank i + 1. The
+    target list's log-likelihood, where asked for, goes to the slot after them.
     """
 
-    slots: int
+    size: int
+    ranks: int = 1
     target: bool = False
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -91,22 +94,25 @@ class Layout:
         The next-token shift lives here: token t is read at the column of token t - 1, the first at the trunk's end.
         The last token is read but never fed, since nothing stands behind it.
         """
-        start = len(self.ids)
-        branch = max(self.branches) + 1
-        fed = tokens[:-1]
-        self.ids += fed
-        self.positions += range(trunk, trunk + len(fed))
-        self.branches += [branch] * len(fed)
-        columns = [trunk - 1, *range(start, start + len(fed))]
+        columns = [trunk - 1, *self.feed(trunk, tokens[:-1])]
         for column, token, slot in zip(columns, tokens, slots, strict=True):
             if slot != NO_SLOT:
                 self.reads.append((column, token, slot))
         return columns
 
+    def feed(self, trunk: int, tokens: Sequence[int]) -> range:
+        """Append a branch of which nothing is read; returns its columns."""
+        columns = range(len(self.ids), len(self.ids) + len(tokens))
+        branch = max(self.branches) + 1
+        self.ids += tokens
+        self.positions += range(trunk, trunk + len(tokens))
+        self.branches += [branch] * len(tokens)
+        return columns
+
     @property
     def target_slot(self) -> int:
         """Where the target list's tokens are read to."""
-        return self.slots
+        return self.size * self.ranks
 
 
 def add_target(layout: Layout, item: EncodedList) -> None:
@@ -121,10 +127,11 @@ def add_target(layout: Layout, item: EncodedList) -> None:
 
 @dataclass(frozen=True)
 class ListBatch:
-    """B lists in R rows of T columns, and the M reads that make a (B, S) table of log-probabilities.
+    """B lists in R rows of T columns, and the M reads that make a (B, I, K) table of log-probabilities.
 
-    `cells` are the flat (row * T + column) places whose hidden state is needed, each once; a read names its cell by
-    index. `lists` is the list that a column belongs to (-1 = padding).
+    I is 1, or the number of ranks at which a scorer scores the candidates anew. `cells` are the flat (row * T + column)
+    places whose hidden state is needed, each once; a read names its cell by index. `lists` is the list that a column
+    belongs to (-1 = padding).
     """
 
     ids: Tensor  # (R, T)
@@ -134,10 +141,10 @@ class ListBatch:
     cells: Tensor  # (N,)
     read_cell: Tensor  # (M,) into cells
     read_token: Tensor  # (M,)
-    read_place: Tensor  # (M,) list * S + slot
+    read_place: Tensor  # (M,) into the flat table; B * I * K + b is the target list of list b
     relevance: Tensor  # (B, K)
     mask: Tensor  # (B, K), True = a real candidate
-    slots: int  # S; the target's slot, where there is one, is S - 1
+    ranks: int  # I
     target: bool
     names: tuple[str, ...]  # the lists' ids
 
@@ -161,20 +168,18 @@ def collate(
     """One row a list, padded to the longest; `left` pads on the left (the numbers do not change)."""
     width = max(len(layout.ids) for layout in layouts)
     rows = [_padded(layout, index, width, pad_id, left) for index, layout in enumerate(layouts)]
-    target = layouts[0].target
-    scored = max(layout.slots for layout in layouts)
-    slots = scored + target
+    size, ranks = max(layout.size for layout in layouts), max(layout.ranks for layout in layouts)
     cells: dict[int, int] = {}
     reads = []
     for index, layout in enumerate(layouts):
         shift = index * width + (width - len(layout.ids) if left else 0)
         for column, token, slot in layout.reads:
-            place = scored if target and slot == layout.target_slot else slot
-            cell = cells.setdefault(shift + column, len(cells))
-            reads.append((cell, token, index * slots + place))
-    count = max(len(item.relevance) for item in items)
-    relevance = torch.zeros(len(items), count)
-    mask = torch.zeros(len(items), count, dtype=torch.bool)
+            rank, candidate = divmod(slot, layout.size)
+            table = (index * ranks + rank) * size + candidate
+            place = len(layouts) * ranks * size + index if slot == layout.target_slot else table
+            reads.append((cells.setdefault(shift + column, len(cells)), token, place))
+    relevance = torch.zeros(len(items), size)
+    mask = torch.zeros(len(items), size, dtype=torch.bool)
     for index, item in enumerate(items):
         relevance[index, : len(item.relevance)] = torch.tensor(item.relevance)
         mask[index, : len(item.relevance)] = True
@@ -191,8 +196,8 @@ def collate(
         read_place=read_place,
         relevance=relevance,
         mask=mask,
-        slots=slots,
-        target=target,
+        ranks=ranks,
+        target=layouts[0].target,
         names=tuple(item.id for item in items),
     )
 

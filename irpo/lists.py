@@ -15,9 +15,9 @@ from torch import Tensor
 class ScoredLists:
     """B lists of up to K candidates, scored by the policy (with gradient) and by the reference (without).
 
-    A slot of a ranking is a list of its own: its `mask` holds the candidates that are still unplaced, `members` those of
-    the whole list (from which ranks and weights are computed), `items` the one that stands at this slot, and `owner`
-    says which list the slot belongs to. For an ordinary list the three are the same mask, and every row is its own.
+    A slot of a ranking is a list of its own: its `mask` holds the candidates that are still unplaced, `members` those
+    of the whole list (from which ranks and weights are computed), `items` the one that stands at this slot, and
+    `owner` says which list the slot belongs to. For an ordinary list the three are the same mask, each row its own.
 
     `noise` is uniform in [0, 1), one number a candidate: the only chance an objective may use. Whoever draws it from
     (seed, list, step) makes the loss independent of how lists are batched. `target` is the policy's log-likelihood of
@@ -52,6 +52,12 @@ class ScoredLists:
     def counted(self) -> Tensor:
         """The candidates whose terms the loss sums, (B, K) bool."""
         return self.mask if self.items is None else self.items
+
+    @property
+    def starts(self) -> Tensor:
+        """The first row of each list, (lists,)."""
+        owner = torch.arange(len(self.mask), device=self.mask.device) if self.owner is None else self.owner
+        return torch.searchsorted(owner, torch.arange(int(owner.max()) + 1, device=owner.device))
 
     def per_list(self, losses: Tensor) -> Tensor:
         """Losses of the rows, (B,), summed over the slots of each list, (lists,)."""

@@ -27,7 +27,7 @@ class Scorer(Protocol):
     """A way of laying out a list; its fields are its options."""
 
     def layout(self, item: EncodedList) -> Layout:
-        """The list's columns and reads; slot j is candidate j."""
+        """The list's columns and reads."""
         ...
 
 
@@ -84,9 +84,39 @@ class WholeList:
         return layout
 
 
+@SCORERS.register("stepwise")
+@dataclass(frozen=True)
+class Stepwise:
+    """At every rank of the target list, the labels of the candidates still unplaced; `label` style, one pass.
+
+    IRPO eq. 4 taken at its word: the item at rank i against the others, given what is already ranked. It scores what
+    constrained decoding chooses from. A rank is a list of its own for the objective. Where labels are withheld, as in
+    evaluation, there is no target list to walk, and the scores are those of the first rank: the scorer `label`.
+    """
+
+    def layout(self, item: EncodedList) -> Layout:
+        layout = Label().layout(item)
+        if not any(item.relevance):
+            return layout
+        order = target_order(item.relevance)
+        layout.ranks = len(order)
+        tokens: list[int] = []
+        predicts = [len(layout.ids) - 1]  # the column that predicts the label, at each rank
+        for rank, slot in enumerate(order[:-1], start=1):
+            tokens += item.bodies[slot] + item.heads[rank]
+            predicts.append(len(layout.ids) + len(tokens) - 1)
+        layout.feed(len(layout.ids), tokens)
+        layout.reads = [
+            (predicts[rank], item.bodies[slot][0], rank * layout.size + slot)
+            for rank in range(len(order))
+            for slot in order[rank:]
+        ]
+        return layout
+
+
 def _trunk(item: EncodedList, *, head: bool = True) -> Layout:
     """A layout that holds the prompt, and with `head` what stands before the first candidate."""
-    layout = Layout(slots=len(item.bodies))
+    layout = Layout(size=len(item.bodies))
     layout.grow_trunk(item.prompt + (item.heads[0] if head else ()))
     return layout
 
@@ -172,22 +202,30 @@ def _chunk_logprobs(head: Any, config: Any, states: Tensor, cell: Tensor, token:
     return logits[cell, token] - logits.logsumexp(-1)[cell]
 
 
-def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> tuple[Tensor, Tensor | None]:
-    """One forward pass: (scores (B, K), target log-likelihood (B,) or None), float32, nats.
+@dataclass(frozen=True)
+class Scores:
+    """What one forward pass gives for B lists, float32, nats."""
 
-    `length: mean` divides a candidate's sum by its number of tokens; the target stays a sum.
-    """
+    table: Tensor  # (B, I, K); I is 1, or a row a rank where the scorer scores anew at each
+    present: Tensor  # (B, I, K) bool, the candidates that were scored
+    target: Tensor | None  # (B,) log-likelihood of the target list's text
+
+    @property
+    def first(self) -> Tensor:
+        """The scores at the first rank, (B, K)."""
+        return self.table[:, 0]
+
+
+def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> Scores:
+    """One forward pass over a batch. `length: mean` divides a candidate's sum by its tokens; the target stays a sum."""
     logp = token_logprobs(model, hidden_states(model, batch), batch.read_cell, batch.read_token)
-    lists = len(batch.mask)
-    flat = logp.new_zeros(lists * batch.slots).index_add(0, batch.read_place, logp)
-    table = flat.view(lists, batch.slots)
-    target = table[:, -1] if batch.target else None
-    scores = table[:, : batch.slots - batch.target]
-    if length == "mean":
-        ones = torch.ones_like(logp)
-        counts = torch.zeros_like(flat).index_add(0, batch.read_place, ones).view(lists, batch.slots)
-        scores = scores / counts[:, : scores.shape[1]].clamp(min=1)
-    return scores, target
+    lists, size = batch.mask.shape
+    places = lists * batch.ranks * size
+    flat = logp.new_zeros(places + lists * batch.target).index_add(0, batch.read_place, logp)
+    counts = torch.zeros_like(flat).index_add(0, batch.read_place, torch.ones_like(logp))[:places]
+    table = flat[:places] / counts.clamp(min=1) if length == "mean" else flat[:places]
+    shape = (lists, batch.ranks, size)
+    return Scores(table.view(shape), (counts > 0).view(shape), flat[places:] if batch.target else None)
 
 
 @torch.no_grad()
@@ -210,7 +248,7 @@ def score_lists(
     for start in range(0, len(items), lists_per_batch):
         chosen = by_size[start : start + lists_per_batch]
         batch = make_batch([items[i] for i in chosen], scorer, pad_id=tokenizer.pad_token_id or 0)
-        scores, _ = score_batch(model, batch.to(device), length=length)
+        scores = score_batch(model, batch.to(device), length=length).first
         for i, row in zip(chosen, scores.cpu(), strict=True):
             found[i] = row[: len(items[i].bodies)]
     return [found[i] for i in range(len(items))]
@@ -232,7 +270,7 @@ def score(
     Raises `UnknownName` for an unknown scorer, and `UserError` for a tokenizer without a token for every label.
     """
     built = SCORERS.build(scorer)
-    style: Style = "label" if isinstance(built, Label) else "text"
+    style: Style = "label" if isinstance(built, (Label, Stepwise)) else "text"
     names = label_names(tokenizer, len(candidates)) if style == "label" else tuple(candidates)
     chat = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
     item = encode(tokenizer, Prompt(prompt, names, style, chat), [0.0] * len(names))
@@ -250,8 +288,8 @@ def check_model(model: Any) -> None:
     words = [int(t) for t in torch.randint(3, lm.config.get_text_config().vocab_size, (12,), generator=_seeded())]
     item = EncodedList("check", tuple(words[:5]), ((words[5],),) * 2, (tuple(words[6:9]), tuple(words[9:])), (), (0, 0))
     batch = make_batch([item], Independent()).to(lm.device)
-    ours, _ = score_batch(model, batch)
-    for value, body in zip(ours[0].tolist(), item.bodies, strict=True):
+    ours = score_batch(model, batch).first[0]
+    for value, body in zip(ours.tolist(), item.bodies, strict=True):
         ids = torch.tensor([[*words[:6], *body]], device=lm.device)
         logp = lm(input_ids=ids).logits[0, 5:-1].float().log_softmax(-1)
         theirs = logp.gather(-1, ids[0, 6:, None]).sum().item()

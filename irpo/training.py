@@ -11,7 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,11 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList, ListBatch
-from irpo.lists import ScoredLists, implicit_reward, masked_sum
+from irpo.lists import ScoredLists, implicit_reward, masked_sum, slot_lists
 from irpo.measures import ndcg
 from irpo.objectives import Objective
 from irpo.objectives.irpo import importance_weights
-from irpo.scorers import Length, Scorer, make_batch, score_batch, score_lists
+from irpo.scorers import Length, Scorer, Scores, make_batch, score_batch, score_lists
 from irpo.types import UserError
 
 BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
@@ -59,7 +59,7 @@ class Method:
 
     def loss(self, lists: ScoredLists) -> Tensor:
         """Loss of each list, (B,)."""
-        loss = self.objective(lists)
+        loss = lists.per_list(self.objective(lists))
         return loss if lists.target is None or not self.nll_weight else loss - self.nll_weight * lists.target
 
 
@@ -106,14 +106,18 @@ def list_noise(batch: ListBatch, *, seed: int, epoch: int) -> Tensor:
     return noise.to(batch.mask.device)
 
 
-def mean_ndcg(scores: Sequence[Tensor], items: Sequence[EncodedList], k: int = 10) -> float:
-    """Mean NDCG@k of lists ranked by score; ties count against us (the less relevant first)."""
-    total = 0.0
-    for row, item in zip(scores, items, strict=True):
-        values = row.tolist()
-        order = sorted(range(len(values)), key=lambda j: (-values[j], item.relevance[j]))
-        total += ndcg(order, item.relevance, k)
-    return total / len(items)
+def table_of(batch: ListBatch, policy: Scores, reference: Tensor, noise: Tensor) -> ScoredLists:
+    """The seam: what the model gave, (B, I, K), as the lists that an objective sees."""
+    if batch.ranks > 1:
+        slots = slot_lists(policy.table, reference, policy.present, batch.relevance, batch.mask, noise)
+        return replace(slots, target=policy.target)
+    return ScoredLists(policy.first, reference[:, 0], batch.relevance, batch.mask, noise, policy.target)
+
+
+def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int) -> float:
+    """NDCG@k of a list ranked by score; ties count against us (the less relevant first)."""
+    values = scores.tolist()
+    return ndcg(sorted(range(len(values)), key=lambda j: (-values[j], relevance[j])), relevance, k)
 
 
 class ListTrainer(Trainer):  # type: ignore[misc]
@@ -132,7 +136,9 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         train, self.validation = lists
         self.method, self.tokenizer, self.tally = method, tokenizer, Tally()
         self.log_file = Path(args.output_dir).parent / "log.jsonl"
-        self._reference = self._precompute(model, train) if method.reference == "precomputed" else {}
+        precompute = method.reference == "precomputed" and method.objective.needs.reference
+        size = args.per_device_train_batch_size
+        self._reference = self._precompute(model, train, size) if precompute else {}
         stop = [EarlyStoppingCallback(patience)] if patience and self.validation else []
         super().__init__(
             model=model,
@@ -152,29 +158,37 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         """Sum of the lists' losses over the number of lists of the whole update."""
         batch = inputs.to(self.args.device)
         with self._autocast():
-            policy, target = score_batch(model, batch, length=self.method.length)
-            reference = self._reference_scores(model, batch, policy)
+            policy = score_batch(model, batch, length=self.method.length)
+            reference = self._reference_table(model, batch, policy)
         noise = list_noise(batch, seed=self.args.seed, epoch=int(self.state.epoch or 0))
-        if not self.method.objective.needs.scores:
-            policy = reference = torch.zeros_like(noise)
-        lists = ScoredLists(policy, reference, batch.relevance, batch.mask, noise, target)
+        lists = table_of(batch, policy, reference, noise)
         losses = self.method.loss(lists)
         self.tally.add(batch, self._shown(lists))
         return losses.sum() / num_items_in_batch
 
-    def _reference_scores(self, model: Any, batch: ListBatch, policy: Tensor) -> Tensor:
+    def _reference_table(self, model: Any, batch: ListBatch, policy: Scores) -> Tensor:
+        """The reference's scores, (B, I, K)."""
         if not self.method.objective.needs.reference:
-            return torch.zeros_like(policy)
+            return torch.zeros_like(policy.table)
         if self._reference:
-            rows = [self._reference[name] for name in batch.names]
-            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(policy)
+            found = torch.zeros_like(policy.table)
+            for row, name in zip(found, batch.names, strict=True):
+                table = self._reference[name]
+                row[: table.shape[0], : table.shape[1]] = table
+            return found
         with torch.no_grad(), model.disable_adapter():
-            return score_batch(model, batch, length=self.method.length)[0]
+            return score_batch(model, batch, length=self.method.length).table
 
-    def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
-        """The starting policy's scores of every training list, once."""
-        scores = score_lists(model, self.tokenizer, train, self.method.scorer, length=self.method.length)
-        return {item.id: row for item, row in zip(train, scores, strict=True)}
+    @torch.no_grad()
+    def _precompute(self, model: Any, train: Sequence[EncodedList], lists_per_batch: int) -> dict[str, Tensor]:
+        """The starting policy's scores (I, K) of every training list, once."""
+        found: dict[str, Tensor] = {}
+        model.eval()
+        for start in range(0, len(train), lists_per_batch):
+            batch = self.method.batch(train[start : start + lists_per_batch], self.tokenizer.pad_token_id or 0)
+            table = score_batch(model, batch.to(next(model.parameters()).device), length=self.method.length).table
+            found |= dict(zip(batch.names, table, strict=True))
+        return found
 
     def _autocast(self) -> Any:
         """Full tuning keeps float32 weights and computes in bfloat16 on a GPU."""
@@ -182,22 +196,22 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         return torch.autocast("cuda", torch.bfloat16) if on else contextlib.nullcontext()
 
     def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
-        """What the log shows of each list, (B,)."""
+        """What the log shows of each list, (B,); of a list in slots, its first."""
         shown = {} if lists.target is None else {"target_nll": -lists.target}
         if not self.method.objective.needs.scores:
             return shown
-        beta = getattr(self.method.objective, "beta", 1.0)
-        rewards = implicit_reward(lists, beta=beta).detach()
-        relevant = lists.mask & (lists.relevance > 0)
-        other = lists.mask & ~relevant
+        rewards = implicit_reward(lists, beta=getattr(self.method.objective, "beta", 1.0)).detach()
+        policy, relevance, mask = lists.policy.detach(), lists.relevance, lists.mask
+        if lists.owner is not None:
+            rewards, policy, relevance, mask = (t[lists.starts] for t in (rewards, policy, relevance, mask))
+        relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
         means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
-        rho = importance_weights(rewards, lists.mask)
-        items = [(row[m].tolist(), y[m].tolist()) for row, y, m in zip(lists.policy, lists.relevance, lists.mask)]  # noqa: B905
-        orders = [(sorted(range(len(s)), key=lambda j: (-s[j], y[j])), y) for s, y in items]
+        rho = importance_weights(rewards, mask)
+        rows = [(row[m], y[m].tolist()) for row, y, m in zip(policy, relevance, mask, strict=True)]
         return shown | {
             "reward_margin": means[0] - means[1],
             "rho_entropy": -(rho * rho.clamp(min=1e-30).log()).sum(-1),
-            "train_ndcg@10": torch.tensor([ndcg(order, y, 10) for order, y in orders]),
+            "train_ndcg@10": torch.tensor([ndcg_of(row, y, 10) for row, y in rows]),
         }
 
     def _get_num_items_in_batch(self, batch_samples: list[ListBatch], device: torch.device) -> int:
@@ -215,7 +229,8 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         hidden = [item.without_labels() for item in self.validation]
         with self._autocast():
             scores = score_lists(self.model, self.tokenizer, hidden, self.method.scorer, length=self.method.length)
-        metrics = {f"eval_{BEST}": mean_ndcg(scores, self.validation), "eval_lists": len(hidden)}
+        each = [ndcg_of(row, item.relevance, 10) for row, item in zip(scores, self.validation, strict=True)]
+        metrics = {f"eval_{BEST}": sum(each) / len(each), "eval_lists": len(hidden)}
         metrics["eval_seconds"] = round(time.perf_counter() - start, 3)
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

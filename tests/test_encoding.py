@@ -95,7 +95,7 @@ def test_a_span_ends_where_no_other_name_goes_on():
 
 def test_the_next_token_shift():
     """Token t of a branch is read at the column of token t - 1, the first at the trunk's end; the last is not fed."""
-    layout = Layout(slots=1)
+    layout = Layout(size=1)
     layout.grow_trunk([10, 11, 12])
     layout.add_branch(3, [20, 21, 22], [0, NO_SLOT, 0])
     assert layout.ids == [10, 11, 12, 20, 21]

@@ -52,9 +52,8 @@ def test_one_loss_a_list(name):
     batch = lists()
     loss = OBJECTIVES.build(name)(batch)
     assert loss.shape == (5,)
-    alone = [
-        OBJECTIVES.build(name)(ScoredLists(*(t[i : i + 1] for t in vars(batch).values()))) for i in range(len(loss))
-    ]
+    rows = [{k: v if v is None else v[i : i + 1] for k, v in vars(batch).items()} for i in range(len(loss))]
+    alone = [OBJECTIVES.build(name)(ScoredLists(**row)) for row in rows]
     torch.testing.assert_close(torch.cat(alone), loss)
 
 

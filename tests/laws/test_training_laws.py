@@ -1,6 +1,7 @@
 """What must hold of training with every registered objective and scorer (design: the pitfalls of published codes)."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
 
 OBJECTIVE_NAMES, SCORER_NAMES = list(OBJECTIVES), list(SCORERS)
-STYLE = {"label": "label"}  # the style that a scorer asks for, where it asks
+STYLE = {"label": "label", "stepwise": "label"}  # the style that a scorer asks for, where it asks
 
 
 def lines(run):
@@ -75,9 +76,10 @@ def test_step_0(scorer, reference, tmp_path):
     first = lines(run)[0]
     closed = 0.0
     for item in items:
-        relevant = sum(y >= 1 for y in item.relevance)
-        weights = sum(1 / i for i in range(1, relevant + 1))
-        closed += weights * torch.log1p(torch.tensor(float(len(item.bodies)))).item() / len(items)
+        size = len(item.bodies)
+        for rank in range(1, 1 + sum(y >= 1 for y in item.relevance)):
+            others = size - rank + 1 if scorer == "stepwise" else size  # stepwise: what is still unplaced
+            closed += math.log1p(others) / rank / len(items)
     margin = first["reward_margin"]
     assert margin == 0.0 if reference == "adapters_off" else margin == pytest.approx(0, abs=1e-5)
     assert first["loss"] == pytest.approx(closed, abs=1e-4)
@@ -89,7 +91,7 @@ def test_padding_changes_nothing(scorer):
     alone = [score_lists(model, TOKENIZER, [item], built)[0] for item in items]
     for left in (False, True):
         with torch.no_grad():
-            together, _ = score_batch(model, make_batch(items, built, left=left))
+            together = score_batch(model, make_batch(items, built, left=left)).first
         for row, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(row[: len(expected)], expected, atol=1e-5, rtol=1e-5)
             assert (row[len(expected) :] == 0).all()

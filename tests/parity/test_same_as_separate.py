@@ -59,8 +59,8 @@ def test_same_as_separate(family, config, style, left):
     items = encoded(style)
     batch = make_batch(items, SCORERS.build("independent"), target=True, left=left)
     with torch.no_grad():
-        scores, target = score_batch(model, batch)
-        for row, whole, item in zip(scores, target, items, strict=True):
+        scores = score_batch(model, batch)
+        for row, whole, item in zip(scores.first, scores.target, items, strict=True):
             torch.testing.assert_close(row[: len(item.bodies)], separate(model, item), atol=1e-5, rtol=1e-5)
             answer = item.answer(target_order(item.relevance))
             torch.testing.assert_close(whole, span_logprob(model, item.prompt, answer), atol=2e-5, rtol=1e-5)
@@ -89,8 +89,28 @@ def test_label_scorer_is_independent_on_labels():
 
 def test_gradients_same_as_separate():
     model, items = tiny_model("gemma2"), encoded("text")
-    scores, _ = score_batch(model, make_batch(items[:1], SCORERS.build("independent")))
+    scores = score_batch(model, make_batch(items[:1], SCORERS.build("independent"))).first
     weights = torch.arange(1.0, 1 + len(items[0].bodies))
     ours = torch.autograd.grad((scores[0] * weights).sum(), list(model.parameters()))
     theirs = torch.autograd.grad((separate(model, items[0]) * weights).sum(), list(model.parameters()))
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stepwise_same_as_one_sequence_a_rank(family):
+    """At every rank, the label scores are the model's own after the prompt and the ranking so far."""
+    model, items = tiny_model(family), encoded("label")
+    with torch.no_grad():
+        scores = score_batch(model, make_batch(items, SCORERS.build("stepwise")))
+        for table, present, item in zip(scores.table, scores.present, items, strict=True):
+            before, placed = item.prompt, set()
+            for rank, chosen in enumerate(target_order(item.relevance)):
+                before += item.heads[rank]
+                for j, body in enumerate(item.bodies):
+                    assert present[rank, j] == (j not in placed)
+                    if j not in placed:
+                        expected = span_logprob(model, before, body)
+                        torch.testing.assert_close(table[rank, j], expected, atol=1e-5, rtol=1e-5)
+                before += item.bodies[chosen]
+                placed.add(chosen)
+            assert not present[len(item.bodies) :].any()
