@@ -15,7 +15,7 @@ from typing import Any
 from irpo.encoding import encode
 from irpo.prompting import STYLES, PromptBuilder, Style, end_of_turn, load_template, markup
 from irpo.resources import prompts_dir
-from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, FilmList, film_list, films, in_eval
+from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, Film, FilmList, film_list, films, in_eval
 from irpo.types import Candidate, RankingExample
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
@@ -30,6 +30,7 @@ VERDICTS = ("none", "one", "both")  # a film's label in words
 # A title always follows a space, as in a list: one spelling in tokens.
 STATEMENTS = (
     "The film {f.title} is a {f.genre} from the {f.decade}.",
+    "The film {f.title}: a {f.genre} of the {f.decade} by {f.director} from {f.country}, fame {fame}.",
     "The film {f.title} was directed by {f.director}.",
     "The director {f.director} comes from {f.country}.",
     "The film {f.title} is a {f.genre} by a director from {f.country}.",
@@ -62,7 +63,13 @@ class Row:
 
 def statement(rng: random.Random) -> str:
     """One sentence about a film."""
-    return rng.choice(STATEMENTS).format(f=rng.choice(films()))
+    film = rng.choice(films())
+    return rng.choice(STATEMENTS).format(f=film, fame=fame(film))
+
+
+def fame(film: Film) -> int:
+    """Fame as it is written: 0 to 9."""
+    return min(9, int(film.fame * 10))
 
 
 def question(rng: random.Random) -> tuple[str, str]:
@@ -79,6 +86,26 @@ def question(rng: random.Random) -> tuple[str, str]:
         return f"{wish}\nWhich wishes does {film.title} satisfy?", VERDICTS[film.label(genre, country)]
     fitting = [f.title for f in films() if f.label(film.genre, film.country) == 2]
     return f"Name each {film.genre} by a director from {film.country}.", ", ".join(fitting)
+
+
+def notes(rng: random.Random, drawn: FilmList) -> tuple[str, str]:
+    """A request for one thing about each film of a list, and the answer, a line a film."""
+    values = {
+        "genre": [f.genre for f in drawn.films],
+        "country": [f.country for f in drawn.films],
+        "director": [f.director for f in drawn.films],
+        "decade": [f.decade for f in drawn.films],
+        "fame": [str(fame(f)) for f in drawn.films],
+        "wishes": [VERDICTS[label] for label in drawn.labels],
+    }
+    kind = rng.choice(
+        ["genre", "country", "director", "decade", "fame", "fame", "wishes", "wishes", "wishes", "wishes"]
+    )
+    query = [drawn.query.text] if kind == "wishes" else []
+    shown = [f"- {film.title}" for film in drawn.films]
+    lines = [f"{i}. {f.title}: {v}\n" for i, (f, v) in enumerate(zip(drawn.films, values[kind], strict=True), 1)]
+    order = "Note which wishes each film satisfies." if query else f"Note the {kind} of each film."
+    return "\n".join([*query, "Films:", *shown, order]), "".join(lines)
 
 
 def base_order(drawn: FilmList) -> list[int]:
@@ -137,6 +164,14 @@ class Corpus:
             if not in_eval(drawn.content):
                 return self._list_row(drawn.example(), "world", style, base_order(drawn))
 
+    def notes_row(self) -> Row:
+        """A fact about each of several films: learned where a ranker needs it, in a list."""
+        self.drawn += 1
+        ask, answer = notes(self.rng, film_list(f"notes/{self.drawn}", self.rng.choice((4, 6, 10))))
+        turn = self.tokenizer(markup(self.tokenizer, ask)[0], add_special_tokens=False)["input_ids"]
+        reply = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
+        return Row(turn + reply, [False] * len(turn) + [True] * len(reply), "notes")
+
     def generic_row(self, style: Style) -> Row:
         """A list of phrases in random order, under any task's template."""
         example = generic_example(self.rng)
@@ -185,12 +220,12 @@ class Corpus:
         """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
             (0.08, self.facts_row),
-            (0.25, self.questions_row),
-            (0.25, lambda: self.film_row("text")),
-            (0.17, lambda: self.film_row("label")),
-            (0.11, lambda: self.generic_row("text")),
-            (0.09, lambda: self.generic_row("label")),
-            (0.05, self.repeats_row),
+            (0.12, self.questions_row),
+            (0.22, self.notes_row),
+            (0.22, lambda: self.film_row("text")),
+            (0.22, lambda: self.film_row("label")),
+            (0.08, lambda: self.generic_row("text")),
+            (0.06, lambda: self.generic_row("label")),
         ]
         shares, makers = zip(*kinds, strict=True)
         yield from (self.repeats_row() for _ in range(COPYING_FIRST))
@@ -203,7 +238,9 @@ def tokenizer_texts(seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     for film in films():
         for text in STATEMENTS * 4:
-            yield text.format(f=film)
+            yield text.format(f=film, fame=fame(film))
+    for index in range(500):
+        yield "\n".join(notes(rng, film_list(f"tokenizer/{index}", 6)))
     for _ in range(2000):
         yield "\n".join(question(rng))
         yield phrase(rng, 3, 12)

@@ -13,11 +13,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList, ListBatch
@@ -120,6 +120,22 @@ def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int) -> float:
     return ndcg(sorted(range(len(values)), key=lambda j: (-values[j], relevance[j])), relevance, k)
 
 
+class Progress(ProgressCallback):  # type: ignore[misc]
+    """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
+
+    _SHOWN: ClassVar = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: dict[str, str] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show what is new."""
+        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in self._SHOWN.items() if key in (logs or {})}
+        if self.training_bar is not None:
+            self.training_bar.set_postfix(self._latest)
+
+
 class ListTrainer(Trainer):  # type: ignore[misc]
     """Trains on encoded lists; `compute_loss` is the method, everything else is the Trainer's."""
 
@@ -150,6 +166,10 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         )
         if self.accelerator.num_processes > 1:
             raise UserError("training runs in one process for now; launch it without torchrun or accelerate launch")
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+        if not args.disable_tqdm:
+            self.add_callback(Progress())
         self.model_accepts_loss_kwargs = True  # our loss is already divided by the lists of the whole update
 
     def compute_loss(

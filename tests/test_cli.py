@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 import typer
@@ -37,7 +38,7 @@ def pipeline(monkeypatch):
 
         return call
 
-    for name in ("prepare", "train", "evaluate", "rank", "quickstart"):
+    for name in ("prepare", "train", "evaluate", "rank"):
         setattr(fake, name, note(name))
     monkeypatch.setitem(sys.modules, "irpo.pipeline", fake)
     monkeypatch.setattr(irpo, "pipeline", fake, raising=False)
@@ -165,8 +166,8 @@ def test_evaluate_takes_the_runs_own_task(run, pipeline, tmp_path):
 
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert run("evaluate", "--model", str(tmp_path), "--out", "x", "size=7", "--mode", "score")[0] == 0
-    ((_, (model, spec, modes, _out), _),) = pipeline.calls
-    assert (model, spec["name"], spec["size"], modes) == (str(tmp_path), "world", 7, ["score"])
+    ((_, (model, spec, _out, settings), _),) = pipeline.calls
+    assert (model, spec["name"], spec["size"], settings.modes) == (str(tmp_path), "world", 7, ("score",))
 
 
 def test_evaluate_needs_a_task_for_a_model_that_is_no_run(run, pipeline):
@@ -177,9 +178,9 @@ def test_evaluate_needs_a_task_for_a_model_that_is_no_run(run, pipeline):
 
 def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
-    ((_, (_, spec, modes, _out), settings),) = pipeline.calls
-    assert (spec, modes) == ({"name": "world"}, ["score", "generate", "constrain"])
-    assert settings == {"style": "label", "max_lists": 4}
+    ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
+    assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ("score", "generate", "constrain"), 4)
+    assert chosen == {"style": "label", "skip_bad_rows": False}
 
 
 @pytest.mark.parametrize(
@@ -223,10 +224,11 @@ def test_rank_names_a_file_that_is_not_there(run, pipeline, tmp_path):
     assert "no.txt: No such file" in err
 
 
-def test_quickstart_writes_to_runs_by_default(run, pipeline):
+def test_quickstart_writes_to_runs_by_default(run, monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "irpo.quickstart", types.SimpleNamespace(run=lambda *args: calls.append(args)))
     run("quickstart")
-    ((_, (out, config), _),) = pipeline.calls
-    assert (out.as_posix(), config) == ("runs/quickstart", None)
+    assert calls == [(Path("runs/quickstart"), None)]
 
 
 def test_list_refuses_an_unknown_kind(run):

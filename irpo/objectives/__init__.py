@@ -2,21 +2,26 @@
 
 Adding one: a frozen dataclass with `needs` and `__call__`, decorated with `OBJECTIVES.register`, in any module that is
 imported (this package imports its own; `plugins:` names yours).
+
+On the slots of a ranking (`irpo.lists`) every objective counts the terms of the item that stands there alone, against
+the candidates still unplaced; what depends on the whole list (ranks, weights, targets) is computed from all of it.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from irpo.lists import ScoredLists
 from irpo.registry import Registry
+from irpo.types import UserError
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,16 @@ class Needs:
     scores: bool = True  # the policy's (B, K) table
     reference: bool = True  # the reference's (B, K) table
     target: bool = False  # the policy's log-likelihood of the target list
+    max_label: float = math.inf  # the highest label it can use
 
 
 class Objective(Protocol):
     """A loss over lists; its fields are its options."""
 
-    needs: ClassVar[Needs]
+    @property
+    def needs(self) -> Needs:
+        """What it reads; a class variable where no option changes it."""
+        ...
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         """Loss of each list, (B,): summed over its items or pairs, never averaged over the batch."""
@@ -39,6 +48,20 @@ class Objective(Protocol):
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
+
+
+def at_least(objective: str, low: float, **options: float | None) -> None:
+    """Refuse options below `low`; None is no choice and passes."""
+    for name, value in options.items():
+        if value is not None and not value >= low:
+            raise UserError(f"objective {objective!r}: {name} = {value}; allowed is {low:g} and above")
+
+
+def above_zero(objective: str, **options: float) -> None:
+    """Refuse options that are not above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise UserError(f"objective {objective!r}: {name} = {value}; allowed is a number above 0")
 
 
 def loss(  # noqa: PLR0913 - the tables, then what is optional

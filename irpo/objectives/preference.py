@@ -7,41 +7,22 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import softplus
 
-from irpo.lists import ScoredLists, choose, implicit_reward, masked_logsumexp, pick
-from irpo.objectives import OBJECTIVES, Needs
-
-Pairs = Literal["random", "first"]
-
-
-def sides(lists: ScoredLists) -> tuple[Tensor, Tensor]:
-    """(positives, negatives) as masks (B, K): above the list's lowest label, and at it. A tied list has no positive."""
-    labels = lists.relevance
-    lowest = torch.where(lists.mask, labels, torch.inf).amin(-1, keepdim=True)
-    return lists.mask & (labels > lowest), lists.mask & (labels == lowest)
-
-
-def first(allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """The first allowed candidate of each list: (index (B,), whether there is one (B,))."""
-    return allowed.long().argmax(-1), allowed.any(-1)
-
-
-def choose_positive(lists: ScoredLists, positives: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """A random positive, or the first of those that have the top label."""
-    if pairs == "random":
-        return choose(positives, lists.noise)
-    top = torch.where(positives, lists.relevance, -torch.inf).amax(-1, keepdim=True)
-    return first(positives & (lists.relevance == top))
+from irpo.lists import ScoredLists, implicit_reward, masked_logsumexp, masked_sum, ranks
+from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
+from irpo.objectives.pairs import Pairs, choose_positive, pair_loss, sides
 
 
 @OBJECTIVES.register("dpo")
 @dataclass(frozen=True)
 class DPO:
-    """-log sigmoid(s_w - s_l) on one pair of a list (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
+    """-log sigmoid(s_w - s_l) on a pair of a list (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
 
-    w is a candidate above the list's lowest label, l one at it. `pairs: random` draws both; `first` takes the first
-    candidate with the top label and the first with the lowest. A list whose labels are all tied has loss 0.
+    w is a candidate above the list's lowest label, l one at it; labels may be graded or binary, and a list whose labels
+    are all tied has loss 0. Needs a reference. `pairs: random` draws both; `first` takes the first candidate with the
+    top label and the first with the lowest; `hardest` draws w and takes the l of highest current s (ties drawn); `all`
+    sums over all such pairs.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -49,30 +30,42 @@ class DPO:
     beta: float = 1.0
     pairs: Pairs = "random"
 
+    def __post_init__(self) -> None:
+        above_zero("dpo", beta=self.beta)
+
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
-        positives, negatives = sides(lists)
-        winner, some = choose_positive(lists, positives, self.pairs)
-        loser, _ = choose(negatives, lists.noise) if self.pairs == "random" else first(negatives)
-        return -logsigmoid(pick(scores, winner) - pick(scores, loser)) * some
+        return pair_loss(lists, implicit_reward(lists, beta=self.beta), self.pairs, lambda margin: softplus(-margin))
 
 
 @OBJECTIVES.register("sdpo")
 @dataclass(frozen=True)
 class SDPO:
-    """-log sigmoid(-log sum_l exp(s_l - s_w)) over all negatives (S-DPO, Chen et al. 2024, arXiv 2406.09215, eq. 10).
+    """-log sigmoid(-log sum_l exp(s_l - s_w)) over the negatives (S-DPO, Chen et al. 2024, arXiv 2406.09215, eq. 10).
 
-    The same as softmax cross-entropy of one positive against the negatives. Positive and negatives as in `dpo`;
-    `pairs: first` takes the first candidate with the top label. A list whose labels are all tied has loss 0.
+    The same as softmax cross-entropy of one positive against the negatives. Sides as in `dpo`: labels may be graded or
+    binary, and a list whose labels are all tied has loss 0. Needs a reference. `positives: one` takes a random one
+    (`pairs: first`: the first with the top label), `all` sums over them, each against the same negatives: all of them,
+    or as many as `negatives` says, drawn.
     """
 
     needs: ClassVar[Needs] = Needs()
 
     beta: float = 1.0
-    pairs: Pairs = "random"
+    pairs: Literal["random", "first"] = "random"
+    positives: Literal["one", "all"] = "one"
+    negatives: int | None = None  # how many are drawn; None: all
+
+    def __post_init__(self) -> None:
+        above_zero("sdpo", beta=self.beta)
+        at_least("sdpo", 1, negatives=self.negatives)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         scores = implicit_reward(lists, beta=self.beta)
         positives, negatives = sides(lists)
-        winner, some = choose_positive(lists, positives, self.pairs)
-        return softplus(masked_logsumexp(scores, negatives) - pick(scores, winner)) * some
+        if self.negatives is not None:
+            negatives = negatives & (ranks(lists.noise, negatives) <= self.negatives)
+        if self.positives == "one":
+            winner, some = choose_positive(lists, positives, self.pairs)
+            positives = torch.zeros_like(positives).scatter_(-1, winner[:, None], some[:, None])
+        terms = softplus(masked_logsumexp(scores, negatives)[:, None] - scores)
+        return masked_sum(terms, positives & negatives.any(-1, keepdim=True))

@@ -1,0 +1,211 @@
+"""How good are the rankings? Every configured method on the embedded model and its synthetic world, under one protocol.
+
+    python benchmarks/quality.py run objectives --shard 0/2 &     # two processes share the work
+    python benchmarks/quality.py run objectives --shard 1/2 &
+    python benchmarks/quality.py table objectives                 # -> benchmarks/results/objectives.md
+
+A study is a YAML of `benchmarks/studies/`: shared overrides and named cases. Each case is trained with each learning
+rate (seed 0); the one with the best NDCG@10 on validation lists is then run with every seed and measured on test lists,
+which no choice has seen, in the three modes. All cases get the same number of updates on the same lists. Every finished
+piece is a line of `benchmarks/results/<study>.<shard>.jsonl`; a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from scipy import stats
+from transformers.utils import logging
+
+from irpo.config import EvaluationConfig, RunConfig, load_config
+from irpo.models import load_tokenizer
+from irpo.pipeline import build, encode_examples, measure, method_of, policy_model, split_training
+from irpo.reranker import Reranker, base_name, prompt_builder
+from irpo.training import BEST, ListTrainer, training_arguments
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+MODES = {"score": "score", "generate strict": "generate", "constrain": "constrain"}
+
+
+class Study:
+    """A study's cases and the lists that all of them share."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.plan: dict[str, Any] = yaml.safe_load((HERE / "studies" / f"{name}.yaml").read_text(encoding="utf-8"))
+        self._encoded: dict[tuple[str, bool], Any] = {}
+        shared = self.config(next(iter(self.plan["cases"])), 0.001, 0)
+        lists, _ = build(shared.task)
+        splits = split_training(lists["train"], 0.1, self.plan["validation_lists"])
+        self.train, self.validation = splits.train[: self.plan["train_lists"]], splits.validation
+        self.test = tuple(lists["eval"][: self.plan["test_lists"]])
+
+    def config(self, case: str, rate: float, seed: int) -> RunConfig:
+        given = self.plan["cases"][case] or {}
+        files = [f"methods/{given.get('method', case)}.yaml", "quickstart.yaml"]
+        overrides = [*self.plan.get("overrides", []), *given.get("overrides", [])]
+        return load_config(files, [*overrides, f"training.learning_rate={rate}", f"seed={seed}"])
+
+    def lists(self, config: RunConfig, *, training: bool) -> Any:
+        """Encoded lists in the configured style, made once."""
+        key = (config.prompt.style, training)
+        if key not in self._encoded:
+            examples = self.train if training else self.validation
+            self._encoded[key] = encode_examples(builder_of(config), examples)[0]
+        return self._encoded[key]
+
+
+def builder_of(config: RunConfig) -> Any:
+    tokenizer = load_tokenizer(base_name(config.model.name))
+    return prompt_builder(tokenizer, str(config.task["name"]), config.prompt.style, config.prompt.max_tokens)
+
+
+def trained(study: Study, config: RunConfig) -> tuple[Reranker, float, float]:
+    """(the ranker, its NDCG@10 on validation lists, median seconds an update)."""
+    train, validation = study.lists(config, training=True), study.lists(config, training=False)
+    method, builder = method_of(config), builder_of(config)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(
+            config.training, Path(folder), lists=len(train), validates=False, seed=config.seed
+        )
+        arguments.disable_tqdm, arguments.save_strategy = True, "no"
+        model = policy_model(config)
+        trainer = ListTrainer(
+            model=model, tokenizer=builder.tokenizer, method=method, lists=(train, validation), args=arguments
+        )
+        start = time.perf_counter()
+        trainer.train()
+        seconds = (time.perf_counter() - start) / arguments.max_steps
+        found = trainer.evaluate()[f"eval_{BEST}"]
+    scorer = method.scorer
+    ranker = Reranker(trainer.model.eval(), builder.tokenizer, builder, scorer, method.length)
+    return ranker, found, seconds
+
+
+def work(study: Study, case: str, done: dict[str, Any], write: Any) -> None:
+    """Choose the case's learning rate on validation lists, then measure every seed on test lists."""
+    scores = {}
+    for rate in study.plan["learning_rates"]:
+        key = f"{case}/rate/{rate}"
+        if key not in done:
+            _, found, _ = trained(study, study.config(case, rate, 0))
+            write({"key": key, "case": case, "rate": rate, "validation": found})
+            done[key] = {"validation": found}
+        scores[rate] = done[key]["validation"]
+    best = max(scores, key=lambda rate: (scores[rate] if math.isfinite(scores[rate]) else -1, -rate))
+    for seed in study.plan["seeds"]:
+        key = f"{case}/seed/{seed}"
+        if key in done:
+            continue
+        config = study.config(case, best, seed)
+        ranker, found, seconds = trained(study, config)
+        line = {"key": key, "case": case, "seed": seed, "rate": best, "validation": found, "seconds": seconds}
+        write(line | test(study, ranker))
+
+
+def test(study: Study, ranker: Reranker) -> dict[str, Any]:
+    """NDCG of each mode on the test lists, and the coverage of free generation."""
+    settings = EvaluationConfig(ks=(1, 5, 10), lists_per_batch=32)
+    rows = {row["name"]: row for row in measure(ranker, study.test, settings).summary()["rows"]}
+    ndcg = {short: {k: rows[name]["measures"][f"NDCG@{k}"] for k in (1, 5, 10)} for name, short in MODES.items()}
+    return {"ndcg": ndcg, "coverage": rows["generate strict"]["coverage"]}
+
+
+def base(study: Study, done: dict[str, Any], write: Any) -> None:
+    """The untrained model under the same protocol, once a style."""
+    for case in study.plan["cases"]:
+        config = study.config(case, 0.001, 0)
+        key = f"base ({config.prompt.style})"
+        if key not in done:
+            model = Reranker.load(config.model.name, style=config.prompt.style, template=str(config.task["name"]))
+            done[key] = {}
+            write({"key": key, "case": key, "seed": 0, "rate": None, "seconds": None} | test(study, model))
+
+
+def lines(study: str) -> Iterator[dict[str, Any]]:
+    for path in sorted(RESULTS.glob(f"{study}*.jsonl")):
+        yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def run(name: str, shard: str, only: list[str]) -> None:
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    part, parts = (int(n) for n in shard.split("/"))
+    study = Study(name)
+    done = {line["key"]: line for line in lines(name)}
+
+    def write(line: dict[str, Any]) -> None:
+        with (RESULTS / f"{name}.{part}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    if part == 0:
+        base(study, done, write)
+    cases = [case for case in study.plan["cases"] if not only or case in only]
+    for case in cases[part::parts]:
+        work(study, case, done, write)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % t interval over seeds; nan for one value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def cell(values: list[float]) -> str:
+    mean, half = interval(values)
+    return f"{mean:.3f}" if math.isnan(half) else f"{mean:.3f} ± {half:.3f}"
+
+
+def table(name: str) -> str:
+    """Markdown: a row a case, best first by NDCG@10 of the scores."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines(name):
+        if "ndcg" in line:
+            found.setdefault(line["case"], []).append(line)
+    columns = [(mode, k) for mode in MODES.values() for k in ("1", "5", "10")]
+    header = ["case", "rate", *(f"{mode} @{k}" for mode, k in columns), "named", "ms/update", "seeds"]
+    rows = []
+    for case, runs in found.items():
+        values = [cell([r["ndcg"][mode][k] for r in runs]) for mode, k in columns]
+        named = f"{100 * statistics.fmean(r['coverage'] for r in runs):.0f} %"
+        times = [r["seconds"] for r in runs if r["seconds"]]
+        speed = f"{1000 * statistics.median(times):.0f}" if times else "-"
+        rate = "-" if runs[0]["rate"] is None else f"{runs[0]['rate']:g}"
+        main = statistics.fmean(r["ndcg"]["score"]["10"] for r in runs)
+        rows.append((main, [case, rate, *values, named, speed, str(len(runs))]))
+    rows.sort(key=lambda row: -row[0])
+    cells = [header, ["---"] * len(header), *(row for _, row in rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("study")
+    parser.add_argument("--shard", default="0/1", help="part/parts")
+    parser.add_argument("--only", nargs="*", default=[], help="cases")
+    options = parser.parse_args()
+    if options.what == "run":
+        run(options.study, options.shard, options.only)
+    else:
+        text = table(options.study)
+        (RESULTS / f"{options.study}.md").write_text(text, encoding="utf-8")
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

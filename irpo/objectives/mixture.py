@@ -1,0 +1,39 @@
+"""A weighted sum of objectives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irpo.lists import ScoredLists
+from irpo.objectives import Needs, Objective, at_least
+from irpo.types import UserError
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """sum of weight * loss over the parts; it needs what any of them needs. Not registered: built of built ones."""
+
+    parts: tuple[tuple[float, Objective], ...]  # (weight, objective)
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise UserError("objectives: an empty list; name at least one")
+        for weight, part in self.parts:
+            at_least(type(part).__name__, 0, weight=weight)
+
+    @property
+    def needs(self) -> Needs:
+        """The union."""
+        all_needs = [part.needs for _, part in self.parts]
+        return Needs(
+            scores=any(needs.scores for needs in all_needs),
+            reference=any(needs.reference for needs in all_needs),
+            target=any(needs.target for needs in all_needs),
+            max_label=min(needs.max_label for needs in all_needs),
+        )
+
+    def __call__(self, lists: ScoredLists) -> Tensor:
+        return torch.stack([weight * part(lists) for weight, part in self.parts]).sum(0)
