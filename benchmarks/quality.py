@@ -95,23 +95,17 @@ def trained(study: Study, config: RunConfig) -> tuple[Reranker, float, float]:
 
 def work(study: Study, case: str, done: dict[str, Any], write: Any) -> None:
     """Choose the case's learning rate on validation lists, then measure every seed on test lists."""
-    scores = {}
-    for rate in study.plan["learning_rates"]:
-        key = f"{case}/rate/{rate}"
-        if key not in done:
-            _, found, _ = trained(study, study.config(case, rate, 0))
-            write({"key": key, "case": case, "rate": rate, "validation": found})
-            done[key] = {"validation": found}
-        scores[rate] = done[key]["validation"]
-    best = max(scores, key=lambda rate: (scores[rate] if math.isfinite(scores[rate]) else -1, -rate))
+    rates = study.plan["learning_rates"]
+    if all(f"{case}/seed/{seed}" in done for seed in study.plan["seeds"]):
+        return
+    first = study.plan["seeds"][0]
+    tried = {rate: trained(study, study.config(case, rate, first)) for rate in rates}
+    best = max(rates, key=lambda rate: (tried[rate][1] if math.isfinite(tried[rate][1]) else -1.0, -rate))
     for seed in study.plan["seeds"]:
-        key = f"{case}/seed/{seed}"
-        if key in done:
-            continue
-        config = study.config(case, best, seed)
-        ranker, found, seconds = trained(study, config)
-        line = {"key": key, "case": case, "seed": seed, "rate": best, "validation": found, "seconds": seconds}
-        write(line | test(study, ranker))
+        ranker, found, seconds = tried[best] if seed == first else trained(study, study.config(case, best, seed))
+        line = {"key": f"{case}/seed/{seed}", "case": case, "seed": seed, "rate": best, "validation": found}
+        line["tried"] = {str(rate): result[1] for rate, result in tried.items()}
+        write(line | {"seconds": seconds} | test(study, ranker))
 
 
 def test(study: Study, ranker: Reranker) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The registered plug-ins of the four kinds, as rows for a table."""
+"""The registered plug-ins of every kind, as rows for a table."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _REGISTRIES = {
     "metrics": ("irpo.positional", "POSITIONAL_METRICS"),
     "scorers": ("irpo.scorers", "SCORERS"),
     "tasks": ("irpo.tasks", "TASKS"),
+    "rewards": ("irpo.online", "REWARDS"),
+    "samplers": ("irpo.generation", "SAMPLERS"),
 }
 
 

@@ -31,7 +31,7 @@ Seed = Annotated[int | None, typer.Option(help="Of list construction and order."
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
 Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id.")]
-Style = Annotated[str | None, typer.Option(help="text or label; the run's own where it is not given.")]
+Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -19,7 +19,7 @@ from irpo.types import UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
-Style = Literal["text", "label"]
+Style = Literal["text", "label", "response"]
 Mode = Literal["score", "generate", "constrain"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -69,7 +69,8 @@ class ModelConfig(_Section):
 class PromptConfig(_Section):
     """How a list is put to the model."""
 
-    style: Style = "text"  # text: the answer holds the candidates' texts; label: their labels, [B] > [A]
+    # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer
+    style: Style = "text"
     max_tokens: Annotated[int, Field(ge=32)] = 2048  # prompt + answer
     template: str | None = None  # a template's name or file; None: the task's own
 
@@ -77,11 +78,24 @@ class PromptConfig(_Section):
 class MethodConfig(_Section):
     """What is optimised, and on which log-probabilities."""
 
-    objective: PluginSpec
+    objective: PluginSpec | None = None
+    objectives: tuple[PluginSpec, ...] = ()  # a weighted sum: [{name: irpo, weight: 1}, {name: sft, weight: 0.1}]
     scorer: PluginSpec = {"name": "independent"}
     length: Literal["sum", "mean"] = "sum"  # a candidate's log-probability: over its tokens, in nats
     reference: Literal["adapters_off", "precomputed", "none"] = "adapters_off"
     nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the target list's negative log-likelihood
+
+    @model_validator(mode="after")
+    def _one_way_of_naming_it(self) -> Self:
+        if (self.objective is None) == (not self.objectives):
+            raise ValueError("give either 'objective' or the list 'objectives' (and set the other to null or [])")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The objective's name, or those of a sum."""
+        parts = (self.objective,) if self.objective else self.objectives
+        return " + ".join(f"{p['weight']:g} {p['name']}" if "weight" in p else str(p["name"]) for p in parts)
 
 
 class TrainingConfig(_Section):
@@ -122,6 +136,40 @@ class EvaluationConfig(_Section):
     max_lists: Positive | None = None  # None: all of them
 
 
+class OnlineConfig(_Section):
+    """Rounds of drawing answers from the policy and training on them, instead of one pass over the given lists."""
+
+    name: Literal["iterative", "reinforce", "larpo"]
+    rounds: Positive = 5
+    updates_per_round: Positive = 20  # takes the place of training.updates and training.epochs
+    prompts_per_round: Positive | None = None  # None: as many as the round's updates need
+    samples: Positive = 4  # answers to each prompt
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_response_tokens: Positive | None = None  # None: a complete list and a few more; needed in the style response
+    sampler: PluginSpec = {"name": "transformers"}
+    reference: Literal["first", "previous"] = "first"  # the policy before the first round, or before this round
+    min_valid: Positive = 8  # lists that a round must yield
+    reward: PluginSpec = {"name": "labels"}  # of an answer; reinforce and larpo
+    # larpo alone:
+    memory: Literal["current", "previous", "all"] = "all"  # whose answers to a prompt compete: earlier rounds' too
+    negatives: Literal["easiest", "easy", "hard", "hardest"] = "hardest"
+    high_temperature: Annotated[float, Field(gt=0)] = 1.5  # of hard negatives
+    labels: Literal["rank", "difference", "best"] = "rank"  # what becomes of rewards; see irpo.tasks.preferences
+    pass_reward: float = 0.5  # from which an answer counts as suitable, in Pass@N
+
+    @model_validator(mode="after")
+    def _samples_fit_the_method(self) -> Self:
+        if self.name != "iterative" and self.samples < 2:
+            raise ValueError(
+                f"online.name {self.name!r} compares answers to one prompt; set online.samples to 2 or more"
+            )
+        if self.name == "reinforce" and (self.temperature != 1 or self.reference != "first"):
+            raise ValueError(
+                "online.name 'reinforce' follows the policy itself: online.temperature is 1, online.reference is first"
+            )
+        return self
+
+
 class RunConfig(_Section):
     """One training run, whole."""
 
@@ -130,6 +178,7 @@ class RunConfig(_Section):
     method: MethodConfig
     prompt: PromptConfig = PromptConfig()
     training: TrainingConfig = TrainingConfig()
+    online: OnlineConfig | None = None  # None: offline, on the task's lists as they are
     evaluation: EvaluationConfig = EvaluationConfig()
     skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of list construction, order, initial adapter and dropout
@@ -142,6 +191,9 @@ class RunConfig(_Section):
                 "method.reference 'adapters_off' needs model.tuning 'lora'; "
                 "with 'full' choose method.reference precomputed or none"
             )
+        first = self.online is not None and self.online.reference == "first"
+        if first and self.model.tuning == "full" and self.method.reference != "none":
+            raise ValueError("online.reference 'first' needs model.tuning 'lora'; with 'full' choose previous")
         return self
 
 
@@ -205,8 +257,17 @@ def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ..
     for step in loc:
         keys.append(str(step))
         field = section.model_fields.get(str(step))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        inner = (
+            next((t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)), None)
+            if field
+            else None
+        )
+        if inner is None:
             break
         if len(keys) < len(loc):
-            section = field.annotation
+            section = inner
     return section, tuple(keys)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

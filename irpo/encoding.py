@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from irpo.prompting import AnswerForm, Prompt, end_of_turn, token_ids_after_newline
-from irpo.types import target_order
+from irpo.types import UserError, target_order
 
 Tokens = tuple[int, ...]
 NO_SLOT = -1  # a token that is fed but whose log-probability nobody asks for
@@ -26,7 +26,8 @@ PAD_LIST = -1  # `lists` of a padding column
 class EncodedList:
     """A list in tokens: prompt, heads[0], bodies[a], heads[1], bodies[b], ..., tail is one complete sequence.
 
-    `bodies[j]` is candidate j's own part, its terminator included; the scored span.
+    `bodies[j]` is candidate j's own part, its terminator included; the scored span. Where there is no tail, the
+    candidates make no list: each body is a whole answer of its own, its end of turn included.
     """
 
     id: str
@@ -41,6 +42,21 @@ class EncodedList:
         parts = (self.heads[rank] + self.bodies[j] for rank, j in enumerate(order))
         return tuple(token for part in parts for token in part) + self.tail
 
+    @property
+    def end(self) -> int:
+        """The token that ends an answer."""
+        return (self.tail or self.bodies[0])[-1]
+
+    def require_list(self, what: str) -> None:
+        """`UserError` where the candidates are answers of their own, and `what` needs one list of them."""
+        if not self.tail:
+            raise UserError(f"{what} needs an answer that lists the candidates; responses of their own make none")
+
+    def only(self, chosen: Sequence[int]) -> EncodedList:
+        """The same prompt with some of the candidates to score, in this order."""
+        bodies, relevance = tuple(self.bodies[j] for j in chosen), tuple(self.relevance[j] for j in chosen)
+        return replace(self, bodies=bodies, relevance=relevance)
+
     def without_labels(self) -> EncodedList:
         """The same list with every label 0: what evaluation may show to a scorer, so that no label can leak."""
         return replace(self, relevance=(0.0,) * len(self.relevance))
@@ -50,12 +66,15 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
     """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
     form = prompt.form
     ids = tokenizer(prompt.text, add_special_tokens=not prompt.chat)["input_ids"]
+    bodies = token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])
+    end = (end_of_turn(tokenizer),)
+    listed = prompt.style != "response"
     return EncodedList(
         id=id,
         prompt=tuple(ids),
         heads=_heads(tokenizer, form, len(prompt.names)),
-        bodies=tuple(token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])),
-        tail=(*token_ids_after_newline(tokenizer, [form.tail])[0], end_of_turn(tokenizer)),
+        bodies=tuple(bodies if listed else (body + end for body in bodies)),
+        tail=token_ids_after_newline(tokenizer, [form.tail])[0] + end if listed else (),
         relevance=tuple(relevance),
     )
 
@@ -117,6 +136,7 @@ class Layout:
 
 def add_target(layout: Layout, item: EncodedList) -> None:
     """A branch that holds the whole answer in target order, every token of it read to the target slot."""
+    item.require_list("the target list's likelihood")
     layout.target = True
     tokens = item.answer(target_order(item.relevance))
     trunk = layout.branches.count(0)
@@ -146,10 +166,15 @@ class ListBatch:
     mask: Tensor  # (B, K), True = a real candidate
     ranks: int  # I
     target: bool
-    names: tuple[str, ...]  # the lists' ids
+    items: tuple[EncodedList, ...]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.items)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The lists' ids."""
+        return tuple(item.id for item in self.items)
 
     def to(self, device: torch.device | str) -> ListBatch:
         """The same batch on a device."""
@@ -198,7 +223,7 @@ def collate(
         mask=mask,
         ranks=ranks,
         target=layouts[0].target,
-        names=tuple(item.id for item in items),
+        items=tuple(items),
     )
 
 

@@ -14,7 +14,10 @@ from irpo.types import UserError
 Keys = tuple[str, ...]
 
 # The settings that hold a plug-in: {"name": ..., option: value}, or its bare name.
-PLUGINS: tuple[Keys, ...] = (("task",), ("method", "objective"), ("method", "scorer"))
+PLUGINS: tuple[Keys, ...] = (
+    *(("task",), ("method", "objective"), ("method", "scorer")),
+    *(("online", "sampler"), ("online", "reward")),
+)
 
 
 class _Loader(yaml.SafeLoader):

@@ -79,6 +79,20 @@ def per_query(
     return values
 
 
+def pass_at(passed: int, samples: int, n: int) -> float:
+    """Pass@n: the chance that at least one of n answers, drawn from `samples` of which `passed` suit, suits.
+
+    1 - C(samples - passed, n) / C(samples, n) (Chen et al. 2021, arXiv 2107.03374): without bias from more samples than
+    n. Seen as retrieval, with answers for passages, it is Recall@n (LarPO, arXiv 2502.03699, section 2.4).
+
+    >>> pass_at(1, 4, 2)  # one of four suits: half of the pairs hold it
+    0.5
+    """
+    if not 0 <= passed <= samples or not 1 <= n <= samples:
+        raise ValueError(f"{passed} of {samples} answers pass, Pass@{n}: n is from 1 to the number of answers")
+    return 1 - math.comb(samples - passed, n) / math.comb(samples, n)
+
+
 def mean(values: Mapping[str, float]) -> float:
     """The mean over queries; 0 where there is none."""
     return math.fsum(values.values()) / len(values) if values else 0.0

@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
 from irpo.candidates import in_test_split
-from irpo.config import RUN_CONFIG, EvaluationConfig, RunConfig, config_hash, to_yaml
+from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, config_hash, to_yaml
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation import Evaluation, EvaluationOptions, write_results
 from irpo.evaluation import evaluate as run_evaluation
@@ -25,7 +25,9 @@ from irpo.models import (
     load_tokenizer,
     trainable_parameters,
 )
-from irpo.objectives import OBJECTIVES
+from irpo.objectives import OBJECTIVES, Objective
+from irpo.objectives.mixture import Mixture
+from irpo.online import Job, require_sound, run_rounds
 from irpo.preparing import card_of
 from irpo.preparing import prepare as write_lists
 from irpo.prompting import PromptBuilder, Style
@@ -92,7 +94,14 @@ def prepare(spec: Mapping[str, Any], out: Path, skip_bad_rows: bool = False) -> 
 def method_of(config: RunConfig) -> Method:
     """The configured method, its plug-ins built."""
     m = config.method
-    return Method(OBJECTIVES.build(m.objective), SCORERS.build(m.scorer), m.length, m.reference, m.nll_weight)
+    return Method(_objective(m), SCORERS.build(m.scorer), m.length, m.reference, m.nll_weight)
+
+
+def _objective(m: MethodConfig) -> Objective:
+    if m.objective is not None:
+        return OBJECTIVES.build(m.objective)
+    parts = [dict(spec) for spec in m.objectives]
+    return Mixture(tuple((part.pop("weight", 1.0), OBJECTIVES.build(part)) for part in parts))
 
 
 def policy_model(config: RunConfig) -> Any:
@@ -139,29 +148,40 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
         f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit"
     )
     model = policy_model(config)
-    arguments = training_arguments(
-        config.training,
-        out,
-        lists=len(encoded),
-        validates=bool(validation),
-        seed=config.seed,
-    )
-    trainer = ListTrainer(
-        model=model,
-        tokenizer=tokenizer,
-        method=method,
-        lists=(encoded, validation),
-        args=arguments,
-        patience=config.training.patience,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RUN_CONFIG).write_text(to_yaml(config), encoding="utf-8")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = trainer.evaluate() if validation else {}
-    _save(trainer.model, tokenizer, out, config)
+    if config.online is not None:
+        metrics = _train_online(Job(config, model, builder, method, splits.train, splits.validation), out)
+    else:
+        arguments = training_arguments(
+            config.training, out, lists=len(encoded), validates=bool(validation), seed=config.seed
+        )
+        trainer = ListTrainer(
+            model=model,
+            tokenizer=tokenizer,
+            method=method,
+            lists=(encoded, validation),
+            args=arguments,
+            patience=config.training.patience,
+        )
+        _write_config(out, config)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = trainer.evaluate() if validation else {}
+        model = trainer.model
+    _save(model, tokenizer, out, config)
     (out / "README.md").write_text(model_card(config, card | {"cuts": cuts}, metrics), encoding="utf-8")
     say(f"saved to {out}" + (f", validation {BEST} {metrics[f'eval_{BEST}']:.4f}" if metrics else ""))
     return metrics
+
+
+def _train_online(job: Job, out: Path) -> dict[str, float]:
+    """The rounds of `irpo.online`, on the same model, prompts and lists."""
+    require_sound(job)
+    _write_config(out, job.config)
+    return run_rounds(job, out, say)
+
+
+def _write_config(out: Path, config: RunConfig) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RUN_CONFIG).write_text(to_yaml(config), encoding="utf-8")
 
 
 def _checkpoint(out: Path, config: RunConfig, resume: bool) -> str | None:
@@ -203,10 +223,10 @@ def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str,
             f"base_model: {base_name(config.model.name)}",
             "tags: [irpo, reranker, listwise-ranking]",
             "---",
-            f"# {m.objective['name']} on {config.task['name']}",
+            f"# {m.title} on {config.task['name']}",
             "",
             f"A listwise reranker: {learned} for `{config.model.name}`, trained with `irpo` "
-            f"(objective `{m.objective['name']}`, scorer `{m.scorer['name']}`, style `{config.prompt.style}`).",
+            f"(objective `{m.title}`, scorer `{m.scorer['name']}`, style `{config.prompt.style}`).",
             "",
             "```",
             'irpo rank --model FOLDER "query" "first document" "second document"',

@@ -1,8 +1,9 @@
 """From an example to the text that a model reads, and the written form of its answer.
 
-Two styles. `text`: the answer is a numbered list of the candidates' texts, one a line. `label`: candidates carry
-labels A, B, ... in the prompt and the answer reads `[B] > [A] > [C]`. Templates are Jinja files, one a task and style;
-chat markup comes from the tokenizer, never from here.
+Two styles answer with a list. `text`: a numbered list of the candidates' texts, one a line. `label`: candidates carry
+labels A, B, ... in the prompt and the answer reads `[B] > [A] > [C]`. In the third, `response`, candidates are not in
+the prompt: each is a whole answer of its own. Templates are Jinja files, one a task and style; chat markup comes from
+the tokenizer, never from here.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from irpo.types import RankingExample, UserError
 
-Style = Literal["text", "label"]
-STYLES: tuple[Style, ...] = ("text", "label")
+Style = Literal["text", "label", "response"]
+STYLES: tuple[Style, ...] = ("text", "label")  # whose answer is a list of all candidates
 PLAIN_HEADER = "\n\nAnswer:\n"  # opens the answer where a tokenizer has no chat template
 _MIN_TOKENS = 4  # a candidate is never cut shorter than this
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
@@ -38,6 +39,8 @@ class AnswerForm:
 
     def head(self, rank: int) -> str:
         """What stands before the candidate at a 1-based rank."""
+        if self.style == "response":
+            return ""
         if self.style == "text":
             return f"{rank}."
         return "[" if rank == 1 else "] > ["
@@ -49,7 +52,7 @@ class AnswerForm:
     @property
     def tail(self) -> str:
         """What closes the list."""
-        return "" if self.style == "text" else "]"
+        return "]" if self.style == "label" else ""
 
     def write(self, names: Sequence[str]) -> str:
         """The whole answer.
@@ -186,19 +189,21 @@ class PromptBuilder:
 
         Cuts happen before templating, so the markup and the assistant's header stay whole.
         """
-        texts = tuple(one_line(t) for t in example.texts)
+        fold = str.strip if self.style == "response" else one_line
+        texts = tuple(fold(t) for t in example.texts)
         prompt = self._compose(example.query, texts)
         if self.length(prompt) <= self.max_tokens:
             return prompt
-        return self._fitted(example, texts)
+        return self._fitted_responses(example, texts) if self.style == "response" else self._fitted(example, texts)
 
     def length(self, prompt: Prompt) -> int:
-        """Tokens of the prompt and of a complete answer, one for each end of the sequence included."""
-        answer = prompt.form.write(prompt.names)
-        return count_tokens(self.tokenizer, prompt.text) + count_tokens(self.tokenizer, answer) + 2
+        """Tokens of the prompt and of a complete answer (the longest), one for each end of the sequence included."""
+        answers = prompt.names if self.style == "response" else (prompt.form.write(prompt.names),)
+        longest = max(count_tokens(self.tokenizer, answer) for answer in answers)
+        return count_tokens(self.tokenizer, prompt.text) + longest + 2
 
     def _compose(self, query: str, texts: Sequence[str], cut: tuple[int, int] = (0, 0)) -> Prompt:
-        names = tuple(texts) if self.style == "text" else label_names(self.tokenizer, len(texts))
+        names = label_names(self.tokenizer, len(texts)) if self.style == "label" else tuple(texts)
         text, chat = markup(self.tokenizer, self.template.render(query, texts, names))
         return Prompt(text, names, self.style, chat, candidate_tokens_cut=cut[0], query_tokens_cut=cut[1])
 
@@ -232,6 +237,24 @@ class PromptBuilder:
                 )
             kept = max(0, kept - more)
         return prompt
+
+    def _fitted_responses(self, example: RankingExample, responses: tuple[str, ...]) -> Prompt:
+        """Responses keep what the prompt leaves, at least half of the budget; then the query's oldest part is cut."""
+        sizes = [count_tokens(self.tokenizer, response) for response in responses]
+        whole = kept = count_tokens(self.tokenizer, example.query)
+        room = self.max_tokens + max(sizes) - self.length(self._compose(example.query, responses))
+        cap = max(room, self.max_tokens // 2)
+        short = [cut_to_tokens(self.tokenizer, response, cap, keep="first") for response in responses]
+        lost = sum(max(0, size - cap) for size in sizes)
+        while True:
+            query = cut_to_tokens(self.tokenizer, example.query, kept, keep="last")
+            prompt = self._compose(query, short, (lost, whole - kept))
+            more = self.length(prompt) - self.max_tokens
+            if more <= 0:
+                return prompt
+            if kept == 0:
+                raise UserError(f"example {example.id!r}: no room for a response, prompt.max_tokens {self.max_tokens}")
+            kept = max(0, kept - more)
 
 
 def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:

@@ -109,6 +109,8 @@ class Reranker:
         """
         candidates = tuple(Candidate(str(j), text) for j, text in enumerate(documents))
         example = RankingExample("query", query, candidates)
+        if self.builder.style == "response" and mode != "score":
+            raise UserError(f"mode {mode!r}: style 'response' shows no candidates to the model; choose the mode score")
         prompt = self.builder.build(example)
         item = encode(self.tokenizer, prompt, example.relevance, id=example.id)
         scores: list[float | None] = [None] * len(documents)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,12 @@ HEAD_BYTES = 256 * 2**20  # float32 logits held at once, in bytes
 
 
 class Scorer(Protocol):
-    """A way of laying out a list; its fields are its options."""
+    """A way of laying out a list; its fields are its options.
+
+    `separable`: a candidate's score does not depend on which others are scored with it.
+    """
+
+    separable: ClassVar[bool]
 
     def layout(self, item: EncodedList) -> Layout:
         """The list's columns and reads."""
@@ -39,6 +44,8 @@ SCORERS: Registry[Scorer] = Registry("scorer")
 class Independent:
     """Each candidate alone as the first item of the answer: log pi(e_j | x), IRPO eq. 3; K branches of one prompt."""
 
+    separable: ClassVar[bool] = True
+
     def layout(self, item: EncodedList) -> Layout:
         layout = _trunk(item)
         trunk = len(layout.ids)
@@ -51,6 +58,8 @@ class Independent:
 @dataclass(frozen=True)
 class Label:
     """All scores from the logits of the labels at one position (FIRST, arXiv 2406.15657); `label` style only."""
+
+    separable: ClassVar[bool] = True
 
     def layout(self, item: EncodedList) -> Layout:
         if any(len(body) != 1 for body in item.bodies):
@@ -69,9 +78,12 @@ class WholeList:
     Where labels are withheld, as in evaluation, both are the prompt's order.
     """
 
+    separable: ClassVar[bool] = False
+
     order: Literal["target", "given"] = "target"
 
     def layout(self, item: EncodedList) -> Layout:
+        item.require_list("scorer 'list'")
         layout = _trunk(item, head=False)
         given = tuple(range(len(item.bodies)))
         order = target_order(item.relevance) if self.order == "target" else given
@@ -93,6 +105,8 @@ class Stepwise:
     constrained decoding chooses from. A rank is a list of its own for the objective. Where labels are withheld, as in
     evaluation, there is no target list to walk, and the scores are those of the first rank: the scorer `label`.
     """
+
+    separable: ClassVar[bool] = False
 
     def layout(self, item: EncodedList) -> Layout:
         layout = Label().layout(item)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,15 @@ BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best che
 Reference = Literal["adapters_off", "precomputed", "none"]
 
 
+@runtime_checkable
+class Sampled(Protocol):
+    """An objective of which only some candidates need a gradient; the others' scores are taken without."""
+
+    def select(self, lists: ScoredLists) -> Tensor:
+        """Those candidates, (B, K) bool."""
+        ...
+
+
 @dataclass(frozen=True)
 class Method:
     """What is optimised, and on which log-probabilities."""
@@ -47,6 +56,10 @@ class Method:
             name = type(self.objective).__name__
             raise UserError(f"method.reference is 'none', but {name} needs one: adapters_off or precomputed")
 
+        if isinstance(self.objective, Sampled) and not self.scorer.separable:
+            name = type(self.scorer).__name__
+            raise UserError(f"a sampled objective scores some candidates apart from the others, which {name} cannot")
+
     @property
     def reads_target(self) -> bool:
         """Whether the target list's log-likelihood is needed."""
@@ -59,8 +72,10 @@ class Method:
 
     def loss(self, lists: ScoredLists) -> Tensor:
         """Loss of each list, (B,)."""
-        loss = lists.per_list(self.objective(lists))
-        return loss if lists.target is None or not self.nll_weight else loss - self.nll_weight * lists.target
+        losses = self.objective(lists)
+        if lists.target is not None and self.nll_weight:
+            losses = losses - self.nll_weight * lists.target
+        return lists.per_list(losses)
 
 
 @dataclass
@@ -110,7 +125,10 @@ def table_of(batch: ListBatch, policy: Scores, reference: Tensor, noise: Tensor)
     """The seam: what the model gave, (B, I, K), as the lists that an objective sees."""
     if batch.ranks > 1:
         slots = slot_lists(policy.table, reference, policy.present, batch.relevance, batch.mask, noise)
-        return replace(slots, target=policy.target)
+        if policy.target is None:
+            return slots
+        # The target list's likelihood stands at a list's first slot, so that it is counted once.
+        return replace(slots, target=policy.target.new_zeros(len(slots.mask)).index_put((slots.starts,), policy.target))
     return ScoredLists(policy.first, reference[:, 0], batch.relevance, batch.mask, noise, policy.target)
 
 
@@ -177,21 +195,43 @@ class ListTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Sum of the lists' losses over the number of lists of the whole update."""
         batch = inputs.to(self.args.device)
-        with self._autocast():
-            policy = score_batch(model, batch, length=self.method.length)
-            reference = self._reference_table(model, batch, policy)
         noise = list_noise(batch, seed=self.args.seed, epoch=int(self.state.epoch or 0))
+        with self._autocast():
+            reference = self._reference_table(model, batch)
+            if isinstance(self.method.objective, Sampled):
+                policy = self._sampled_scores(model, batch, self.method.objective, (reference, noise))
+            else:
+                policy = score_batch(model, batch, length=self.method.length)
         lists = table_of(batch, policy, reference, noise)
         losses = self.method.loss(lists)
         self.tally.add(batch, self._shown(lists))
         return losses.sum() / num_items_in_batch
 
-    def _reference_table(self, model: Any, batch: ListBatch, policy: Scores) -> Tensor:
+    def _sampled_scores(
+        self, model: Any, batch: ListBatch, objective: Sampled, tables: tuple[Tensor, Tensor]
+    ) -> Scores:
+        """All candidates' scores, of which only those that the objective selects carry a gradient."""
+        length, pad = self.method.length, self.tokenizer.pad_token_id or 0
+        reference, noise = tables
+        with torch.no_grad():
+            scores = score_batch(model, make_batch(batch.items, self.method.scorer).to(noise.device), length=length)
+        chosen = objective.select(table_of(batch, scores, reference, noise))
+        parts = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
+        live = score_batch(model, make_batch(parts, self.method.scorer, pad_id=pad).to(noise.device), length=length)
+        lists, columns = chosen.nonzero(as_tuple=True)
+        values = live.first[lists, chosen.cumsum(-1)[lists, columns] - 1]
+        table = scores.table.index_put((lists, torch.zeros_like(lists), columns), values)
+        if not self.method.reads_target:
+            return Scores(table, scores.present, None)
+        whole = make_batch(batch.items, None, target=True, pad_id=pad).to(noise.device)
+        return Scores(table, scores.present, score_batch(model, whole).target)
+
+    def _reference_table(self, model: Any, batch: ListBatch) -> Tensor:
         """The reference's scores, (B, I, K)."""
+        found = torch.zeros(len(batch), batch.ranks, batch.mask.shape[1], device=batch.mask.device)
         if not self.method.objective.needs.reference:
-            return torch.zeros_like(policy.table)
+            return found
         if self._reference:
-            found = torch.zeros_like(policy.table)
             for row, name in zip(found, batch.names, strict=True):
                 table = self._reference[name]
                 row[: table.shape[0], : table.shape[1]] = table
@@ -217,7 +257,7 @@ class ListTrainer(Trainer):  # type: ignore[misc]
 
     def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
         """What the log shows of each list, (B,); of a list in slots, its first."""
-        shown = {} if lists.target is None else {"target_nll": -lists.target}
+        shown = {} if lists.target is None else {"target_nll": -lists.per_list(lists.target)}
         if not self.method.objective.needs.scores:
             return shown
         rewards = implicit_reward(lists, beta=getattr(self.method.objective, "beta", 1.0)).detach()

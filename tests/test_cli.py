@@ -187,7 +187,7 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     ("flag", "said"),
     [
         (["--mode", "guess"], "unknown mode 'guess'; choose from score, generate, constrain"),
-        (["--style", "prose"], "unknown style 'prose'; choose from text, label"),
+        (["--style", "prose"], "unknown style 'prose'; choose from text, label, response"),
     ],
 )
 def test_an_unknown_mode_or_style_lists_the_choices(run, pipeline, flag, said):
@@ -235,7 +235,7 @@ def test_list_refuses_an_unknown_kind(run):
     code, _, err = run("list", "losses")
     assert (code, err.strip()) == (
         2,
-        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks",
+        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, rewards, samplers",
     )
 
 

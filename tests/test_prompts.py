@@ -10,7 +10,8 @@ from irpo.prompting import STYLES, Style, load_template
 from irpo.resources import prompts_dir
 from irpo.tasks import TASKS
 
-FILES = sorted(prompts_dir().glob("*.jinja"))
+ALL = sorted(prompts_dir().glob("*.jinja"))
+FILES = [path for path in ALL if ".response." not in path.name]  # which ask for a list
 QUERY = "Which of these, {{ said }} the <b>seeker</b> & co?"
 TEXTS = ("Heat (1995)", "Alien", 'Aliens "2"', "caf\u00e9 \u2013 100 %")
 NAMES = ("A", "B", "C", "D")
@@ -50,10 +51,14 @@ def test_is_short(path: Path) -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("task", list(TASKS))
 def test_every_task_has_both_styles(task: str, style: Style) -> None:
-    own = "default" if task == "jsonl" else task
+    own = "default" if task in ("jsonl", "preferences") else task
     assert load_template(prompts_dir(), task, style).name == f"{own}.{style}.jinja"
 
 
 def test_no_two_templates_are_alike() -> None:
-    sources = [path.read_text(encoding="utf-8") for path in FILES]
+    sources = [path.read_text(encoding="utf-8") for path in ALL]
     assert len(set(sources)) == len(sources)
+
+
+def test_a_prompt_for_responses_holds_the_query_alone() -> None:
+    assert render(prompts_dir() / "preferences.response.jinja") == QUERY

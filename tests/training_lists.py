@@ -32,8 +32,11 @@ def encoded(style="text", count=8) -> list[EncodedList]:
     return [encode(TOKENIZER, builder.build(e), e.relevance, id=e.id) for e in examples(count)]
 
 
+GRADED = {"point_sigmoid": {"name": "point_sigmoid", "max_label": 2}}  # what an objective must be told of our labels
+
+
 def method(objective="irpo", scorer="independent", **options) -> Method:
-    built = OBJECTIVES.build(objective)
+    built = OBJECTIVES.build(GRADED.get(objective, objective) if isinstance(objective, str) else objective)
     if not built.needs.reference:
         options.setdefault("reference", "none")
     return Method(built, SCORERS.build(scorer), **options)

@@ -63,6 +63,8 @@ def evaluate(
     No label reaches the prompt, the model or the scorer. `UserError` where there is no example or an id comes twice.
     """
     options = options or EvaluationOptions()
+    if builder.style == "response" and tuple(options.modes) != ("score",):
+        raise UserError("prompt.style 'response' shows no candidates to the model: set evaluation.modes to [score]")
     lists = _blind(examples, builder)
     rows: list[Row] = []
     if "score" in options.modes:

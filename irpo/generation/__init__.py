@@ -1,6 +1,26 @@
-"""Decoding: free text, and rankings that can be nothing but a permutation of the candidates."""
+"""Decoding: free text, sampled answers, and rankings that can be nothing but a permutation of the candidates."""
 
-from irpo.generation.decoding import Sampling, answer_tokens, constrained_ranking, generate_text, sample_text
+from irpo.generation.decoding import (
+    Sampled,
+    Sampling,
+    answer_tokens,
+    constrained_ranking,
+    generate_text,
+    sample_answers,
+    sample_text,
+)
+from irpo.generation.sampling import SAMPLERS, Sampler
 from irpo.generation.walk import Walk
 
-__all__ = ["Sampling", "Walk", "answer_tokens", "constrained_ranking", "generate_text", "sample_text"]
+__all__ = [
+    "SAMPLERS",
+    "Sampled",
+    "Sampler",
+    "Sampling",
+    "Walk",
+    "answer_tokens",
+    "constrained_ranking",
+    "generate_text",
+    "sample_answers",
+    "sample_text",
+]

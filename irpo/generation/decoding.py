@@ -35,6 +35,14 @@ class Sampling:
             raise ValueError(f"sampling needs a temperature > 0 and at least one sample: {self}")
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """One drawn answer: its tokens, the end of the turn included where it was reached, and its text."""
+
+    tokens: tuple[int, ...]
+    text: str
+
+
 def answer_tokens(item: EncodedList) -> int:
     """Length of a complete answer in tokens, end of turn included; the same for every order."""
     return sum(map(len, item.heads)) + sum(map(len, item.bodies)) + len(item.tail)
@@ -53,7 +61,7 @@ def generate_text(
     An answer stops at the end of its turn, or `MARGIN` tokens behind the length of a complete one (`max_new_tokens`
     behind the prompt, where given); it does not depend on the batch that it is in.
     """
-    return _texts(model, tokenizer, items, lists_per_batch, max_new_tokens, None)
+    return [answer.text for answer in _answers(model, tokenizer, items, lists_per_batch, max_new_tokens, None)]
 
 
 def sample_text(
@@ -65,15 +73,31 @@ def sample_text(
     lists_per_batch: int,
     max_new_tokens: int | None = None,
 ) -> list[list[str]]:
+    """The texts of `sample_answers`."""
+    found = sample_answers(
+        model, tokenizer, items, sampling, lists_per_batch=lists_per_batch, max_new_tokens=max_new_tokens
+    )
+    return [[answer.text for answer in answers] for answers in found]
+
+
+def sample_answers(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    sampling: Sampling,
+    *,
+    lists_per_batch: int,
+    max_new_tokens: int | None = None,
+) -> list[list[Sampled]]:
     """`sampling.samples` answers to each prompt, drawn from softmax(logits / temperature), in the given order.
 
     Every answer has its own random state, made from (seed, list id, number of the sample): neither the batch nor what
-    was drawn before changes it, and no global random state is read or moved.
+    was drawn before changes it, and no global random state is read or moved. A batch holds `lists_per_batch` answers.
     """
     repeated = [item for item in items for _ in range(sampling.samples)]
     noise = [_seed(sampling.seed, item.id, number) for item in items for number in range(sampling.samples)]
-    texts = _texts(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
-    return [texts[i : i + sampling.samples] for i in range(0, len(texts), sampling.samples)]
+    found = _answers(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
+    return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
 
 def constrained_ranking(
@@ -98,30 +122,31 @@ def constrained_ranking(
     return _in_batches(model, items, lists_per_batch, decode)
 
 
-def _texts(
+def _answers(
     model: Any,
     tokenizer: Any,
     items: Sequence[EncodedList],
     lists_per_batch: int,
     max_new_tokens: int | None,
     noise: tuple[float, list[int]] | None,
-) -> list[str]:
-    stop = sorted({item.tail[-1] for item in items} | _ends(tokenizer, model))
+) -> list[Sampled]:
+    stop = sorted({item.end for item in items} | _ends(tokenizer, model))
     limits = [answer_tokens(item) + MARGIN if max_new_tokens is None else max_new_tokens for item in items]
 
-    def decode(runner: Any, chosen: Sequence[int]) -> list[str]:
+    def decode(runner: Any, chosen: Sequence[int]) -> list[Sampled]:
         settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)
         processor = None if noise is None else _Gumbel(noise[0], [noise[1][i] for i in chosen])
         rows = _run(runner, [items[i].prompt for i in chosen], settings, processor=processor)
-        cut = [_until(row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
-        return [tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in cut]
+        return [as_sampled(tokenizer, row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
 
     return _in_batches(model, items, lists_per_batch, decode)
 
 
-def _until(tokens: list[int], stop: Sequence[int]) -> list[int]:
+def as_sampled(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int]) -> Sampled:
+    """An answer up to the first token that ends it; that token is no part of the text."""
     end = next((at for at, token in enumerate(tokens) if token in stop), len(tokens))
-    return tokens[:end]
+    text = tokenizer.decode(list(tokens[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Sampled(tuple(tokens[: end + 1]), text)
 
 
 def _ends(tokenizer: Any, model: Any) -> set[int]:

@@ -120,7 +120,7 @@ class SLiC:
 @OBJECTIVES.register("kto")
 @dataclass(frozen=True)
 class KTO:
-    """sum_j lambda_j - v_j, v = lambda_D sigmoid(s - z0) or lambda_U sigmoid(z0 - s) (arXiv 2402.01306, eq. 8).
+    """sum_j lambda_j - v_j, v = lambda_D sigmoid(s - z0) or lambda_U sigmoid(z0 - s) (KTO, arXiv 2402.01306).
 
     Pointwise: a candidate is desirable where its label is at least `min_label`, else undesirable; ties and lists of one
     kind are fine. Needs a reference. z0 = max(0, mean of s over the list's candidates), without gradient: the paper

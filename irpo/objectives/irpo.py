@@ -162,7 +162,7 @@ def log_odds(scores: Tensor, mask: Tensor) -> Tensor:
     best = torch.zeros_like(mask).scatter_(-1, filled.argmax(-1, keepdim=True), True) & mask
     peak = masked_sum(scores.detach(), best)[:, None]
     powers = torch.where(mask, torch.exp(torch.where(mask, scores - peak, 0.0)), 0.0)
-    rest = torch.where(mask & ~best, powers.sum(-1, keepdim=True) - powers, 1.0).clamp(min=1.0).log() + peak
+    rest = torch.where(mask & ~best, powers.sum(-1, keepdim=True) - powers, 1.0).log() + peak
     without_best = masked_logsumexp(scores, mask & ~best)[:, None]
     odds = scores - torch.where(best, without_best, rest)
     return torch.where(mask & (mask.sum(-1, keepdim=True) > 1), odds, torch.zeros_like(odds))

@@ -14,13 +14,13 @@ from irpo.parsing.labels import read_labels
 from irpo.parsing.lines import read_lines
 from irpo.types import Missing, Problem, Ranking, Unparseable
 
-Style = Literal["text", "label"]
+Style = Literal["text", "label", "response"]
 
 __all__ = ["parse_ranking", "random_order", "repair"]
 
 
 def parse_ranking(
-    text: str, names: Sequence[str], style: Literal["text", "label"]
+    text: str, names: Sequence[str], style: Style
 ) -> tuple[Ranking, tuple[Problem, ...]]:
     """The candidates that an answer names, in its order, and what is wrong with it.
 
@@ -31,7 +31,7 @@ def parse_ranking(
     >>> parse_ranking("[B] > [D] > [B]", ["A", "B", "C"], "label")
     (Ranking(order=(1,)), (Unknown(text='D'), Repeated(index=1), Missing(index=0), Missing(index=2)))
     """
-    reading = read_lines(text, names) if style == "text" else read_labels(text, names)
+    reading = read_labels(text, names) if style == "label" else read_lines(text, names)
     problems = list(reading.problems)
     if not reading.order and not problems:
         problems.append(Unparseable(text))

@@ -98,40 +98,52 @@ def shuffled(key: str, items: Sequence[T]) -> list[T]:
 
 @cache
 def films(seed: int = 0) -> tuple[Film, ...]:
-    """The films of a world: three for each pair of genre and country, each by another director.
+    """The films of a world: one for each genre and director, and a sequel to every third of them.
 
     >>> len(films()), len({film.title for film in films()})
-    (108, 108)
+    (144, 144)
     """
     firsts, lasts = shuffled(f"{seed}/first", FIRST_NAMES), shuffled(f"{seed}/last", LAST_NAMES)
     directors = [f"{first} {last}" for first, last in zip(firsts, lasts, strict=True)]
-    places = [(genre, home, third) for genre in GENRES for home in range(len(COUNTRIES)) for third in range(3)]
-    titles = _titles(seed, len(places))
-    fame = shuffled(f"{seed}/fame", range(len(places)))
-    decades = shuffled(f"{seed}/decade", [DECADES[i % len(DECADES)] for i in range(len(places))])
+    originals = _originals(seed, directors)
+    sequels = [
+        (f"{title} {SEQUEL_MARKS[i % len(SEQUEL_MARKS)]}", genre, maker)
+        for i, (title, genre, maker) in enumerate(shuffled(f"{seed}/sequel", originals)[: len(originals) // 3])
+    ]
+    known = originals + sequels
+    fame = shuffled(f"{seed}/fame", range(len(known)))
+    decades = shuffled(f"{seed}/decade", [DECADES[i % len(DECADES)] for i in range(len(known))])
     return tuple(
         Film(
-            title=titles[i],
+            title=title,
             genre=genre,
-            director=directors[home * 3 + third],
-            country=COUNTRIES[home],
+            director=directors[maker],
+            country=COUNTRIES[maker // 3],
             decade=decades[i],
-            fame=fame[i] / (len(places) - 1),
+            fame=fame[i] / (len(known) - 1),
         )
-        for i, (genre, home, third) in enumerate(places)
+        for i, (title, genre, maker) in enumerate(known)
     )
 
 
-def _titles(seed: int, count: int) -> list[str]:
-    """Invented titles in random order, a third of them sequels: the same title and a mark."""
-    originals = count - count // 3
-    openers = shuffled(f"{seed}/opener", (TITLE_OPENERS * 2)[:originals])
-    closers = shuffled(f"{seed}/closer", (TITLE_CLOSERS * 2)[:originals])
-    pairs = dict.fromkeys(f"{opener} {closer}" for opener, closer in zip(openers, closers, strict=True))
-    titles = list(pairs)
-    marks = len(SEQUEL_MARKS)
-    sequels = [f"{title} {SEQUEL_MARKS[i % marks]}" for i, title in enumerate(titles[: count - len(titles)])]
-    return shuffled(f"{seed}/title", titles + sequels)
+def _originals(seed: int, directors: Sequence[str]) -> list[tuple[str, str, int]]:
+    """(title, genre, number of its director): one film for each genre and director.
+
+    A genre has its own first words and a director his own last words, so that a film's facts can be told from its
+    title by one who knows the words.
+    """
+    openers, closers = shuffled(f"{seed}/opener", TITLE_OPENERS), shuffled(f"{seed}/closer", TITLE_CLOSERS)
+    first, last = len(openers) // len(GENRES), len(closers) // len(directors)
+    return [
+        (
+            f"{openers[g * first + number(f'{seed}/{g}/{d}/first', first)]} "
+            f"{closers[d * last + number(f'{seed}/{g}/{d}/last', last)]}",
+            genre,
+            d,
+        )
+        for g, genre in enumerate(GENRES)
+        for d in range(len(directors))
+    ]
 
 
 def in_eval(content: str) -> bool:

@@ -1,18 +1,43 @@
-"""What must hold of every objective that is registered."""
+"""What must hold of every objective that is registered, as it comes and with the options that change its course."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from irpo.lists import ScoredLists
+from irpo.lists import ScoredLists, ranks, slot_lists
 from irpo.objectives import OBJECTIVES
 
-NAMES = list(OBJECTIVES)
+VARIANTS = [
+    {"name": "irpo", "self_term": False},
+    {"name": "irpo", "normalize": True, "k": 3, "tail_weight": 0.1},
+    {"name": "irpo", "link": "identity", "metric": "mrr"},
+    {"name": "irpo", "target_order": "policy"},
+    {"name": "irpo_sampled", "draws": 50},
+    *({"name": name, "pairs": pairs} for name in ("dpo", "ipo", "cpo") for pairs in ("first", "hardest", "all")),
+    {"name": "sdpo", "positives": "all"},
+    {"name": "sdpo", "negatives": 2},
+    {"name": "lipo_lambda", "normalize": True, "k": 2},
+    {"name": "lipo_lambda", "gain": "linear", "discount": "constant"},
+    *({"name": name, "positives": 2, "negatives": 2, "choice": "hardest"} for name in ("contrastive", "lambdarank")),
+    {"name": "larpo_list_mle", "positives": 3, "negatives": 1, "choice": "random"},
+    {"name": "sft", "form": "positives"},
+]
+SPECS = [{"name": name} for name in OBJECTIVES] + VARIANTS
+SCORED = [spec for spec in SPECS if OBJECTIVES.build(spec).needs.scores]
+EXACT = [spec for spec in SCORED if spec["name"] != "irpo_sampled"]
 
 
-def lists(count=5, size=7, *, scale=1.0, seed=0, relevance=None, grad=True) -> ScoredLists:
-    """Random lists of distinct labels (so that no tie depends on the order), in float64."""
+def each(specs):
+    return pytest.mark.parametrize("spec", specs, ids=lambda spec: ",".join(map(str, spec.values())))
+
+
+every, every_scored = each(SPECS), each(SCORED)
+
+
+def lists(spec=None, count=5, size=7, *, scale=1.0, seed=0, relevance=None) -> ScoredLists:
+    """Random lists of distinct labels (so that no tie depends on the order), in float64, labels as the spec can use."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -20,15 +45,17 @@ def lists(count=5, size=7, *, scale=1.0, seed=0, relevance=None, grad=True) -> S
 
     if relevance is None:
         relevance = torch.stack([torch.randperm(size, generator=generator) for _ in range(count)]).double() / 2
-    policy = (draw(count, size) * scale).requires_grad_(grad)
+    highest = OBJECTIVES.build(spec).needs.max_label if spec else math.inf
+    relevance = relevance * min(1.0, highest / max(relevance.max().item(), 1.0))
+    policy = (draw(count, size) * scale).requires_grad_()
     noise = torch.rand(count, size, generator=generator, dtype=torch.float64)
-    target = (-draw(count).abs()).requires_grad_(grad)
+    target = (-draw(count).abs()).requires_grad_()
     return ScoredLists(policy, draw(count, size), relevance, torch.ones(count, size, dtype=torch.bool), noise, target)
 
 
 def changed(of: ScoredLists, change) -> ScoredLists:
-    table = (change(t) for t in (of.policy, of.reference, of.relevance, of.mask, of.noise))
-    return ScoredLists(*table, of.target)
+    table = {name: change(getattr(of, name)) for name in ("policy", "reference", "relevance", "mask", "noise")}
+    return dataclasses.replace(of, **table)
 
 
 def padded(of: ScoredLists, extra: int) -> ScoredLists:
@@ -41,25 +68,36 @@ def padded(of: ScoredLists, extra: int) -> ScoredLists:
     return changed(of, pad)
 
 
+def slots(of: ScoredLists, scores=None) -> ScoredLists:
+    """The lists as their slots, in label order; scores (B, I, K), or in every slot those of the list."""
+    scores = of.policy[:, None].expand(-1, of.mask.shape[-1], -1) if scores is None else scores
+    place = torch.arange(1, scores.shape[1] + 1)[:, None]
+    present = (ranks(of.relevance, of.mask)[:, None] >= place) & of.mask[:, None]
+    reference = of.reference[:, None].expand_as(scores)
+    return slot_lists(scores, reference, present, of.relevance, of.mask, of.noise)
+
+
 def gradients(objective, of: ScoredLists):
     loss = objective(of)
     grads = torch.autograd.grad(loss.sum(), [of.policy, of.target], allow_unused=True)
     return loss, [torch.zeros_like(x) if g is None else g for g, x in zip(grads, [of.policy, of.target], strict=True)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_one_loss_a_list(name):
-    batch = lists()
-    loss = OBJECTIVES.build(name)(batch)
+@every
+def test_one_loss_a_list(spec):
+    batch, objective = lists(spec), OBJECTIVES.build(spec)
+    loss = objective(batch)
     assert loss.shape == (5,)
-    rows = [{k: v if v is None else v[i : i + 1] for k, v in vars(batch).items()} for i in range(len(loss))]
-    alone = [OBJECTIVES.build(name)(ScoredLists(**row)) for row in rows]
+    alone = [
+        objective(dataclasses.replace(changed(batch, lambda t, i=i: t[i : i + 1]), target=batch.target[i : i + 1]))
+        for i in range(5)
+    ]
     torch.testing.assert_close(torch.cat(alone), loss)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_changes_nothing(name):
-    objective, batch = OBJECTIVES.build(name), lists()
+@every
+def test_padding_changes_nothing(spec):
+    objective, batch = OBJECTIVES.build(spec), lists(spec)
     torch.testing.assert_close(objective(padded(batch, extra=3)), objective(batch))
     grad = gradients(objective, batch)[1][0]
     wide = padded(batch, extra=3)
@@ -67,53 +105,122 @@ def test_padding_changes_nothing(name):
     torch.testing.assert_close(torch.zeros_like(grad) if got is None else got, grad)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_candidate_order_changes_nothing(name):
-    objective, batch = OBJECTIVES.build(name), lists()
+@every
+def test_candidate_order_changes_nothing(spec):
+    objective, batch = OBJECTIVES.build(spec), lists(spec)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(objective(changed(batch, lambda t: t[:, order])), objective(batch))
+    turned = changed(batch, lambda t: t[:, order])
+    torch.testing.assert_close(objective(turned), objective(batch))
+    grad = gradients(objective, batch)[1][0]
+    got = torch.autograd.grad(objective(turned).sum(), batch.policy, allow_unused=True)[0]
+    torch.testing.assert_close(torch.zeros_like(grad) if got is None else got, grad)
+
+
+@every_scored
+def test_candidate_order_changes_nothing_before_the_first_step(spec):
+    """Where all scores tie, no rank by score may come from the given order."""
+    batch = lists(spec)
+    start = dataclasses.replace(batch, policy=torch.zeros_like(batch.policy), reference=torch.zeros_like(batch.policy))
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
+    objective = OBJECTIVES.build(spec)
+    torch.testing.assert_close(objective(changed(start, lambda t: t[:, order])), objective(start))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-@pytest.mark.parametrize("name", NAMES)
-def test_finite_at_any_margin(name, scale):
-    loss, grads = gradients(OBJECTIVES.build(name), lists(scale=scale))
+@every
+def test_finite_at_any_margin(spec, scale):
+    loss, grads = gradients(OBJECTIVES.build(spec), lists(spec, scale=scale))
     assert loss.isfinite().all()
     assert all(g.isfinite().all() for g in grads)
 
 
 @pytest.mark.parametrize("labels", ["tied", "none", "one", "all relevant"])
-@pytest.mark.parametrize("name", NAMES)
-def test_finite_for_any_labels(name, labels):
+@every
+def test_finite_for_any_labels(spec, labels):
     relevance = {
         "tied": torch.full((5, 7), 2.0),
         "none": torch.zeros(5, 7),
         "one": torch.eye(7)[:5],
         "all relevant": torch.ones(5, 7),
     }[labels]
-    loss, grads = gradients(OBJECTIVES.build(name), lists(relevance=relevance.double()))
+    loss, grads = gradients(OBJECTIVES.build(spec), lists(spec, relevance=relevance.double()))
     assert loss.isfinite().all()
     assert all(g.isfinite().all() for g in grads)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if OBJECTIVES.get(name).needs.scores])
-def test_a_list_of_nothing_has_loss_0(name):
-    batch = lists()
-    objective = OBJECTIVES.build(name)
-    empty = ScoredLists(batch.policy, batch.reference, batch.relevance, torch.zeros_like(batch.mask), batch.noise)
-    loss = objective(empty)
+COMPARED = "contrastive cpo dpo ipo lambdarank larpo_list_mle lipo_lambda pair_hinge pair_logistic rrhf sdpo simpo slic"
+
+
+@pytest.mark.parametrize("name", COMPARED.split())
+def test_a_list_of_equals_teaches_a_comparison_nothing(name):
+    batch = lists(relevance=torch.full((5, 7), 1.0, dtype=torch.float64))
+    loss, grads = gradients(OBJECTIVES.build(name), batch)
+    assert (loss == 0).all()
+    assert (grads[0] == 0).all()
+
+
+@every_scored
+def test_a_list_of_nothing_has_loss_0(spec):
+    batch = lists(spec)
+    empty = dataclasses.replace(batch, mask=torch.zeros_like(batch.mask))
+    loss = OBJECTIVES.build(spec)(empty)
     assert (loss == 0).all()
     assert torch.autograd.grad(loss.sum(), batch.policy)[0].eq(0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradient_step_lowers_the_loss(name):
-    objective, batch = OBJECTIVES.build(name), lists(seed=3)
+@every_scored
+def test_a_candidate_alone_is_finite(spec):
+    batch = changed(lists(spec), lambda t: t[:, :1])
+    loss = OBJECTIVES.build(spec)(batch)
+    assert loss.isfinite().all()
+    assert torch.autograd.grad(loss.sum(), batch.policy)[0].isfinite().all()
+
+
+@every
+def test_gradient_step_lowers_the_loss(spec):
+    objective, batch = OBJECTIVES.build(spec), lists(spec, seed=3)
     loss, grads = gradients(objective, batch)
     with torch.no_grad():
         batch.policy.sub_(1e-4 * grads[0])
         batch.target.sub_(1e-4 * grads[1])
         assert objective(batch).sum() < loss.sum()
+
+
+@each(EXACT)
+def test_gradients_are_those_of_the_value(spec):
+    """By finite differences; the sampled estimate has a test of its own (test_objectives_irpo.py)."""
+    objective, batch = OBJECTIVES.build(spec), lists(spec, count=2, size=4, seed=5)
+    assert torch.autograd.gradcheck(lambda policy: objective(dataclasses.replace(batch, policy=policy)), batch.policy)
+
+
+@every_scored
+def test_slots_are_finite_and_sum_to_their_lists(spec):
+    generator = torch.Generator().manual_seed(2)
+    scores = (torch.randn(5, 7, 7, generator=generator, dtype=torch.float64) * 100).requires_grad_()
+    rows = slots(lists(spec), scores)
+    losses = OBJECTIVES.build(spec)(rows)
+    (grad,) = torch.autograd.grad(losses.sum(), scores)
+    assert losses.shape == (35,)
+    assert grad.isfinite().all()
+    torch.testing.assert_close(rows.per_list(losses), losses.view(5, 7).sum(-1))
+
+
+# Objectives whose terms compare an item with those behind it alone, so that slots of equal scores are the list itself.
+SEPARABLE = [
+    *({"name": n} for n in ("point_mse", "point_sigmoid", "pair_logistic", "pair_hinge", "list_mle", "rrhf")),
+    *({"name": n} for n in ("contrastive", "lambdarank", "larpo_list_mle")),
+    *({"name": n, "pairs": "all"} for n in ("dpo", "ipo", "simpo", "cpo", "slic")),
+    {"name": "sdpo", "positives": "all"},
+    {"name": "sft", "form": "positives"},
+    {"name": "lipo_lambda", "discount": "constant", "normalize": True, "k": 3},
+]
+
+
+@each(SEPARABLE)
+def test_slots_of_equal_scores_are_the_list(spec):
+    batch, objective = lists(spec), OBJECTIVES.build(spec)
+    rows = slots(batch)
+    torch.testing.assert_close(rows.per_list(objective(rows)), objective(batch))
 
 
 @pytest.mark.parametrize("size", [2, 5, 20])

@@ -11,7 +11,9 @@ from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.models import LoraOptions, add_lora
 from irpo.objectives import OBJECTIVES
+from irpo.objectives.mixture import Mixture
 from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
+from irpo.types import UserError
 
 OBJECTIVE_NAMES, SCORER_NAMES = list(OBJECTIVES), list(SCORERS)
 STYLE = {"label": "label", "stepwise": "label"}  # the style that a scorer asks for, where it asks
@@ -115,3 +117,36 @@ def test_labels_cannot_reach_the_scores_of_an_evaluation():
     torch.testing.assert_close(
         score_lists(model, TOKENIZER, hidden, target), score_lists(model, TOKENIZER, items, given)
     )
+
+
+def test_a_sampled_step_has_the_gradient_of_the_whole_table(tmp_path):
+    """Backward through the selected candidates alone gives what backward through all of them would."""
+    grads = []
+    for whole in (False, True):
+        of = method({"name": "irpo_sampled", "draws": 2})
+        run = trainer(tmp_path / str(whole), of)
+        batch = of.batch(encoded(), 0)
+        if whole:
+            run._sampled_scores = lambda model, batch, *_: score_batch(model, batch)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in learned_parameters(run.model):
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        loss = run.compute_loss(run.model, batch, num_items_in_batch=len(batch))
+        grads.append([loss.detach(), *torch.autograd.grad(loss, learned_parameters(run.model))])
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
+def test_a_sampled_objective_needs_scores_of_their_own():
+    with pytest.raises(UserError, match="WholeList cannot"):
+        method("irpo_sampled", "list")
+
+
+def test_a_mixture_is_the_weighted_sum(tmp_path):
+    parts = [(1.0, OBJECTIVES.build("irpo")), (0.1, OBJECTIVES.build("sft"))]
+    batch = encoded()
+    losses = []
+    for of in (method(Mixture(tuple(parts))), method("irpo", nll_weight=0.1)):
+        run = trainer(tmp_path / str(len(losses)), of)
+        losses.append(run.compute_loss(run.model, of.batch(batch, 0), num_items_in_batch=1))
+    torch.testing.assert_close(*losses)

@@ -1,0 +1,138 @@
+"""Rewards: what a drawn answer is worth. A plug-in point; its fields are its options."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+
+from irpo.measures import ndcg
+from irpo.models import default_device, resolve
+from irpo.online.questions import Question
+from irpo.parsing import parse_ranking
+from irpo.registry import Registry
+from irpo.types import UserError
+
+
+class Reward(Protocol):
+    """A judge of answers."""
+
+    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+        """One finite number an answer, higher is better."""
+        ...
+
+
+REWARDS: Registry[Reward] = Registry("reward")
+
+
+@REWARDS.register("labels")
+@dataclass(frozen=True)
+class Labels:
+    """NDCG@k of the ranking that the answer writes, by the task's labels; what it does not name earns nothing."""
+
+    k: int = 10
+
+    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+        prompt = question.prompt
+        if prompt.style == "response":
+            raise UserError(
+                "reward 'labels' reads rankings, and prompt.style is 'response'; choose the reward model or python"
+            )
+        rankings = [parse_ranking(answer, prompt.names, prompt.style)[0] for answer in answers]
+        return [ndcg(ranking.order, question.example.relevance, self.k) for ranking in rankings]
+
+
+@REWARDS.register("model")
+@dataclass(frozen=True)
+class Model:
+    """The logit of a reward model: any `AutoModelForSequenceClassification`, a folder or a hub id.
+
+    It reads query and answer in its own chat markup, or as a pair of texts where its tokenizer has none.
+    """
+
+    model: str
+    label: int | None = None  # which logit; None: the only one
+    max_tokens: int = 2048  # query + answer; the rest is cut off
+    answers_per_batch: int = 8
+
+    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+        tokenizer, model = _judge(self.model)
+        label = self._label(model)
+        found: list[float] = []
+        for start in range(0, len(answers), self.answers_per_batch):
+            chosen = answers[start : start + self.answers_per_batch]
+            inputs = self._inputs(tokenizer, question.example.query, chosen).to(model.device)
+            with torch.no_grad():
+                found += model(**inputs).logits[:, label].float().tolist()
+        return found
+
+    def _inputs(self, tokenizer: Any, query: str, answers: Sequence[str]) -> Any:
+        settings = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
+        if not getattr(tokenizer, "chat_template", None):
+            return tokenizer([query] * len(answers), list(answers), **settings)
+        turns = [[{"role": "user", "content": query}, {"role": "assistant", "content": answer}] for answer in answers]
+        texts = [tokenizer.apply_chat_template(turn, tokenize=False) for turn in turns]
+        return tokenizer(texts, add_special_tokens=False, **settings)
+
+    def _label(self, model: Any) -> int:
+        count = int(model.config.num_labels)
+        if self.label is None and count != 1:
+            raise UserError(f"reward 'model': {self.model!r} has {count} labels; say which is the reward: label=...")
+        if not 0 <= (self.label or 0) < count:
+            raise UserError(f"reward 'model': label = {self.label}; {self.model!r} has the labels 0 to {count - 1}")
+        return self.label or 0
+
+
+@cache
+def _judge(name: str) -> tuple[Any, Any]:
+    """Tokenizer and reward model, loaded once."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        model = AutoModelForSequenceClassification.from_pretrained(resolve(name))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"reward 'model': {name!r} cannot be loaded as a sequence classifier ({reason})") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:  # without it the model cannot tell where a padded text ends
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model.to(default_device()).eval()
+
+
+@REWARDS.register("python")
+@dataclass(frozen=True)
+class Python:
+    """A function of yours: `module:function` that takes (example, answers) and gives a number for each answer.
+
+    `example` is an `irpo.types.RankingExample` (query, candidates with labels), `answers` a list of texts.
+    """
+
+    function: str
+
+    def __post_init__(self) -> None:
+        _function(self.function)
+
+    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+        found = list(_function(self.function)(question.example, list(answers)))
+        if len(found) != len(answers) or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in found):
+            raise UserError(f"reward 'python': {self.function} gave {found!r} for {len(answers)} answers, not as many")
+        return [float(x) for x in found]
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name) if module and name else None
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"reward 'python': function = {spec!r}: {error}") from None
+    if not callable(found):
+        raise UserError(f"reward 'python': function = {spec!r}; give module:function, of a module that can be imported")
+    function: Callable[..., Any] = found
+    return function

@@ -1,0 +1,266 @@
+"""Rounds of on-policy training: what they leave behind, how they go on after a kill, and who draws the answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import types
+
+import pytest
+import torch
+from tiny import tiny_model
+from training_lists import TEMPLATE, TOKENIZER, examples
+
+import irpo.online.rounds as rounds_module
+from irpo.config import load_config
+from irpo.generation import SAMPLERS, Sampled, Sampling
+from irpo.models import LoraOptions, add_lora
+from irpo.online import Job, require_sound, run_rounds
+from irpo.online.drawing import passes
+from irpo.online.questions import ask
+from irpo.pipeline import method_of
+from irpo.prompting import PromptBuilder
+from irpo.types import UserError
+
+BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")
+LABELLED = PromptBuilder(TOKENIZER, TEMPLATE, "label")
+
+
+def sampled(text: str) -> Sampled:
+    return Sampled((*TOKENIZER(text, add_special_tokens=False)["input_ids"], 3), text)
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+BASE = ["models/embedded.yaml", "tasks/world.yaml"]
+SMALL = [
+    "training.lists_per_update=4", "training.lists_per_batch=2", "training.learning_rate=0.01",
+    "online.rounds=2", "online.updates_per_round=2", "online.samples=3", "online.min_valid=2",
+]  # fmt: skip
+
+
+class Scripted:
+    """A sampler that gives whole rankings, some broken, by (seed, list, number); it moves no global state."""
+
+    def __call__(self, model, tokenizer, items, sampling, max_new_tokens=None):
+        found = []
+        for item in items:
+            texts = []
+            for number in range(sampling.samples):
+                generator = torch.Generator().manual_seed(sampling.seed % 1000 + 31 * number + len(item.prompt))
+                order = torch.randperm(len(item.bodies), generator=generator).tolist()
+                tokens = item.answer(order)
+                texts.append(Sampled(tokens, tokenizer.decode(tokens, skip_special_tokens=True)))
+            found.append([*texts[:-1], Sampled((5, 3), "nothing")])
+        return found
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setattr(SAMPLERS, "build", lambda spec: Scripted())
+
+
+def job(method, *overrides, style="text", validation=3, model=None):
+    config = load_config([*BASE, f"methods/{method}.yaml"], [*SMALL, *overrides])
+    model = model or add_lora(tiny_model(), LoraOptions(r=4), seed=0)
+    builder = PromptBuilder(TOKENIZER, TEMPLATE, style)
+    return Job(config, model, builder, method_of(config), examples(8), examples(12)[9 : 9 + validation])
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def quiet(_):
+    pass
+
+
+@pytest.mark.parametrize("method", ["iterative_irpo", "reinforce", "larpo"])
+def test_rounds_leave_adapters_states_and_curves(method, tmp_path, scripted):
+    run = job(method)
+    before = weights(run.model)
+    metrics = run_rounds(run, tmp_path, quiet)
+    after = weights(run.model)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    states = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    assert [state["round"] for state in states] == [0, 1, 2]
+    assert {"score NDCG@10", "generate strict NDCG@1", "coverage"} <= states[2]["measures"].keys()
+    assert metrics["eval_ndcg@10"] == states[2]["measures"]["score NDCG@10"]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for number in range(3):
+        assert (tmp_path / f"rounds/{number:03d}/adapter/adapter_config.json").is_file()
+        assert json.loads((tmp_path / f"rounds/{number:03d}/state.json").read_text()) == states[number]
+        assert load_config([tmp_path / f"rounds/{number:03d}/config.yaml"]) == run.config  # a run that can be used
+    log = [json.loads(line) for line in (tmp_path / "rounds/002/log.jsonl").read_text().splitlines()]
+    assert all(torch.tensor(line.get("loss", 0.0)).isfinite() for line in log)
+
+
+def test_dropped_answers_stand_in_the_state(tmp_path, scripted):
+    run_rounds(job("iterative_irpo", "online.prompts_per_round=5"), tmp_path, quiet)
+    drawn = json.loads((tmp_path / "rounds/001/state.json").read_text())["drawn"]
+    assert drawn["answers"] == 15
+    assert drawn["kept"] == 10
+    assert sum(drawn["dropped"].values()) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [("iterative_irpo", "first"), ("iterative_irpo", "previous"), ("larpo", "previous"), ("reinforce", "first")],
+)
+def test_a_killed_run_ends_as_it_would_have(method, reference, tmp_path, scripted, monkeypatch):
+    overrides = [f"online.reference={reference}"]
+    whole = job(method, *overrides)
+    run_rounds(whole, tmp_path / "whole", quiet)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    first = job(method, *overrides)
+    measured = rounds_module.measure
+    calls = iter([measured, measured, dies])  # in the second round, after its updates
+    monkeypatch.setattr(rounds_module, "measure", lambda run: next(calls)(run))
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(first, tmp_path / "killed", quiet)
+    monkeypatch.setattr(rounds_module, "measure", measured)
+    assert not (tmp_path / "killed/rounds/002/state.json").exists()
+    again = job(method, *overrides)
+    run_rounds(again, tmp_path / "killed", quiet)
+    assert_same_weights(weights(again.model), weights(whole.model))
+    assert (tmp_path / "killed/rounds.jsonl").read_text() == (tmp_path / "whole/rounds.jsonl").read_text()
+
+
+def test_the_first_and_the_previous_policy_are_different_references(tmp_path, scripted):
+    runs = {}
+    for reference in ("first", "previous"):
+        runs[reference] = job("iterative_irpo", f"online.reference={reference}")
+        run_rounds(runs[reference], tmp_path / reference, quiet)
+    one, other = (weights(run.model) for run in runs.values())
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    rounds_alike = [(tmp_path / r / "rounds/001/state.json").read_text() for r in runs]
+    assert rounds_alike[0] == rounds_alike[1]  # in the first round they are the same policy
+
+
+def test_too_few_valid_lists_stop_the_run_with_what_to_do(tmp_path, scripted):
+    with pytest.raises(UserError, match=r"round 1: 6 lists of 9 drawn answers, online\.min_valid is 20") as caught:
+        run_rounds(job("iterative_irpo", "online.min_valid=20", "online.prompts_per_round=3"), tmp_path, quiet)
+    assert "unparseable" in str(caught.value)
+    assert "SFT first" in str(caught.value)
+    assert not (tmp_path / "rounds/001/state.json").exists()
+
+
+def test_a_round_of_full_tuning_keeps_the_latest_weights_only(tmp_path, scripted):
+    run = job("iterative_irpo", "model.tuning=full", "method.reference=precomputed", "online.reference=previous",
+              model=tiny_model().requires_grad_(True))  # fmt: skip
+    run_rounds(run, tmp_path, quiet)
+    assert [p.parent.name for p in sorted(tmp_path.glob("rounds/*/model"))] == ["001", "002"]
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "style", "said"),
+    [
+        ("iterative_irpo", (), "response", "choose larpo"),
+        ("larpo", (), "response", "set online.max_response_tokens"),
+        ("larpo", ("method.scorer=list",), "text", "method.scorer is independent, not 'list'"),
+        ("reinforce", ("method.objective=dpo",), "text", "takes method.objective=reinforce"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_drawn(method, overrides, style, said):
+    with pytest.raises(UserError, match=said):
+        require_sound(job(method, *overrides, style=style))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["online.samples=1"], "set online.samples to 2 or more"),
+        (["online.temperature=0.7"], "online.temperature is 1"),
+        (["online.rounds=0"], "online.rounds = 0"),
+        (["online.nonsense=1"], "unknown key 'online.nonsense'; the keys of 'online' are: name, rounds"),
+        (
+            ["model.tuning=full", "method.reference=precomputed"],
+            "needs model.tuning 'lora'; with 'full' choose previous",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named(overrides, said):
+    with pytest.raises(UserError, match=said):
+        load_config([*BASE, "methods/reinforce.yaml"], overrides)
+
+
+def test_passes_of_the_policy_are_measured_on_validation_prompts(scripted):
+    run = job("larpo", "online.pass_reward=0.2")
+    found = passes(run.policy, ask(BUILDER, run.validation))
+    assert set(found) == {"Pass@1", "Pass@2", "Pass@3", "mean_reward"}
+    assert found["Pass@1"] == pytest.approx(2 / 3)  # two of three answers are rankings
+    assert found["Pass@2"] == found["Pass@3"] == 1
+
+
+def test_larpo_draws_free_responses_that_are_not_in_the_prompt(tmp_path, monkeypatch):
+    """The real sampler, the style `response`, and a judge of the user's."""
+    module = types.ModuleType("my_judge")
+    module.spread = lambda example, answers: [float(sum(map(ord, a)) % 17) for a in answers]
+    monkeypatch.setitem(sys.modules, "my_judge", module)
+    reward = "online.reward={name: python, function: 'my_judge:spread'}"
+    run = job("larpo", reward, "online.max_response_tokens=5", "online.rounds=2", style="response")
+    run_rounds(run, tmp_path, quiet)
+    state = json.loads((tmp_path / "rounds/002/state.json").read_text())
+    assert state["drawn"]["candidates"] > state["drawn"]["different"] - 3 * state["drawn"]["answers"]
+    assert "score NDCG@10" in state["measures"]
+    assert "generate strict NDCG@10" not in state["measures"]
+    rows = [json.loads(line) for line in (tmp_path / "rounds/001/answers.jsonl").read_text().splitlines()]
+    assert all(len(a["tokens"]) <= 5 for row in rows for a in row["answers"])
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_transformers_sampler_gives_the_tokens_of_its_texts():
+    items = [q.item for q in ask(BUILDER, examples(3))]
+    found = SAMPLERS.build("transformers")(tiny_model(), TOKENIZER, items, Sampling(samples=2, seed=1), 6)
+    assert [len(answers) for answers in found] == [2, 2, 2]
+    for each in itertools.chain(*found):
+        assert 1 <= len(each.tokens) <= 6
+        assert TOKENIZER.decode(each.tokens, skip_special_tokens=True) == each.text
+
+
+def test_vllm_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"pip install 'irpo\[vllm\]'"):
+        SAMPLERS.build("vllm")(tiny_model(), TOKENIZER, [], Sampling())
+
+
+def test_vllm_is_asked_for_the_policy_in_tokens(monkeypatch):
+    """Against a stand-in of the engine's interface: prompts, settings and adapter as vLLM takes them."""
+    asked = {}
+
+    class LLM:
+        def __init__(self, **settings):
+            asked["engine"] = settings
+
+        def generate(self, prompts, settings, *, use_tqdm, lora_request):
+            asked.update(prompts=prompts, settings=settings, lora=lora_request)
+            out = types.SimpleNamespace(token_ids=(70, 71, 3, 9))
+            return [types.SimpleNamespace(outputs=[out] * s.n) for s in settings]
+
+    vllm, lora, request = (types.ModuleType(n) for n in ("vllm", "vllm.lora", "vllm.lora.request"))
+    vllm.LLM, vllm.SamplingParams, vllm.lora, lora.request = LLM, lambda **k: types.SimpleNamespace(**k), lora, request
+    request.LoRARequest = lambda name, number, path: (name, number, path)
+    for module in (vllm, lora, request):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
+    items = [q.item for q in ask(BUILDER, examples(2))]
+    found = SAMPLERS.build({"name": "vllm", "max_lora_rank": 8})(model, TOKENIZER, items, Sampling(0.7, 2, 5), 12)
+    assert [[a.tokens for a in answers] for answers in found] == [[(70, 71, 3)] * 2] * 2  # the end is kept, no more
+    assert asked["prompts"] == [{"prompt_token_ids": list(item.prompt)} for item in items]
+    assert asked["engine"]["max_lora_rank"] == 8
+    assert {(s.n, s.temperature, s.max_tokens) for s in asked["settings"]} == {(2, 0.7, 12)}
+    assert 3 in asked["settings"][0].stop_token_ids
+    with pytest.raises(UserError, match="LoRA adapter"):
+        SAMPLERS.build("vllm")(tiny_model(), TOKENIZER, items, Sampling())
