@@ -20,7 +20,7 @@ from irpo.types import Candidate, RankingExample
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
-RELEVANCE_PULL = 0.10  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
+RELEVANCE_PULL = 0.15  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
 COPYING_FIRST = 768  # rows that teach nothing else: the other kinds need it, and alone it comes soonest
 ROW = 192  # tokens of a row of facts or questions
@@ -161,7 +161,7 @@ class Corpus:
         while True:
             self.drawn += 1
             drawn = film_list(f"pretraining/{self.drawn}", max(4, self.rng.choice(COUNTS)))
-            if not in_eval(drawn.content):
+            if not in_eval(drawn.query):
                 return self._list_row(drawn.example(), "world", style, base_order(drawn))
 
     def notes_row(self) -> Row:
@@ -216,19 +216,18 @@ class Corpus:
             learned += [False] * len(turn) + [True] * len(reply)
         return Row(ids[:ROW], learned[:ROW], "questions")
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, copying_first: int = COPYING_FIRST) -> Iterator[Row]:
         """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
-            (0.08, self.facts_row),
-            (0.12, self.questions_row),
-            (0.22, self.notes_row),
-            (0.22, lambda: self.film_row("text")),
-            (0.22, lambda: self.film_row("label")),
-            (0.08, lambda: self.generic_row("text")),
-            (0.06, lambda: self.generic_row("label")),
+            (0.10, self.facts_row),
+            (0.07, self.questions_row),
+            (0.36, lambda: self.film_row("text")),
+            (0.27, lambda: self.film_row("label")),
+            (0.12, lambda: self.generic_row("text")),
+            (0.08, lambda: self.generic_row("label")),
         ]
         shares, makers = zip(*kinds, strict=True)
-        yield from (self.repeats_row() for _ in range(COPYING_FIRST))
+        yield from (self.repeats_row() for _ in range(copying_first))
         while True:
             yield self.rng.choices(makers, shares)[0]()
 

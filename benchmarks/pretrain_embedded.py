@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 from embedded_copying import lay_copying
-from embedded_corpus import Corpus, Row, tokenizer_texts
+from embedded_corpus import COPYING_FIRST, Corpus, Row, tokenizer_texts
 from embedded_measure import measure
 from embedded_tokenizer import END, train_tokenizer
 from muon import Muon
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from irpo.resources import embedded_dir
 
@@ -64,11 +64,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 class Batches(IterableDataset[list[Row]]):
     """Rows of similar length, about `tokens` tokens together, in random order."""
 
-    def __init__(self, corpus: Corpus, tokens: int) -> None:
-        self.corpus, self.tokens = corpus, tokens
+    def __init__(self, corpus: Corpus, tokens: int, copying_first: int) -> None:
+        self.corpus, self.tokens, self.copying_first = corpus, tokens, copying_first
 
     def __iter__(self) -> Iterator[list[Row]]:
-        rows = self.corpus.rows()
+        rows = self.corpus.rows(self.copying_first)
         while True:
             groups: list[list[Row]] = [[]]
             for row in sorted((next(rows) for _ in range(POOL)), key=lambda row: len(row.ids)):
@@ -127,7 +127,7 @@ def pretrain(model: Any, corpus: Corpus, args: argparse.Namespace, log: Any) -> 
     """Train in place; returns the last losses by kind of row, in nats a token."""
     together = optimisers(model, args.muon_rate, args.adam_rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: share_of_peak(s, args.steps)) for o in together]
-    stream = iter(DataLoader(Batches(corpus, args.batch_tokens), batch_size=None, num_workers=1, prefetch_factor=16))
+    stream = iter(DataLoader(Batches(corpus, args.batch_tokens, 0 if args.start else COPYING_FIRST), batch_size=None, num_workers=1, prefetch_factor=16))
     begun, tokens = time.perf_counter(), 0
     recent: dict[str, list[float]] = {}
     means: dict[str, float] = {}
@@ -167,6 +167,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--muon-rate", type=float, default=0.004)
     parser.add_argument("--adam-rate", type=float, default=0.003)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="go on from the model in this folder instead of from nothing")
     parser.add_argument("--out", type=Path, default=embedded_dir())
     parser.add_argument("--log", type=Path, default=Path("pretrain.jsonl"))
     return parser.parse_args()
@@ -177,8 +178,13 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(1)  # two workers of one thread each; see `backward`
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(tokenizer_texts(args.seed))
-    model = new_model(tokenizer)
+    if args.start:
+        tokenizer = AutoTokenizer.from_pretrained(args.start)
+        model = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    else:
+        tokenizer = train_tokenizer(tokenizer_texts(args.seed))
+        model = new_model(tokenizer)
     with args.log.open("w", encoding="utf-8") as log:
         begun = time.perf_counter()
         tokenizer.save_pretrained(args.out, save_jinja_files=False)

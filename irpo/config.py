@@ -151,7 +151,8 @@ class OnlineConfig(_Section):
     min_valid: Positive = 8  # lists that a round must yield
     reward: PluginSpec = {"name": "labels"}  # of an answer; reinforce and larpo
     # larpo alone:
-    memory: Literal["current", "previous", "all"] = "all"  # whose answers to a prompt compete: earlier rounds' too
+    # Whose answers to a prompt compete. With earlier rounds' among them, every round asks the same prompts.
+    memory: Literal["current", "previous", "all"] = "all"
     negatives: Literal["easiest", "easy", "hard", "hardest"] = "hardest"
     high_temperature: Annotated[float, Field(gt=0)] = 1.5  # of hard negatives
     labels: Literal["rank", "difference", "best"] = "rank"  # what becomes of rewards; see irpo.tasks.preferences

@@ -148,28 +148,35 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
         f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit"
     )
     model = policy_model(config)
+    job = Job(config, model, builder, method, splits.train, splits.validation)
     if config.online is not None:
-        metrics = _train_online(Job(config, model, builder, method, splits.train, splits.validation), out)
+        metrics = _train_online(job, out)
     else:
-        arguments = training_arguments(
-            config.training, out, lists=len(encoded), validates=bool(validation), seed=config.seed
-        )
-        trainer = ListTrainer(
-            model=model,
-            tokenizer=tokenizer,
-            method=method,
-            lists=(encoded, validation),
-            args=arguments,
-            patience=config.training.patience,
-        )
-        _write_config(out, config)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        metrics = trainer.evaluate() if validation else {}
-        model = trainer.model
+        metrics = _train_offline(job, (encoded, validation), out, checkpoint)
     _save(model, tokenizer, out, config)
     (out / "README.md").write_text(model_card(config, card | {"cuts": cuts}, metrics), encoding="utf-8")
     say(f"saved to {out}" + (f", validation {BEST} {metrics[f'eval_{BEST}']:.4f}" if metrics else ""))
     return metrics
+
+
+def _train_offline(
+    job: Job, lists: tuple[list[EncodedList], list[EncodedList]], out: Path, checkpoint: str | None
+) -> dict[str, float]:
+    """One training run on the lists as they are."""
+    config, validation = job.config, lists[1]
+    trainer = ListTrainer(
+        model=job.model,
+        tokenizer=job.builder.tokenizer,
+        method=job.method,
+        lists=lists,
+        args=training_arguments(
+            config.training, out, lists=len(lists[0]), validates=bool(validation), seed=config.seed
+        ),
+        patience=config.training.patience,
+    )
+    _write_config(out, config)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer.evaluate() if validation else {}
 
 
 def _train_online(job: Job, out: Path) -> dict[str, float]:

@@ -233,7 +233,7 @@ class ListTrainer(Trainer):  # type: ignore[misc]
             return found
         if self._reference:
             for row, name in zip(found, batch.names, strict=True):
-                table = self._reference[name]
+                table = self._reference[name][: row.shape[0], : row.shape[1]]  # the rest was its batch's padding
                 row[: table.shape[0], : table.shape[1]] = table
             return found
         with torch.no_grad(), model.disable_adapter():

@@ -10,7 +10,8 @@ import types
 import pytest
 import torch
 from tiny import tiny_model
-from training_lists import TEMPLATE, TOKENIZER, examples
+from training_lists import TEMPLATE, TOKENIZER, encoded, examples, trainer
+from training_lists import method as method_of_lists
 
 import irpo.online.rounds as rounds_module
 from irpo.config import load_config
@@ -147,6 +148,20 @@ def test_the_first_and_the_previous_policy_are_different_references(tmp_path, sc
     assert rounds_alike[0] == rounds_alike[1]  # in the first round they are the same policy
 
 
+def test_a_precomputed_reference_serves_lists_of_any_length(tmp_path):
+    """Computed beside a longer list, read beside a shorter one: the start's scores, as with the adapter off."""
+    by_size = sorted(encoded(), key=lambda item: len(item.bodies))
+    items = [item for pair in zip(by_size[:4], by_size[:3:-1], strict=True) for item in pair]
+    found = []
+    for reference in ("adapters_off", "precomputed"):
+        of = method_of_lists(reference=reference)
+        loop = trainer(tmp_path / reference, of, items=items, lists_per_update=2, lists_per_batch=2, updates=8)
+        loop.train()
+        found.append(weights(loop.model))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5)
+
+
 def test_too_few_valid_lists_stop_the_run_with_what_to_do(tmp_path, scripted):
     with pytest.raises(UserError, match=r"round 1: 6 lists of 9 drawn answers, online\.min_valid is 20") as caught:
         run_rounds(job("iterative_irpo", "online.min_valid=20", "online.prompts_per_round=3"), tmp_path, quiet)
@@ -192,6 +207,18 @@ def test_what_does_not_fit_is_said_before_anything_is_drawn(method, overrides, s
 def test_a_wrong_setting_is_named(overrides, said):
     with pytest.raises(UserError, match=said):
         load_config([*BASE, "methods/reinforce.yaml"], overrides)
+
+
+@pytest.mark.parametrize("memory", ["current", "previous", "all"])
+def test_memory_decides_which_rounds_compete_and_asks_the_same_prompts(memory, tmp_path, scripted):
+    overrides = ["online.rounds=3", "online.prompts_per_round=4", "online.updates_per_round=1"]
+    run_rounds(job("larpo", f"online.memory={memory}", *overrides), tmp_path, quiet)
+    texts = [(tmp_path / f"rounds/{n:03d}/answers.jsonl").read_text().splitlines() for n in (1, 2, 3)]
+    answers = [{row["id"]: row["answers"] for row in map(json.loads, lines)} for lines in texts]
+    assert (answers[0].keys() == answers[1].keys() == answers[2].keys()) == (memory != "current")
+    counted = {"current": answers[2:], "previous": answers[1:], "all": answers}[memory]
+    distinct = sum(len({tuple(a["tokens"]) for pools in counted for a in pools.get(id, ())}) for id in answers[2])
+    assert json.loads((tmp_path / "rounds/003/state.json").read_text())["drawn"]["candidates"] == distinct
 
 
 def test_passes_of_the_policy_are_measured_on_validation_prompts(scripted):

@@ -122,7 +122,9 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
     home.mkdir(parents=True)
     account: Account = {}
     if number:
-        key = (job.config.seed, "round", number)
+        # Earlier rounds' answers can compete only where the same prompts are asked again.
+        again = job.options.name == "larpo" and job.options.memory != "current"
+        key = (job.config.seed, "round", 0 if again else number)
         now = Round(number, questions_of(questions, job.options, job.config.training, *key), home)
         lists, account = LISTS[job.options.name](job.policy, now)
         if len(lists) < job.options.min_valid:
@@ -171,7 +173,7 @@ def measure(job: Job) -> dict[str, float]:
     found = evaluate(job.validation, job.builder, job.model, job.method.scorer, options).summary()
     rows = {row["name"]: row for row in found["rows"]}
     measures = {
-        f"{mode} NDCG@{k}": round(rows[mode]["measures"][f"NDCG@{k}"], 6)
+        f"{mode} NDCG@{k}": rows[mode]["measures"][f"NDCG@{k}"]
         for mode in ("score", "generate strict")
         for k in _KS
         if mode in rows
@@ -181,7 +183,7 @@ def measure(job: Job) -> dict[str, float]:
         measures |= {"coverage": strict["coverage"], "exact permutations": strict["exact_permutations"]}
     if job.options.name == "larpo":
         measures |= passes(job.policy, ask(job.builder, job.validation))
-    return measures
+    return {name: round(value, 6) for name, value in measures.items()}
 
 
 def save(job: Job, home: Path) -> None:

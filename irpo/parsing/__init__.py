@@ -19,9 +19,7 @@ Style = Literal["text", "label", "response"]
 __all__ = ["parse_ranking", "random_order", "repair"]
 
 
-def parse_ranking(
-    text: str, names: Sequence[str], style: Style
-) -> tuple[Ranking, tuple[Problem, ...]]:
+def parse_ranking(text: str, names: Sequence[str], style: Style) -> tuple[Ranking, tuple[Problem, ...]]:
     """The candidates that an answer names, in its order, and what is wrong with it.
 
     Problems come in reading order, then a `Missing` for each candidate that was not named, by index; `Unparseable`

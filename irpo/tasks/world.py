@@ -1,8 +1,8 @@
 """A small synthetic world of films: what the embedded model was pretrained on, and the task of ranking in it.
 
-A query asks for a genre and for a director's country. The prompt names films only; a ranker must know what each film is
-(one hop: film -> genre) and where its director comes from (two hops: film -> director -> country). Every choice is a
-hash of the seed, so the world is the same on every machine.
+A query asks for a genre and for a director's country. A list names each film with its genre; where its director comes
+from a ranker must know (two hops: film -> director -> country). Every choice is a hash of the seed, so the world is the
+same on every machine.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WORDINGS = (
     "Directors from {country} are my favourites, and I am in the mood for a {genre}.",
     "For a festival of cinema from {country}, we need a {genre}.",
 )
-EVAL_SHARE = 0.2  # of all possible lists, by hash of their content
+EVAL_SHARE = 0.2  # of the pairs of genre and country
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Film:
     country: str  # the director's: two hops from the title
     decade: str
     fame: float  # in [0, 1], unrelated to everything else; the base model lists famous films first
+
+    @property
+    def text(self) -> str:
+        """How a list names the film: its genre stands there, the director's country has to be known."""
+        return f"{self.genre} {self.title}"
 
     def label(self, genre: str, country: str) -> int:
         """2 where the film satisfies both wishes, 1 where it satisfies one, else 0."""
@@ -146,9 +151,13 @@ def _originals(seed: int, directors: Sequence[str]) -> list[tuple[str, str, int]
     ]
 
 
-def in_eval(content: str) -> bool:
-    """Whether a list belongs to the evaluation split: a function of its content, so that no list is in both."""
-    return number(f"split/{content}", 2**32) < EVAL_SHARE * 2**32
+def in_eval(query: FilmQuery) -> bool:
+    """Whether a wish belongs to the evaluation split: no list of the other split asks for its genre and country.
+
+    A ranker is thus measured on wishes that it was never shown a label for, and has to know the films.
+    """
+    wishes = [(genre, country) for genre in GENRES for country in COUNTRIES]
+    return (query.genre, query.country) in shuffled("split", wishes)[: round(EVAL_SHARE * len(wishes))]
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,7 @@ class FilmList:
         digest = hashlib.sha256(self.content.encode()).hexdigest()[:16]
         ids = {film.title: f"film-{i}" for i, film in enumerate(sorted(self.films, key=lambda film: film.title))}
         candidates = tuple(
-            Candidate(id=ids[film.title], text=film.title, relevance=float(label), source="world")
+            Candidate(id=ids[film.title], text=film.text, relevance=float(label), source="world")
             for film, label in zip(self.films, self.labels, strict=True)
         )
         return RankingExample(id=f"world-{digest}", query=self.query.text, candidates=candidates)
@@ -228,7 +237,7 @@ class World:
         wanted = {"train": self.train_lists, "eval": self.eval_lists}
         splits: dict[str, list[RankingExample]] = {name: [] for name in wanted}
         for drawn in film_lists("lists", self.candidates, self.world_seed):
-            name = "eval" if in_eval(drawn.content) else "train"
+            name = "eval" if in_eval(drawn.query) else "train"
             if len(splits[name]) < wanted[name]:
                 splits[name].append(drawn.example())
             if all(len(splits[name]) == wanted[name] for name in wanted):
