@@ -127,7 +127,8 @@ def pretrain(model: Any, corpus: Corpus, args: argparse.Namespace, log: Any) -> 
     """Train in place; returns the last losses by kind of row, in nats a token."""
     together = optimisers(model, args.muon_rate, args.adam_rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: share_of_peak(s, args.steps)) for o in together]
-    stream = iter(DataLoader(Batches(corpus, args.batch_tokens, 0 if args.start else COPYING_FIRST), batch_size=None, num_workers=1, prefetch_factor=16))
+    batches = Batches(corpus, args.batch_tokens, 0 if args.start else COPYING_FIRST)
+    stream = iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=16))
     begun, tokens = time.perf_counter(), 0
     recent: dict[str, list[float]] = {}
     means: dict[str, float] = {}

@@ -106,6 +106,7 @@ def evaluate(
         list[str] | None, typer.Option(help="score, generate or constrain; may be repeated; default: all three.")
     ] = None,
     style: Style = None,
+    like: Annotated[str | None, typer.Option(help="A run whose prompt and scorer a base model is given.")] = None,
     max_lists: Annotated[int | None, typer.Option(min=1, help="Measure only so many lists.")] = None,
     lists_per_batch: Annotated[int | None, typer.Option(min=1, help="Lists in one forward pass.")] = None,
     seed: Seed = None,
@@ -116,15 +117,18 @@ def evaluate(
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
     from irpo import pipeline
     from irpo.config import EvaluationConfig
+    from irpo.reranker import run_config
 
     _load(plugin)
     given = {"data": data, "seed": seed}
     pairs = _pairs(options) | {key: value for key, value in given.items() if value is not None}
     chosen: dict[str, Any] = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
-    chosen["modes"] = _modes(mode) if mode else None
-    settings = EvaluationConfig(**{key: value for key, value in chosen.items() if value is not None})
-    spec = _task_spec(model, task, pairs)
-    pipeline.evaluate(model, spec, out, settings, style=_style(style), skip_bad_rows=skip_bad_rows)
+    chosen["modes"] = tuple(_modes(mode)) if mode else None
+    spec = _task_spec(like or model, task, pairs)
+    own = run_config(like or model)
+    settings = own.evaluation if own else EvaluationConfig()
+    settings = settings.model_copy(update={key: value for key, value in chosen.items() if value is not None})
+    pipeline.evaluate(model, spec, out, settings, style=_style(style), like=like, skip_bad_rows=skip_bad_rows)
 
 
 @app.command()

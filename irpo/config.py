@@ -182,7 +182,7 @@ class RunConfig(_Section):
     online: OnlineConfig | None = None  # None: offline, on the task's lists as they are
     evaluation: EvaluationConfig = EvaluationConfig()
     skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of list construction, order, initial adapter and dropout
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of order, adapter, dropout, sampling; tasks have their own
     plugins: tuple[str, ...] = ()  # modules to import, so that they register the user's plug-ins
 
     @model_validator(mode="after")

@@ -54,10 +54,24 @@ def resolve(name: str) -> str:
     return str(embedded_dir()) if name == EMBEDDED else name
 
 
+def require_there(name: str) -> None:
+    """`UserError` where a name is neither a folder nor cached nor on a hub that answers; asks the hub once."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if Path(resolve(name)).is_dir():
+        return
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+    except Exception as error:  # whatever the client of the day raises: a bad name, no network, no such model
+        raise UserError(_not_there(name, error)) from None
+
+
 def load_tokenizer(name: str) -> Any:
     """A fast tokenizer with a pad token, padding on the left."""
     from transformers import AutoTokenizer
 
+    require_there(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
@@ -83,6 +97,7 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
         settings["attn_implementation"] = options.attention
     if options.quantization == "nf4":
         settings["quantization_config"] = _nf4(dtype)
+    require_there(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(resolve(name), **settings)
     except (OSError, ValueError) as error:

@@ -111,6 +111,8 @@ def policy_model(config: RunConfig) -> Any:
     means.
     """
     m = config.model
+    if m.dtype == "float16":
+        raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
     dtype = "float32" if m.tuning == "full" and m.dtype == "auto" else m.dtype  # small updates vanish in bfloat16
     model = load_weights(m.name, LoadOptions(m.quantization, dtype, m.attention), merge=True)
     check_model(model)
@@ -133,7 +135,11 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     Nothing is written before data, model and method have been found sound. Returns the measures on validation lists.
     """
     method = method_of(config)
+    _require_trackers(config)
     checkpoint = _checkpoint(out, config, resume)
+    if resume and any((out / name).is_dir() for name in (ADAPTER, FULL)):
+        say(f"{out}: the run is finished; nothing is left to do")
+        return {}
     lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
     if "train" not in lists:
         raise UserError(f"task {config.task['name']!r}: the data hold no training split")
@@ -164,18 +170,22 @@ def _train_offline(
 ) -> dict[str, float]:
     """One training run on the lists as they are."""
     config, validation = job.config, lists[1]
+    mixed = config.model.tuning == "full" and config.model.dtype == "auto" and job.model.device.type == "cuda"
+    arguments = training_arguments(
+        config.training, out, lists=len(lists[0]), validates=bool(validation), seed=config.seed, mixed=mixed
+    )
     trainer = ListTrainer(
         model=job.model,
         tokenizer=job.builder.tokenizer,
         method=job.method,
         lists=lists,
-        args=training_arguments(
-            config.training, out, lists=len(lists[0]), validates=bool(validation), seed=config.seed
-        ),
+        args=arguments,
         patience=config.training.patience,
     )
     _write_config(out, config)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is not None:
+        say(f"going on from {Path(checkpoint).name}")
+    trainer.go(checkpoint)
     return trainer.evaluate() if validation else {}
 
 
@@ -189,6 +199,16 @@ def _train_online(job: Job, out: Path) -> dict[str, float]:
 def _write_config(out: Path, config: RunConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / RUN_CONFIG).write_text(to_yaml(config), encoding="utf-8")
+
+
+def _require_trackers(config: RunConfig) -> None:
+    """`UserError` for a tracker that is not installed, before anything is loaded."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    for name in config.training.report_to:
+        if name not in there:
+            raise UserError(f"training.report_to: {name!r} is not installed; there is {', '.join(there) or 'none'}")
 
 
 def _checkpoint(out: Path, config: RunConfig, resume: bool) -> str | None:
@@ -252,21 +272,26 @@ def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str,
     )
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that are rarely given
     model: str,
     spec: Mapping[str, Any],
     out: Path,
-    settings: EvaluationConfig | None = None,
+    settings: EvaluationConfig,
     *,
     style: Style | None = None,
+    like: str | None = None,
     skip_bad_rows: bool = False,
 ) -> dict[str, Any]:
-    """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds."""
-    settings = settings or EvaluationConfig()
+    """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
+
+    `like` is a run whose prompt, scorer and loading a base model is to be given, so
+    that the two are measured by one protocol.
+    """
+    own = run_config(like or model)
     lists, card = build(spec, skip_bad_rows=skip_bad_rows)
     if "eval" not in lists:
         raise UserError(f"task {spec['name']!r}: the data hold no evaluation split")
-    ranker = Reranker.load(model, style=style, template=None if run_config(model) else str(spec["name"]))
+    ranker = Reranker.load(model, style=style, template=None if own else str(spec["name"]), like=own)
     about = {
         "model": model,
         "task": spec["name"],

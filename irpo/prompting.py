@@ -149,13 +149,13 @@ def markup(tokenizer: Any, user: str) -> tuple[str, bool]:
     """(the user's turn in chat markup up to the assistant's header, True), or the plain form and False.
 
     Only a user turn is used, since Gemma's template refuses a system role. The date that Llama 3's template prints is
-    fixed: a prompt must not change with the day.
+    fixed: a prompt must not change with the day. A template that offers thinking is told not to: the answer is a list.
     """
     if not getattr(tokenizer, "chat_template", None):
         return user + PLAIN_HEADER, False
     turns = [{"role": "user", "content": user}]
     text: str = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+        turns, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024", enable_thinking=False
     )
     return text, True
 
@@ -279,7 +279,8 @@ def end_of_turn(tokenizer: Any) -> int:
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
         text = tokenizer.apply_chat_template(turns, tokenize=False, date_string="26 Jul 2024")
         rest = tokenizer(text[text.rindex(mark) + len(mark) :].lstrip(), add_special_tokens=False)["input_ids"]
-        if rest and rest[0] in tokenizer.all_special_ids:
+        # Not all_special_ids: a token such as Phi-3's <|end|> is special without having a role of its own.
+        if rest and (rest[0] in tokenizer.all_special_ids or tokenizer.added_tokens_decoder.get(rest[0]) is not None):
             return int(rest[0])
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has neither an end-of-turn nor an end-of-sequence token")

@@ -60,11 +60,14 @@ def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Rerank
     """A method's ranker, or the base model under the same prompt."""
     if config is not None:
         return Reranker.load(str(folder))
-    return Reranker.load(shared.model.name, style=shared.prompt.style, template=str(shared.task["name"]))
+    return Reranker.load(shared.model.name, like=shared)
 
 
 def _grid(found: dict[str, Evaluation], measure_name: str | None = None) -> Any:
     summaries = {name: evaluation.summary() for name, evaluation in found.items()}
+    protocols = {(s["setting"]["style"], s["setting"]["scorer"], s["setting"]["length"]) for s in summaries.values()}
+    if len(protocols) > 1:
+        raise UserError(f"methods measured by different protocols cannot stand in one table: {sorted(protocols)}")
     main = measure_name or str(summaries[OURS]["main_measure"])
     values = {name: evaluation.values[TESTED][main] for name, evaluation in found.items()}
     note = (

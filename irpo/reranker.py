@@ -42,13 +42,17 @@ def run_config(name: str) -> RunConfig | None:
     return load_config([written]) if written.is_file() else None
 
 
+def load_options(config: RunConfig) -> LoadOptions:
+    """How a run loads its model."""
+    return LoadOptions(config.model.quantization, config.model.dtype, config.model.attention)
+
+
 def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool = False) -> Any:
     """A model by name: a run's adapter on its base (merged into it where `merge`), a run's full weights, or a base."""
     config = run_config(name)
     if config is None:
         return load_model(name, options)
-    own = LoadOptions(config.model.quantization, config.model.dtype, config.model.attention)
-    options = options or own
+    options = options or load_options(config)
     folder = Path(name)
     if (folder / FULL).is_dir():
         return load_model(str(folder / FULL), options)
@@ -77,22 +81,25 @@ class Reranker:
     length: Length = "sum"
 
     @classmethod
-    def load(cls, name: str, *, style: Style | None = None, template: str | None = None) -> Reranker:
-        """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default."""
-        config = run_config(name)
+    def load(
+        cls, name: str, *, style: Style | None = None, template: str | None = None, like: RunConfig | None = None
+    ) -> Reranker:
+        """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default.
+
+        `like` lends a base model the prompt, the scorer and the way of loading of a run.
+        """
+        config = run_config(name) or like
         load_plugins(config.plugins if config else ())
         tokenizer = load_tokenizer(base_name(name))
         if config is None:
-            style = style or "text"
             limit = 1024 if name == EMBEDDED else 4096
-            builder = prompt_builder(tokenizer, template or "default", style, limit)
+            builder = prompt_builder(tokenizer, template or "default", style or "text", limit)
             return cls(load_weights(name), tokenizer, builder, SCORERS.build("independent"))
-        style = style or config.prompt.style
-        template = template or config.prompt.template or str(config.task["name"])
-        builder = prompt_builder(tokenizer, template, style, config.prompt.max_tokens)
-        own_style = style == config.prompt.style
-        scorer = SCORERS.build(config.method.scorer if own_style else "independent")
-        return cls(load_weights(name), tokenizer, builder, scorer, config.method.length)
+        own = config.prompt
+        task = str(config.task["name"])
+        builder = prompt_builder(tokenizer, template or own.template or task, style or own.style, own.max_tokens)
+        scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
+        return cls(load_weights(name, load_options(config)), tokenizer, builder, scorer, config.method.length)
 
     def encode(self, examples: Sequence[RankingExample]) -> list[EncodedList]:
         """The examples as this ranker is shown them, labels withheld."""

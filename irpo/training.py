@@ -17,7 +17,14 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
 
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList, ListBatch
@@ -170,9 +177,7 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         train, self.validation = lists
         self.method, self.tokenizer, self.tally = method, tokenizer, Tally()
         self.log_file = Path(args.output_dir).parent / "log.jsonl"
-        precompute = method.reference == "precomputed" and method.objective.needs.reference
-        size = args.per_device_train_batch_size
-        self._reference = self._precompute(model, train, size) if precompute else {}
+        self._reference: dict[str, Tensor] = {}
         stop = [EarlyStoppingCallback(patience)] if patience and self.validation else []
         super().__init__(
             model=model,
@@ -188,6 +193,10 @@ class ListTrainer(Trainer):  # type: ignore[misc]
             self.remove_callback(printing)
         if not args.disable_tqdm:
             self.add_callback(Progress())
+        if method.reference == "precomputed" and method.objective.needs.reference:
+            # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
+            with self._autocast():
+                self._reference = self._precompute(self.model, train, args.per_device_train_batch_size)
         self.model_accepts_loss_kwargs = True  # our loss is already divided by the lists of the whole update
 
     def compute_loss(
@@ -251,9 +260,8 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         return found
 
     def _autocast(self) -> Any:
-        """Full tuning keeps float32 weights and computes in bfloat16 on a GPU."""
-        on = self.args.device.type == "cuda" and next(self.model.parameters()).dtype == torch.float32
-        return torch.autocast("cuda", torch.bfloat16) if on else contextlib.nullcontext()
+        """Float32 weights computed in bfloat16, where the arguments say so."""
+        return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
 
     def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
         """What the log shows of each list, (B,); of a list in slots, its first."""
@@ -267,15 +275,37 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
         means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
         rho = importance_weights(rewards, mask)
-        rows = [(row[m], y[m].tolist()) for row, y, m in zip(policy, relevance, mask, strict=True)]
-        return shown | {
+        shown |= {
             "reward_margin": means[0] - means[1],
             "rho_entropy": -(rho * rho.clamp(min=1e-30).log()).sum(-1),
-            "train_ndcg@10": torch.tensor([ndcg_of(row, y, 10) for row, y in rows]),
         }
+        if self.method.scorer.separable or lists.owner is not None:  # else the scores were taken in the gold order
+            rows = [(row[m], y[m].tolist()) for row, y, m in zip(policy, relevance, mask, strict=True)]
+            shown["train_ndcg@10"] = torch.tensor([ndcg_of(row, y, 10) for row, y in rows])
+        return shown
 
     def _get_num_items_in_batch(self, batch_samples: list[ListBatch], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
+
+    def go(self, checkpoint: str | None) -> None:
+        """Train to the end from the start or a checkpoint; one that is already at the end takes no further step."""
+        if checkpoint is None:
+            self.log_file.unlink(missing_ok=True)
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self._forget_after(state.global_step)
+        if state.global_step < self.args.max_steps:
+            self.train(resume_from_checkpoint=checkpoint)
+        else:
+            self._load_from_checkpoint(state.best_model_checkpoint or checkpoint)
+
+    def _forget_after(self, update: int) -> None:
+        """Drop log lines of updates that will be taken anew."""
+        if self.log_file.is_file():
+            lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["update"] <= update]
+            self.log_file.write_text("".join(kept), encoding="utf-8")
 
     def floating_point_ops(self, inputs: Any) -> int:
         """6 operations a parameter and token (forward and backward)."""
@@ -292,6 +322,7 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         each = [ndcg_of(row, item.relevance, 10) for row, item in zip(scores, self.validation, strict=True)]
         metrics = {f"eval_{BEST}": sum(each) / len(each), "eval_lists": len(hidden)}
         metrics["eval_seconds"] = round(time.perf_counter() - start, 3)
+        self.tally.since += time.perf_counter() - start  # speed is that of training
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -317,13 +348,13 @@ def updates_of(config: TrainingConfig, lists: int) -> int:
 
 
 def training_arguments(
-    config: TrainingConfig, out: Path, *, lists: int, validates: bool, seed: int
+    config: TrainingConfig, out: Path, *, lists: int, validates: bool, seed: int, mixed: bool = False
 ) -> TrainingArguments:
     """Our settings in the Trainer's words."""
     updates = updates_of(config, lists)
     every = min(updates, config.evaluate_every or max(1, updates // 10))
     schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=updates,
         per_device_train_batch_size=config.lists_per_batch,
@@ -347,5 +378,11 @@ def training_arguments(
         remove_unused_columns=False,
         seed=seed,
         data_seed=seed,
+        bf16=mixed,
         dataloader_pin_memory=False,
+        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting after --resume
     )
+    # One process, one GPU: with several in sight the Trainer would split batches over copies of the model.
+    _ = arguments.device
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    return arguments

@@ -180,7 +180,7 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
     ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
     assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ("score", "generate", "constrain"), 4)
-    assert chosen == {"style": "label", "skip_bad_rows": False}
+    assert chosen == {"style": "label", "like": None, "skip_bad_rows": False}
 
 
 @pytest.mark.parametrize(
