@@ -63,7 +63,7 @@ def require_there(name: str) -> None:
     try:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             HfApi().model_info(name, timeout=10)
-    except Exception as error:  # whatever the client of the day raises: a bad name, no network, no such model
+    except Exception as error:  # noqa: BLE001 - whatever the client of the day raises: a bad name, no network, no such model
         raise UserError(_not_there(name, error)) from None
 
 

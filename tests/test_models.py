@@ -125,3 +125,20 @@ def test_check_model_finds_an_unknown_last_step():
     model.forward = capped
     with pytest.raises(UserError, match="'gemma2' cannot be scored in one pass"):
         check_model(model)
+
+
+def test_label_scores_do_not_tie_in_bfloat16():
+    """The head computes in float32: with logits of about 20, bfloat16 has steps of 0.125."""
+    model = tiny_model().to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+    for row in score_lists(model, TOKENIZER, encoded("label"), SCORERS.build("label")):
+        assert len(set(row.tolist())) == len(row)
+
+
+def test_check_model_finds_positions_counted_by_column():
+    """MPT's ALiBi counts columns, so that branches behind one another would be pushed away."""
+    from transformers import MptConfig, MptForCausalLM
+
+    with pytest.raises(UserError, match="'mpt' cannot be scored in one pass"):
+        check_model(MptForCausalLM(MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=320)).eval())

@@ -127,3 +127,12 @@ def test_a_broken_template_is_one_line():
 
 def test_braces_in_a_query_stay_what_they_are():
     assert "{{ count }}" in Template("{{ query }}").render("{{ count }}", ["a"], ["A"])
+
+
+def test_an_end_of_turn_without_a_role_is_found():
+    """Phi-3's <|end|> is an added token that stands in no special-tokens map."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|closing|>"], special_tokens=True)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|closing|>\n{% endfor %}"
+    assert "<|closing|>" not in tokenizer.all_special_tokens
+    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|closing|>")

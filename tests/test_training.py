@@ -1,0 +1,128 @@
+"""The loop: resume, the best checkpoint, early stopping, and what the log says."""
+
+import json
+
+import pytest
+import torch
+from tiny import tiny_model
+from training_lists import TOKENIZER, encoded, learned, method, trainer
+
+from irpo.measures import ndcg
+from irpo.models import LoraOptions, add_lora
+from irpo.scorers import SCORERS, score_lists
+from irpo.training import BEST, ndcg_of, peak_memory
+from irpo.types import UserError
+
+ITEMS = encoded(count=8)
+
+
+def lines(run):
+    return [json.loads(line) for line in run.log_file.read_text().splitlines()]
+
+
+def with_validation(out, *, updates=6, patience=None, **settings):
+    settings = {"evaluate_every": 2, **settings}
+    return trainer(out, method("dpo"), items=ITEMS, validation=ITEMS[:4], updates=updates, patience=patience, **settings)
+
+
+def interrupted(out, at):
+    """A run that dies after `at` updates, just behind its checkpoint."""
+    run = with_validation(out)
+    save = run._save_checkpoint
+
+    def dying(*args, **kwargs):
+        save(*args, **kwargs)
+        if run.state.global_step >= at:
+            raise KeyboardInterrupt
+
+    run._save_checkpoint = dying
+    with pytest.raises(KeyboardInterrupt):
+        run.go(None)
+    return f"{out}/checkpoints/checkpoint-{at}"
+
+
+def test_a_resumed_run_is_the_unbroken_one(tmp_path):
+    whole = with_validation(tmp_path / "whole")
+    whole.go(None)
+    checkpoint = interrupted(tmp_path / "broken", 2)
+    again = with_validation(tmp_path / "broken")
+    again.go(checkpoint)
+    torch.testing.assert_close(learned(again.model), learned(whole.model), atol=0, rtol=0)
+    assert [line["update"] for line in lines(again)] == [line["update"] for line in lines(whole)]
+
+
+def test_a_checkpoint_at_the_end_takes_no_further_step(tmp_path):
+    run = trainer(tmp_path, method("irpo"), items=ITEMS[:6], updates=3)
+    run.args.save_strategy = "steps"
+    run.go(None)
+    again = trainer(tmp_path, method("irpo"), items=ITEMS[:6], updates=3)
+    again.go(f"{tmp_path}/checkpoints/checkpoint-3")
+    torch.testing.assert_close(learned(again.model), learned(run.model), atol=0, rtol=0)
+
+
+def test_the_best_checkpoint_is_what_remains(tmp_path):
+    run = with_validation(tmp_path, learning_rate=5.0)  # wild steps, so that the last is not the best
+    run.go(None)
+    found = {line["update"]: line[f"eval_{BEST}"] for line in lines(run) if f"eval_{BEST}" in line}
+    assert len(found) == 3
+    assert run.evaluate()[f"eval_{BEST}"] == pytest.approx(max(found.values()), abs=1e-6)
+
+
+def test_early_stopping_counts_validations_without_a_better_one(tmp_path):
+    run = with_validation(tmp_path, updates=20, patience=2, evaluate_every=1, learning_rate=1e-9)
+    run.go(None)
+    assert run.state.global_step == 3  # the first is the best, two more are not better
+
+
+def test_validation_never_sees_a_label(tmp_path):
+    run = with_validation(tmp_path)
+    expected = score_lists(run.model, TOKENIZER, [i.without_labels() for i in ITEMS[:4]], SCORERS.build("independent"))
+    mean = sum(ndcg_of(row, item.relevance, 10) for row, item in zip(expected, ITEMS, strict=False)) / 4
+    assert run.evaluate()[f"eval_{BEST}"] == pytest.approx(mean)
+
+
+def test_ties_count_against_the_ranker():
+    assert ndcg_of(torch.zeros(3), [2.0, 0.0, 1.0], 10) == ndcg([1, 2, 0], [2.0, 0.0, 1.0], 10)
+
+
+def test_precomputed_and_adapters_off_are_the_same_reference(tmp_path):
+    weights = []
+    for reference in ("adapters_off", "precomputed"):
+        run = trainer(tmp_path / reference, method("irpo", reference=reference), updates=3)
+        run.go(None)
+        weights.append(learned(run.model))
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
+
+
+def test_the_log_shows_what_was_promised(tmp_path):
+    run = trainer(tmp_path, method("irpo", nll_weight=0.1))
+    run.go(None)
+    keys = {"loss", "reward_margin", "train_ndcg@10", "rho_entropy", "tokens_per_s", "peak_memory_mb", "target_nll"}
+    assert keys <= lines(run)[0].keys()
+    assert peak_memory() > 0
+
+
+def test_the_gold_order_is_not_logged_as_a_ranking(tmp_path):
+    run = trainer(tmp_path, method("irpo", "list"))
+    run.go(None)
+    assert "train_ndcg@10" not in lines(run)[0]
+
+
+def test_several_gpus_in_sight_are_one(tmp_path):
+    run = trainer(tmp_path, method("irpo"))
+    assert run.args._n_gpu <= 1
+    assert run.args.train_batch_size == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).fill_(torch.inf)
+    run = trainer(tmp_path, method("irpo"), model=model)
+    with pytest.raises(UserError, match="lower the learning rate"):
+        run.go(None)
+
+
+def test_a_method_without_the_reference_it_needs():
+    with pytest.raises(UserError, match="method.reference is 'none', but IRPO needs one"):
+        method("irpo", reference="none")
