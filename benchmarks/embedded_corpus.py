@@ -219,12 +219,12 @@ class Corpus:
     def rows(self, copying_first: int = COPYING_FIRST) -> Iterator[Row]:
         """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
-            (0.10, self.facts_row),
-            (0.07, self.questions_row),
-            (0.36, lambda: self.film_row("text")),
-            (0.27, lambda: self.film_row("label")),
-            (0.12, lambda: self.generic_row("text")),
-            (0.08, lambda: self.generic_row("label")),
+            (0.09, self.facts_row),
+            (0.06, self.questions_row),
+            (0.46, lambda: self.film_row("text")),
+            (0.20, lambda: self.film_row("label")),
+            (0.14, lambda: self.generic_row("text")),
+            (0.05, lambda: self.generic_row("label")),
         ]
         shares, makers = zip(*kinds, strict=True)
         yield from (self.repeats_row() for _ in range(copying_first))

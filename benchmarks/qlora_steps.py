@@ -12,25 +12,27 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
-from irpo.lists import ScoredLists
 from irpo.models import (
     LoadOptions,
     LoraOptions,
     add_lora,
     default_device,
     load_model,
+    load_tokenizer,
     require_four_bit,
     trainable_parameters,
 )
 from irpo.objectives import OBJECTIVES
-from irpo.scorers import SCORERS, check_model, score_batch
-from irpo.training import Method, peak_memory
+from irpo.scorers import SCORERS, check_model
+from irpo.training import ListTrainer, Method, peak_memory, training_arguments
 
 SHAPES = {
     "llama3.2-3b": {
@@ -66,66 +68,66 @@ def random_list(name: str, vocabulary: int, prompt: int, candidates: int, tokens
     return EncodedList(name, draw(prompt), heads, bodies, (2,), (2.0, 1.0) + (0.0,) * (candidates - 2))
 
 
-def step(model, method: Method, batch, optimizer) -> float:
-    """One update on one batch; the loss, a mean over its lists."""
-    policy = score_batch(model, batch).first
-    with torch.no_grad(), model.disable_adapter():
-        reference = score_batch(model, batch).first
-    lists = ScoredLists(policy, reference, batch.relevance, batch.mask, torch.zeros_like(policy))
-    loss = method.loss(lists).mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(loss)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="llama3.2-3b")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--lists", type=int, default=4, help="lists in one batch")
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--candidates", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=8, help="tokens of a candidate")
-    options = parser.parse_args()
+    """Load in NF4, train by the real trainer, print what came out."""
+    options = arguments()
     device = default_device()
     torch.manual_seed(0)
+    shape = SHAPES[options.shape]
     with tempfile.TemporaryDirectory() as folder:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[options.shape]), dtype=dtype).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=dtype).save_pretrained(folder)
         base = load_model(folder, LoadOptions(quantization="nf4"))
     layers = require_four_bit(base)
     check_model(base)
     model = add_lora(base, LoraOptions(r=16), seed=0)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-    method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"))
-    vocabulary = SHAPES[options.shape]["vocab_size"]
-    sizes = (vocabulary, options.prompt, options.candidates, options.tokens)
-    batch = method.batch([random_list(str(i), *sizes) for i in range(options.lists)], pad_id=0).to(device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    losses, seconds = [], []
-    for _ in range(options.steps):
-        start = time.perf_counter()
-        losses.append(step(model, method, batch, optimizer))
-        seconds.append(time.perf_counter() - start)
+    sizes = (shape["vocab_size"], options.prompt, options.candidates, options.tokens)
+    items = [random_list(str(i), *sizes) for i in range(options.lists)]
+    with tempfile.TemporaryDirectory() as folder:
+        lines = trained(model, items, options.steps, Path(folder))
     learn, whole = trainable_parameters(model)
-    middle = statistics.median(seconds)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     row = {
         "benchmark": "qlora_steps",
         "case": options.shape,
-        "device": name,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "four_bit_layers": layers,
         "trainable": learn,
         "parameters": whole,
-        "lists_per_s": round(options.lists / middle, 3),
-        "tokens_per_s": round(batch.tokens / middle, 1),
+        "lists_per_s": statistics.median(line["lists_per_s"] for line in lines),
+        "tokens_per_s": statistics.median(line["tokens_per_s"] for line in lines),
         "peak_memory_gb": round(peak_memory() / 2**30, 2),
-        "first_loss": round(losses[0], 4),
-        "last_loss": round(losses[-1], 4),
+        "first_loss": lines[0]["loss"],
+        "last_loss": lines[-1]["loss"],
     }
     print(json.dumps(row))
+
+
+def trained(model: Any, items: list[EncodedList], steps: int, out: Path) -> list[dict[str, float]]:
+    """The log's lines, one an update, of a run of `ListTrainer` with every list in each update."""
+    config = TrainingConfig(
+        updates=steps, lists_per_update=len(items), lists_per_batch=len(items), learning_rate=1e-4, logging_every=1
+    )
+    settings = training_arguments(config, out / "checkpoints", lists=len(items), validates=False, seed=0)
+    settings.disable_tqdm, settings.save_strategy = True, "no"
+    method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"))
+    tokenizer = load_tokenizer("embedded")  # for its padding alone: the tokens are random
+    trainer = ListTrainer(model=model, tokenizer=tokenizer, method=method, lists=(items, []), args=settings)
+    trainer.go(None)
+    found = [json.loads(line) for line in trainer.log_file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in found if "loss" in line]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="llama3.2-3b")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--lists", type=int, default=4, help="lists in an update")
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=8, help="tokens of a candidate")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

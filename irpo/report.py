@@ -16,7 +16,10 @@ STRICT = (
     "repaired: such candidates follow in a fixed random order"
 )
 NAMED = "named: share of a list's candidates that the answer names (coverage)"
-GAIN = "NDCG has the gain 2^y - 1; Recall, P, MRR and MAP count labels from 1 as relevant"
+GAIN = (
+    "NDCG has the gain 2^y - 1 (trec_eval's own, on qrels.txt, is linear); "
+    "Recall, P, MRR and MAP count labels from 1 as relevant"
+)
 _SHORT = {"generate strict": "generate (named)", "generate repaired": "repaired"}  # headers that leave room for methods
 
 

@@ -22,7 +22,9 @@ def lines(run):
 
 def with_validation(out, *, updates=6, patience=None, **settings):
     settings = {"evaluate_every": 2, **settings}
-    return trainer(out, method("dpo"), items=ITEMS, validation=ITEMS[:4], updates=updates, patience=patience, **settings)
+    return trainer(
+        out, method("dpo"), items=ITEMS, validation=ITEMS[:4], updates=updates, patience=patience, **settings
+    )
 
 
 def interrupted(out, at):
@@ -124,5 +126,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_a_method_without_the_reference_it_needs():
-    with pytest.raises(UserError, match="method.reference is 'none', but IRPO needs one"):
+    with pytest.raises(UserError, match=r"method.reference is 'none', but IRPO needs one"):
         method("irpo", reference="none")

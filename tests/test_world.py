@@ -112,11 +112,11 @@ def test_content_forgets_the_order() -> None:
 
 
 def test_labels_follow_from_the_facts() -> None:
-    by_title = {film.title: film for film in films(0)}
+    by_text = {film.text: film for film in films(0)}
     for example in World(train_lists=50, eval_lists=50).build(Intake())["eval"]:
         genre, country = wish(example.query)
         for candidate in example.candidates:
-            assert candidate.relevance == by_title[candidate.text].label(genre, country)
+            assert candidate.relevance == by_text[candidate.text].label(genre, country)
 
 
 def test_building_twice_gives_the_same_lists() -> None:
