@@ -32,6 +32,7 @@ from irpo.models import load_tokenizer
 from irpo.pipeline import build, encode_examples, measure, method_of, policy_model, split_training
 from irpo.reranker import Reranker, base_name, prompt_builder
 from irpo.training import BEST, ListTrainer, training_arguments
+from irpo.types import UserError
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -72,7 +73,7 @@ def builder_of(config: RunConfig) -> Any:
 
 
 def trained(study: Study, config: RunConfig) -> tuple[Reranker, float, float]:
-    """(the ranker, its NDCG@10 on validation lists, median seconds an update)."""
+    """(the ranker, its NDCG@10 on validation lists, mean seconds an update)."""
     train, validation = study.lists(config, training=True), study.lists(config, training=False)
     method, builder = method_of(config), builder_of(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,17 +96,29 @@ def trained(study: Study, config: RunConfig) -> tuple[Reranker, float, float]:
 
 def work(study: Study, case: str, done: dict[str, Any], write: Any) -> None:
     """Choose the case's learning rate on validation lists, then measure every seed on test lists."""
-    rates = study.plan["learning_rates"]
-    if all(f"{case}/seed/{seed}" in done for seed in study.plan["seeds"]):
+    rates, seeds = study.plan["learning_rates"], study.plan["seeds"]
+    if all(f"{case}/seed/{seed}" in done for seed in seeds):
         return
-    first = study.plan["seeds"][0]
-    tried = {rate: trained(study, study.config(case, rate, first)) for rate in rates}
-    best = max(rates, key=lambda rate: (tried[rate][1] if math.isfinite(tried[rate][1]) else -1.0, -rate))
-    for seed in study.plan["seeds"]:
-        ranker, found, seconds = tried[best] if seed == first else trained(study, study.config(case, best, seed))
-        line = {"key": f"{case}/seed/{seed}", "case": case, "seed": seed, "rate": best, "validation": found}
-        line["tried"] = {str(rate): result[1] for rate, result in tried.items()}
-        write(line | {"seconds": seconds} | test(study, ranker))
+    kept: dict[float, Any] = {}
+    for rate in rates:
+        key = f"{case}/rate/{rate}"
+        if key not in done:
+            try:
+                kept[rate] = trained(study, study.config(case, rate, seeds[0]))
+            except UserError as error:  # the loss was not finite
+                done[key] = {"key": key, "case": case, "rate": rate, "validation": -1.0, "diverged": str(error)}
+            else:
+                done[key] = {"key": key, "case": case, "rate": rate, "validation": kept[rate][1]}
+            write(done[key])
+    best = max(rates, key=lambda rate: (done[f"{case}/rate/{rate}"]["validation"], -rate))
+    for seed in seeds:
+        key = f"{case}/seed/{seed}"
+        if key in done:
+            continue
+        ready = kept.get(best) if seed == seeds[0] else None
+        ranker, found, seconds = ready or trained(study, study.config(case, best, seed))
+        line = {"key": key, "case": case, "seed": seed, "rate": best, "edge": best in (rates[0], rates[-1])}
+        write(line | {"validation": found, "seconds": seconds} | test(study, ranker))
 
 
 def test(study: Study, ranker: Reranker) -> dict[str, Any]:
@@ -122,7 +135,7 @@ def base(study: Study, done: dict[str, Any], write: Any) -> None:
         config = study.config(case, 0.001, 0)
         key = f"base ({config.prompt.style})"
         if key not in done:
-            model = Reranker.load(config.model.name, style=config.prompt.style, template=str(config.task["name"]))
+            model = Reranker.load(config.model.name, like=config)
             done[key] = {}
             write({"key": key, "case": key, "seed": 0, "rate": None, "seconds": None} | test(study, model))
 
@@ -167,11 +180,11 @@ def cell(values: list[float]) -> str:
 def table(name: str) -> str:
     """Markdown: a row a case, best first by NDCG@10 of the scores."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines(name):
+    for line in {line["key"]: line for line in lines(name)}.values():
         if "ndcg" in line:
             found.setdefault(line["case"], []).append(line)
     columns = [(mode, k) for mode in MODES.values() for k in ("1", "5", "10")]
-    header = ["case", "rate", *(f"{mode} @{k}" for mode, k in columns), "named", "ms/update", "seeds"]
+    header = ["case", "rate", "validation @10", *(f"{mode} @{k}" for mode, k in columns), "named", "ms/update", "seeds"]
     rows = []
     for case, runs in found.items():
         values = [cell([r["ndcg"][mode][k] for r in runs]) for mode, k in columns]
@@ -180,7 +193,9 @@ def table(name: str) -> str:
         speed = f"{1000 * statistics.median(times):.0f}" if times else "-"
         rate = "-" if runs[0]["rate"] is None else f"{runs[0]['rate']:g}"
         main = statistics.fmean(r["ndcg"]["score"]["10"] for r in runs)
-        rows.append((main, [case, rate, *values, named, speed, str(len(runs))]))
+        held = [run["validation"] for run in runs if "validation" in run]
+        chosen = cell(held) if held else "-"
+        rows.append((main, [case, rate, chosen, *values, named, speed, str(len(runs))]))
     rows.sort(key=lambda row: -row[0])
     cells = [header, ["---"] * len(header), *(row for _, row in rows)]
     return "\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n"

@@ -62,6 +62,15 @@ class Chance:
         return mixed
 
 
+def group_of(example_id: str) -> str:
+    """What stands before a "#" in an id: examples of one group (one prompt, say) are never split apart.
+
+    >>> group_of("prompt-7#row-2"), group_of("dialogue-9")
+    ('prompt-7', 'dialogue-9')
+    """
+    return example_id.partition("#")[0] or example_id
+
+
 def in_test_split(example_id: str, fraction: float) -> bool:
     """Whether an example belongs to the test part: the same answer on every machine and in every order.
 

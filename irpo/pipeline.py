@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers.trainer_utils import get_last_checkpoint
 
-from irpo.candidates import in_test_split
+from irpo.candidates import group_of, in_test_split
 from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, config_hash, to_yaml
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation import Evaluation, EvaluationOptions, write_results
@@ -38,6 +37,7 @@ from irpo.tasks import TASKS, Intake, Lists, build_lists
 from irpo.training import BEST, ListTrainer, Method, training_arguments
 from irpo.types import RankingExample, UserError
 
+CARD = "README.md"  # a run's model card, written last: where it is, the run is finished
 _console = Console(stderr=True, highlight=False)
 
 
@@ -56,7 +56,7 @@ def say(text: str) -> None:
 
 def split_training(examples: Sequence[RankingExample], fraction: float, most: int) -> Splits:
     """Training and validation lists; which is which does not depend on order, machine or seed."""
-    aside = tuple(e for e in examples if in_test_split(e.id, fraction))
+    aside = tuple(e for e in examples if in_test_split(group_of(e.id), fraction))
     held = {e.id for e in aside}
     kept = tuple(e for e in examples if e.id not in held)
     if not kept:
@@ -137,7 +137,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     method = method_of(config)
     _require_trackers(config)
     checkpoint = _checkpoint(out, config, resume)
-    if resume and any((out / name).is_dir() for name in (ADAPTER, FULL)):
+    if resume and (out / CARD).is_file():
         say(f"{out}: the run is finished; nothing is left to do")
         return {}
     lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
@@ -160,7 +160,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     else:
         metrics = _train_offline(job, (encoded, validation), out, checkpoint)
     _save(model, tokenizer, out, config)
-    (out / "README.md").write_text(model_card(config, card | {"cuts": cuts}, metrics), encoding="utf-8")
+    (out / CARD).write_text(model_card(config, card | {"cuts": cuts}, metrics), encoding="utf-8")
     say(f"saved to {out}" + (f", validation {BEST} {metrics[f'eval_{BEST}']:.4f}" if metrics else ""))
     return metrics
 
@@ -222,8 +222,10 @@ def _checkpoint(out: Path, config: RunConfig, resume: bool) -> str | None:
         raise UserError(f"--out {out}: a run lies there; give a new folder, or --resume to go on with it")
     if written.read_text(encoding="utf-8") != to_yaml(config):
         raise UserError(f"--resume: the configuration differs from {written}; a run goes on as it began")
-    folder = out / "checkpoints"
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    # The Trainer writes its state last: a checkpoint without one is torn.
+    whole = [path.parent for path in (out / "checkpoints").glob("checkpoint-*/trainer_state.json")]
+    last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if last is None else str(last)
 
 
 def _save(model: Any, tokenizer: Any, out: Path, config: RunConfig) -> None:
@@ -288,6 +290,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
     that the two are measured by one protocol.
     """
     own = run_config(like or model)
+    if like is not None and (own is None or run_config(model) is not None):
+        raise UserError(f"--like {like!r} lends a run's prompt and scorer to a base model; --model is {model!r}")
     lists, card = build(spec, skip_bad_rows=skip_bad_rows)
     if "eval" not in lists:
         raise UserError(f"task {spec['name']!r}: the data hold no evaluation split")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -65,14 +66,14 @@ def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Rerank
 
 def _grid(found: dict[str, Evaluation], measure_name: str | None = None) -> Any:
     summaries = {name: evaluation.summary() for name, evaluation in found.items()}
-    protocols = {(s["setting"]["style"], s["setting"]["scorer"], s["setting"]["length"]) for s in summaries.values()}
+    protocols = {json.dumps(summary["setting"], sort_keys=True) for summary in summaries.values()}
     if len(protocols) > 1:
         raise UserError(f"methods measured by different protocols cannot stand in one table: {sorted(protocols)}")
     main = measure_name or str(summaries[OURS]["main_measure"])
     values = {name: evaluation.values[TESTED][main] for name, evaluation in found.items()}
     note = (
         f"p: {OURS} against each other method in the mode '{TESTED}' (paired permutation test over lists, "
-        "adjusted for the false discovery rate); one seed, so it says nothing about other training seeds"
+        "adjusted for the false discovery rate); one seed and few different wishes, so it says nothing about others"
     )
     return comparison(summaries, main, against(OURS, values), note)
 

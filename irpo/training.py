@@ -298,13 +298,15 @@ class ListTrainer(Trainer):  # type: ignore[misc]
         if state.global_step < self.args.max_steps:
             self.train(resume_from_checkpoint=checkpoint)
         else:
+            self.state = state
             self._load_from_checkpoint(state.best_model_checkpoint or checkpoint)
 
     def _forget_after(self, update: int) -> None:
         """Drop log lines of updates that will be taken anew."""
         if self.log_file.is_file():
             lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["update"] <= update]
+            whole = [line for line in lines if line.endswith("\n")]  # a process may have died within the last
+            kept = [line for line in whole if json.loads(line)["update"] <= update]
             self.log_file.write_text("".join(kept), encoding="utf-8")
 
     def floating_point_ops(self, inputs: Any) -> int:

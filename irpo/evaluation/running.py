@@ -76,6 +76,8 @@ def evaluate(
     rows += _baselines(lists.examples, options.seed)
     setting = {
         "style": builder.style,
+        "template": builder.template.name,
+        "max_tokens": builder.max_tokens,
         "scorer": repr(scorer),
         "length": options.length,
         "seed": options.seed,

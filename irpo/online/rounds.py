@@ -111,6 +111,18 @@ def require_sound(job: Job) -> None:
         raise UserError(
             "online.name 'reinforce' takes method.objective=reinforce; other objectives compare answers: larpo"
         )
+    if options.name == "reinforce" and job.method.length != "sum":
+        raise UserError("online.name 'reinforce' follows the probability of whole answers: method.length is sum")
+    if options.name != "iterative" and job.method.reads_target:
+        raise UserError(f"online.name {options.name!r} has no target list: no nll_weight, no objective that reads it")
+    drawn = (
+        job.config.method.scorer.get("order") == "given" or getattr(job.method.objective, "target_order", "") == "given"
+    )
+    if options.name == "iterative" and not drawn:
+        raise UserError(
+            "online.name 'iterative' trains on the drawn order: method.scorer={name: list, order: given}, or an "
+            "objective with target_order: given"
+        )
     if options.sampler["name"] == "vllm" and (Path(job.config.model.name) / RUN_CONFIG).is_file():
         raise UserError("sampler 'vllm' loads the base model by name; model.name is a run, whose adapter was merged")
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from irpo.candidates import Chance, in_test_split
+from irpo.candidates import Chance, group_of, in_test_split
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.types import Candidate, RankingExample, UserError
@@ -74,12 +74,12 @@ class Preferences:
         if "eval" in lists or not self.eval_fraction:
             return lists
         # A salt: the validation lists of a run are chosen by the hash of the bare id.
-        aside = [e for e in lists["train"] if in_test_split(f"evaluation/{e.id}", self.eval_fraction)]
+        aside = [e for e in lists["train"] if in_test_split(f"evaluation/{group_of(e.id)}", self.eval_fraction)]
         if not aside:
             return lists
         held = {e.id for e in aside}
         intake.note(
-            f"no evaluation split in the data: {self.eval_fraction:g} of the rows set aside, by a hash of the id"
+            f"no evaluation split in the data: {self.eval_fraction:g} of the prompts set aside, by a hash of the prompt"
         )
         return {"train": [e for e in lists["train"] if e.id not in held], "eval": aside}
 
@@ -188,9 +188,10 @@ def _message(message: Any) -> tuple[str, str]:
 
 
 def _id(value: Mapping[str, Any], prompt: str, responses: list[str]) -> str:
-    """The row's own id, else a hash of what it holds: the same on every machine."""
-    own = next((value[key] for key in ("prompt_id", "id") if isinstance(value.get(key), str) and value[key]), None)
-    if own is not None:
-        return str(own)
-    whole = "\0".join([prompt, *sorted(responses)])
-    return hashlib.sha256(whole.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    """`prompt#row`, the same on every machine: rows of one prompt share the first part and are never split apart."""
+    own = next((value[key] for key in ("id", "prompt_id") if isinstance(value.get(key), str) and value[key]), "")
+    return f"{_hash(prompt)}#{_hash(chr(0).join([own, *sorted(responses)]))}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]

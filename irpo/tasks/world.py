@@ -152,9 +152,9 @@ def _originals(seed: int, directors: Sequence[str]) -> list[tuple[str, str, int]
 
 
 def in_eval(query: FilmQuery) -> bool:
-    """Whether a wish belongs to the evaluation split: no list of the other split asks for its genre and country.
+    """Whether a wish belongs to the evaluation split: no training list asks for its genre and country together.
 
-    A ranker is thus measured on wishes that it was never shown a label for, and has to know the films.
+    A ranker is thus measured on wishes that it was never trained to rank for, and has to know the films.
     """
     wishes = [(genre, country) for genre in GENRES for country in COUNTRIES]
     return (query.genre, query.country) in shuffled("split", wishes)[: round(EVAL_SHARE * len(wishes))]
