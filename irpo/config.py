@@ -59,6 +59,11 @@ class ModelConfig(_Section):
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third more time
     lora: LoraConfig = LoraConfig()
 
+    @property
+    def mixed(self) -> bool:
+        """Float32 weights that are computed in bfloat16 on a GPU."""
+        return self.tuning == "full" and self.dtype == "auto"
+
     @model_validator(mode="after")
     def _four_bits_do_not_learn(self) -> Self:
         if self.quantization == "nf4" and self.tuning == "full":

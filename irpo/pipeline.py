@@ -113,7 +113,7 @@ def policy_model(config: RunConfig) -> Any:
     m = config.model
     if m.dtype == "float16":
         raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
-    dtype = "float32" if m.tuning == "full" and m.dtype == "auto" else m.dtype  # small updates vanish in bfloat16
+    dtype = "float32" if m.mixed else m.dtype  # small updates vanish in bfloat16
     model = load_weights(m.name, LoadOptions(m.quantization, dtype, m.attention), merge=True)
     check_model(model)
     if m.quantization == "nf4":
@@ -170,7 +170,7 @@ def _train_offline(
 ) -> dict[str, float]:
     """One training run on the lists as they are."""
     config, validation = job.config, lists[1]
-    mixed = config.model.tuning == "full" and config.model.dtype == "auto" and job.model.device.type == "cuda"
+    mixed = config.model.mixed and job.model.device.type == "cuda"
     arguments = training_arguments(
         config.training, out, lists=len(lists[0]), validates=bool(validation), seed=config.seed, mixed=mixed
     )

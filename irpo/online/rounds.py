@@ -152,7 +152,8 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
 def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)
-    arguments = training_arguments(training, now.folder, lists=len(lists), validates=False, seed=seed)
+    mixed = job.config.model.mixed and job.model.device.type == "cuda"
+    arguments = training_arguments(training, now.folder, lists=len(lists), validates=False, seed=seed, mixed=mixed)
     arguments.save_strategy = SaveStrategy.NO  # a round is whole or not there
     method = job.method
     if method.reference != "none":
