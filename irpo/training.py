@@ -106,7 +106,9 @@ class Tally:
         seconds = max(time.perf_counter() - self.since, 1e-9)
         means = {name: total / max(self.lists, 1) for name, total in self.sums.items()}
         speed = {"tokens_per_s": self.tokens / seconds, "lists_per_s": self.lists / seconds}
-        self.__init__()  # type: ignore[misc]
+        self.sums.clear()
+        self.lists = self.tokens = 0
+        self.since = time.perf_counter()
         return means | speed | {"peak_memory_mb": peak_memory() / 2**20}
 
 
@@ -145,7 +147,7 @@ def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int) -> float:
     return ndcg(sorted(range(len(values)), key=lambda j: (-values[j], relevance[j])), relevance, k)
 
 
-class Progress(ProgressCallback):  # type: ignore[misc]
+class Progress(ProgressCallback):
     """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
 
     _SHOWN: ClassVar = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
@@ -161,7 +163,7 @@ class Progress(ProgressCallback):  # type: ignore[misc]
             self.training_bar.set_postfix(self._latest)
 
 
-class ListTrainer(Trainer):  # type: ignore[misc]
+class ListTrainer(Trainer):
     """Trains on encoded lists; `compute_loss` is the method, everything else is the Trainer's."""
 
     def __init__(

@@ -236,7 +236,7 @@ def _run(
     return rows
 
 
-class _Guide(LogitsProcessor):  # type: ignore[misc]
+class _Guide(LogitsProcessor):
     """Leaves each row the one token that its walk takes next: of the allowed ones, the model's favourite."""
 
     def __init__(self, walks: Sequence[Walk], pad: int) -> None:
@@ -254,7 +254,7 @@ class _Guide(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
 
-class _AllPlaced(StoppingCriteria):  # type: ignore[misc]
+class _AllPlaced(StoppingCriteria):
     """Ends a row whose order is known."""
 
     def __init__(self, walks: Sequence[Walk]) -> None:
@@ -264,7 +264,7 @@ class _AllPlaced(StoppingCriteria):  # type: ignore[misc]
         return torch.tensor([walk.done for walk in self.walks], device=input_ids.device)
 
 
-class _Gumbel(LogitsProcessor):  # type: ignore[misc]
+class _Gumbel(LogitsProcessor):
     """Adds Gumbel noise to logits / temperature, so that the argmax is a draw from the softmax (Gumbel 1954)."""
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
