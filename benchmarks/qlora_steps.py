@@ -31,8 +31,9 @@ from irpo.models import (
     trainable_parameters,
 )
 from irpo.objectives import OBJECTIVES
+from irpo.progress import peak_memory
 from irpo.scorers import SCORERS, check_model
-from irpo.training import ListTrainer, Method, peak_memory, training_arguments
+from irpo.training import ListTrainer, Method, training_arguments
 
 SHAPES = {
     "llama3.2-3b": {
@@ -105,9 +106,7 @@ def main() -> None:
 
 def trained(model: Any, items: list[EncodedList], steps: int, out: Path) -> list[dict[str, float]]:
     """The log's lines, one an update, of a run of `ListTrainer` with every list in each update."""
-    config = TrainingConfig(
-        updates=steps, lists_per_update=len(items), lists_per_batch=len(items), learning_rate=1e-4, logging_every=1
-    )
+    config = TrainingConfig(updates=steps, lists_per_update=len(items), learning_rate=1e-4, logging_every=1)
     settings = training_arguments(config, out / "checkpoints", lists=len(items), validates=False, seed=0)
     settings.disable_tqdm, settings.save_strategy = True, "no"
     method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"))

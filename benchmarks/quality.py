@@ -30,8 +30,9 @@ from transformers.utils import logging
 from irpo.config import EvaluationConfig, RunConfig, load_config
 from irpo.models import load_tokenizer
 from irpo.pipeline import build, encode_examples, measure, method_of, policy_model, split_training
+from irpo.progress import BEST
 from irpo.reranker import Reranker, base_name, prompt_builder
-from irpo.training import BEST, ListTrainer, training_arguments
+from irpo.training import ListTrainer, training_arguments
 from irpo.types import UserError
 
 HERE = Path(__file__).resolve().parent

@@ -41,7 +41,7 @@ def stepper(name: str, lists: int, candidates: int) -> Any:
     torch.manual_seed(0)
     model = add_lora(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)), LoraOptions(r=8), seed=0)
     method = Method(OBJECTIVES.build(name), SCORERS.build("independent"), reference="precomputed")
-    config = TrainingConfig(updates=1, lists_per_update=lists, lists_per_batch=lists)
+    config = TrainingConfig(updates=1, lists_per_update=lists)
     settings = training_arguments(config, Path(tempfile.mkdtemp()), lists=lists, validates=False, seed=0)
     trainer = ListTrainer(
         model=model, tokenizer=load_tokenizer("embedded"), method=method, lists=(items, []), args=settings

@@ -106,8 +106,9 @@ class MethodConfig(_Section):
 class TrainingConfig(_Section):
     """The optimiser's loop. An update is one optimiser step."""
 
-    lists_per_update: Positive = 32  # all devices and micro-batches together
-    lists_per_batch: Positive = 4  # micro-batch of one device; changes memory and speed, never the result
+    lists_per_update: Positive = 32  # lists between optimiser steps, all micro-batches together
+    # Tokens of one forward pass; changes memory and speed, never the result. Halved where memory runs out.
+    tokens_per_batch: Positive = 8192
     updates: Positive | None = None  # None: as many as `epochs` gives
     epochs: Annotated[float, Field(gt=0)] = 1.0  # passes over the training lists; ignored where `updates` is given
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
@@ -121,15 +122,6 @@ class TrainingConfig(_Section):
     patience: Positive | None = None  # validations without a better NDCG@10 before stopping; None: never stop early
     report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, trackio
     logging_every: Positive = 10  # updates
-
-    @model_validator(mode="after")
-    def _batches_fill_an_update(self) -> Self:
-        if self.lists_per_update % self.lists_per_batch:
-            raise ValueError(
-                f"lists_per_update ({self.lists_per_update}) must be a multiple of "
-                f"lists_per_batch ({self.lists_per_batch})"
-            )
-        return self
 
 
 class EvaluationConfig(_Section):

@@ -6,6 +6,8 @@ trunk and a branch sees the trunk and itself, so a branch gets the log-probabili
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,6 +22,7 @@ from irpo.types import UserError, target_order
 Tokens = tuple[int, ...]
 NO_SLOT = -1  # a token that is fed but whose log-probability nobody asks for
 PAD_LIST = -1  # `lists` of a padding column
+MAX_PADDING = 0.05  # share of a batch's columns; above it, lists are packed into wider rows
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class ListBatch:
 
     I is 1, or the number of ranks at which a scorer scores the candidates anew. `cells` are the flat (row * T + column)
     places whose hidden state is needed, each once; a read names its cell by index. `lists` is the list that a column
-    belongs to (-1 = padding).
+    belongs to (-1 = padding). A row may hold several lists, which do not see each other.
     """
 
     ids: Tensor  # (R, T)
@@ -162,6 +165,7 @@ class ListBatch:
     read_cell: Tensor  # (M,) into cells
     read_token: Tensor  # (M,)
     read_place: Tensor  # (M,) into the flat table; B * I * K + b is the target list of list b
+    read_ends: tuple[int, ...]  # (N,) reads of the cells up to each; reads are sorted by cell
     relevance: Tensor  # (B, K)
     mask: Tensor  # (B, K), True = a real candidate
     ranks: int  # I
@@ -186,23 +190,28 @@ class ListBatch:
         """Columns that are not padding."""
         return int((self.lists != PAD_LIST).sum())
 
+    @property
+    def padding(self) -> float:
+        """Share of the columns that are padding."""
+        return 1 - self.tokens / self.lists.numel()
+
 
 def collate(
     items: Sequence[EncodedList], layouts: Sequence[Layout], *, pad_id: int = 0, left: bool = False
 ) -> ListBatch:
-    """One row a list, padded to the longest; `left` pads on the left (the numbers do not change)."""
-    width = max(len(layout.ids) for layout in layouts)
-    rows = [_padded(layout, index, width, pad_id, left) for index, layout in enumerate(layouts)]
-    size, ranks = max(layout.size for layout in layouts), max(layout.ranks for layout in layouts)
-    cells: dict[int, int] = {}
-    reads = []
-    for index, layout in enumerate(layouts):
-        shift = index * width + (width - len(layout.ids) if left else 0)
-        for column, token, slot in layout.reads:
-            rank, candidate = divmod(slot, layout.size)
-            table = (index * ranks + rank) * size + candidate
-            place = len(layouts) * ranks * size + index if slot == layout.target_slot else table
-            reads.append((cells.setdefault(shift + column, len(cells)), token, place))
+    """Lists packed into rows, one or several a row; `left` pads on the left (the numbers do not change)."""
+    lengths = [len(layout.ids) for layout in layouts]
+    packed = pack(lengths)
+    width = max(sum(lengths[index] for index in row) for row in packed)
+    rows, starts = [], {}
+    for number, row in enumerate(packed):
+        column = width - sum(lengths[index] for index in row) if left else 0
+        for index in row:
+            starts[index] = number * width + column
+            column += lengths[index]
+        rows.append(_padded([(index, layouts[index]) for index in row], width, pad_id, left))
+    cells, reads = _places(layouts, [starts[index] for index in range(len(layouts))])
+    size = max(layout.size for layout in layouts)
     relevance = torch.zeros(len(items), size)
     mask = torch.zeros(len(items), size, dtype=torch.bool)
     for index, item in enumerate(items):
@@ -215,28 +224,74 @@ def collate(
         positions=positions,
         lists=lists,
         branches=branches,
-        cells=torch.tensor(list(cells), dtype=torch.long),
+        cells=torch.tensor(cells, dtype=torch.long),
         read_cell=read_cell,
         read_token=read_token,
         read_place=read_place,
+        read_ends=tuple(bisect_right(reads, (n, math.inf)) for n in range(len(cells))),
         relevance=relevance,
         mask=mask,
-        ranks=ranks,
+        ranks=max(layout.ranks for layout in layouts),
         target=layouts[0].target,
         items=tuple(items),
     )
 
 
-def _padded(layout: Layout, index: int, width: int, pad_id: int, left: bool) -> list[list[int]]:
+def pack(lengths: Sequence[int]) -> list[list[int]]:
+    """Which lists share a row: the narrowest rows that keep padding below `MAX_PADDING`, else those with the least.
+
+    First fit, the longest first. Rows stay narrow because the cost of a dense mask grows with the square of the width.
+    """
+    longest, total = max(lengths), sum(lengths)
+    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    best: tuple[float, list[list[int]]] = (math.inf, [])
+    for quarters in range(4, 17):
+        rows = _first_fit(lengths, by_length, longest * quarters // 4)
+        padding = 1 - total / (len(rows) * max(sum(lengths[i] for i in row) for row in rows))
+        if padding < best[0] - 1e-9:
+            best = (padding, rows)
+        if best[0] < MAX_PADDING:
+            break
+    return best[1]
+
+
+def _first_fit(lengths: Sequence[int], by_length: Sequence[int], width: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in by_length:
+        row = next((row for row, left in enumerate(room) if left >= lengths[index]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return rows
+
+
+def _places(layouts: Sequence[Layout], starts: Sequence[int]) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """The cells to take, and the reads (index of the cell, token, place in the flat table), sorted by cell."""
+    size, ranks = max(layout.size for layout in layouts), max(layout.ranks for layout in layouts)
+    cells: dict[int, int] = {}
+    reads = []
+    for index, layout in enumerate(layouts):
+        for column, token, slot in layout.reads:
+            rank, candidate = divmod(slot, layout.size)
+            table = (index * ranks + rank) * size + candidate
+            place = len(layouts) * ranks * size + index if slot == layout.target_slot else table
+            reads.append((cells.setdefault(starts[index] + column, len(cells)), token, place))
+    return list(cells), sorted(reads)
+
+
+def _padded(parts: Sequence[tuple[int, Layout]], width: int, pad_id: int, left: bool) -> list[list[int]]:
     """ids, positions, lists, branches of one row."""
-    gap = width - len(layout.ids)
-    columns = [
-        (layout.ids, pad_id),
-        (layout.positions, 0),
-        ([index] * len(layout.ids), PAD_LIST),
-        (layout.branches, 0),
+    columns: list[tuple[list[int], int]] = [
+        ([token for _, layout in parts for token in layout.ids], pad_id),
+        ([position for _, layout in parts for position in layout.positions], 0),
+        ([index for index, layout in parts for _ in layout.ids], PAD_LIST),
+        ([branch for _, layout in parts for branch in layout.branches], 0),
     ]
-    return [[fill] * gap + list(part) if left else list(part) + [fill] * gap for part, fill in columns]
+    gap = width - len(columns[0][0])
+    return [[fill] * gap + part if left else part + [fill] * gap for part, fill in columns]
 
 
 def visible(batch: ListBatch, window: int | None = None) -> Tensor:
@@ -254,3 +309,18 @@ def visible(batch: ListBatch, window: int | None = None) -> Tensor:
     if window is not None:
         seen &= batch.positions[:, :, None] - batch.positions[:, None, :] < window
     return seen | torch.eye(len(column), dtype=torch.bool, device=column.device)
+
+
+def block_mask(batch: ListBatch, window: int | None = None) -> Any:
+    """`visible` as FlexAttention takes it: blocks of columns that see nothing of each other are skipped."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    lists, branches, positions = batch.lists, batch.branches, batch.positions
+
+    def may_see(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own_or_trunk = (branches[row, key] == 0) | (branches[row, key] == branches[row, query])
+        seen = (key <= query) & (lists[row, query] == lists[row, key]) & own_or_trunk
+        return seen if window is None else seen & (positions[row, query] - positions[row, key] < window)
+
+    rows, columns = lists.shape
+    return create_block_mask(may_see, rows, None, columns, columns, device=str(lists.device))

@@ -272,12 +272,21 @@ def atomic_folder(out: Path, owned: Sequence[str] = ()) -> Iterator[Path]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[TextIO]:
     """A UTF-8 text file that appears under its name only when the block ends well; line ends are `\\n` everywhere."""
+    # A lone surrogate becomes its JSON escape, so a row that holds one can be written and read back.
+    with (
+        atomic_path(path) as work,
+        work.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
+        yield file
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Another name in the same folder; what is written there appears under `path` only when the block ends well."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        # A lone surrogate becomes its JSON escape, so a row that holds one can be written and read back.
-        with work.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            yield file
+        yield work
         os.replace(work, path)
     finally:
         work.unlink(missing_ok=True)

@@ -29,16 +29,17 @@ from irpo.objectives.mixture import Mixture
 from irpo.online import Job, require_sound, run_rounds
 from irpo.preparing import card_of
 from irpo.preparing import prepare as write_lists
+from irpo.progress import BEST, say
 from irpo.prompting import PromptBuilder, Style
 from irpo.report import overview
 from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
+from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
 from irpo.tasks import TASKS, Intake, Lists, build_lists
-from irpo.training import BEST, ListTrainer, Method, training_arguments
+from irpo.training import ListTrainer, Loop, Method, training_arguments
 from irpo.types import RankingExample, UserError
 
 CARD = "README.md"  # a run's model card, written last: where it is, the run is finished
-_console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,6 @@ class Splits:
 
     train: tuple[RankingExample, ...]
     validation: tuple[RankingExample, ...]
-
-
-def say(text: str) -> None:
-    """Tell the user, on stderr, what was decided."""
-    _console.print(text, markup=False)
 
 
 def split_training(examples: Sequence[RankingExample], fraction: float, most: int) -> Splits:
@@ -180,7 +176,7 @@ def _train_offline(
         method=job.method,
         lists=lists,
         args=arguments,
-        patience=config.training.patience,
+        loop=Loop(config.training.tokens_per_batch, config.training.patience, cache_dir() / "reference"),
     )
     _write_config(out, config)
     if checkpoint is not None:

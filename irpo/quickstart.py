@@ -12,7 +12,8 @@ from rich.console import Console
 
 from irpo.config import RunConfig, load_config
 from irpo.evaluation import Evaluation, write_results
-from irpo.pipeline import build, measure, say, train
+from irpo.pipeline import build, measure, train
+from irpo.progress import say
 from irpo.report import comparison
 from irpo.reranker import Reranker
 from irpo.significance import against

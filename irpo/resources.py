@@ -1,7 +1,9 @@
-"""Where the files that ship with the package lie: in a checkout at its top level, in a wheel inside the package."""
+"""Where the files that ship with the package lie: in a checkout at its top level, in a wheel inside the package.
+And where computed ones may."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -25,3 +27,10 @@ def configs_dir() -> Path:
 def embedded_dir() -> Path:
     """The folder of the model called `embedded`: weights, configuration and tokenizer."""
     return _PACKAGE / "_data" / "embedded"
+
+
+def cache_dir() -> Path:
+    """The folder of what may be computed anew at any time: $IRPO_CACHE, else irpo in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("IRPO_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "irpo"

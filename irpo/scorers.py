@@ -6,21 +6,23 @@ shared: mask, forward, item-only logits in chunks, soft-cap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, collate, encode, visible
+from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
+from irpo.head import read_logprobs
 from irpo.prompting import Prompt, Style, label_names
 from irpo.registry import Registry
 from irpo.types import UserError, target_order
 
 Length = Literal["sum", "mean"]
-HEAD_BYTES = 256 * 2**20  # float32 logits held at once, in bytes
+TOKENS_PER_BATCH = 8192  # columns of one forward pass where nothing is said
+LISTS_LAID_OUT = 256  # lists that are laid out at once
 
 
 class Scorer(Protocol):
@@ -135,15 +137,34 @@ def _trunk(item: EncodedList, *, head: bool = True) -> Layout:
     return layout
 
 
-def make_batch(
-    items: Sequence[EncodedList], scorer: Scorer | None, *, target: bool = False, pad_id: int = 0, left: bool = False
-) -> ListBatch:
+def lay_out(items: Sequence[EncodedList], scorer: Scorer | None, *, target: bool = False) -> list[Layout]:
     """Lists as a scorer lays them out, with the target list as one more branch where `target`; no scorer, no scores."""
     layouts = [scorer.layout(item) if scorer is not None else _trunk(item, head=False) for item in items]
     if target:
         for item, layout in zip(items, layouts, strict=True):
             add_target(layout, item)
-    return collate(items, layouts, pad_id=pad_id, left=left)
+    return layouts
+
+
+def make_batch(
+    items: Sequence[EncodedList], scorer: Scorer | None, *, target: bool = False, pad_id: int = 0, left: bool = False
+) -> ListBatch:
+    """All the lists in one batch; see `lay_out`."""
+    return collate(items, lay_out(items, scorer, target=target), pad_id=pad_id, left=left)
+
+
+def in_budget(layouts: Sequence[Layout], tokens: int) -> list[list[int]]:
+    """Groups of lists of at most `tokens` tokens together, a longer list alone; lists of like length meet."""
+    groups: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(layouts)), key=lambda i: -len(layouts[i].ids)):
+        length = len(layouts[index].ids)
+        if length > room:
+            groups.append([])
+            room = max(tokens, length)
+        groups[-1].append(index)
+        room -= length
+    return groups
 
 
 def causal_lm(model: Any) -> Any:
@@ -152,18 +173,22 @@ def causal_lm(model: Any) -> Any:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """The batch's additive 4-D mask as this model family takes it: one, or one a layer type (Gemma, Qwen)."""
+def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
+    """The batch's mask as this model family takes it: one, or one a layer type (Gemma, Qwen).
+
+    A block mask for FlexAttention, which skips what no column sees; an additive 4-D mask for the others.
+    """
 
     def additive(window: int | None) -> Tensor:
         seen = visible(batch, window)[:, None]
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
+    make = partial(block_mask, batch) if config._attn_implementation == "flex_attention" else additive
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        return additive(window)
-    return {kind: additive(window if kind == "sliding_attention" else None) for kind in sorted(set(kinds))}
+        return make(window)
+    return {kind: make(window if kind == "sliding_attention" else None) for kind in sorted(set(kinds))}
 
 
 def hidden_states(model: Any, batch: ListBatch) -> Tensor:
@@ -175,62 +200,6 @@ def hidden_states(model: Any, batch: ListBatch) -> Tensor:
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=masks, use_cache=False
     ).last_hidden_state
     return states.flatten(0, 1)[batch.cells]
-
-
-def soft_cap(logits: Tensor, config: Any) -> Tensor:
-    """The family's last step on logits: Gemma-2's tanh cap, Granite's divisor, Cohere's factor."""
-    cap = getattr(config, "final_logit_softcapping", None)
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits / divisor
-    if (factor := getattr(config, "logit_scale", None)) is not None:
-        logits = logits * factor
-    return logits
-
-
-def token_logprobs(model: Any, states: Tensor, cell: Tensor, token: Tensor) -> Tensor:
-    """log p of `token[m]` at the hidden state `states[cell[m]]`; (N, H), (M,), (M,) -> (M,) float32.
-
-    The head runs over chunks of cells, so that no more than `HEAD_BYTES` of logits are ever held; with gradient, a
-    chunk is recomputed in the backward pass.
-    """
-    lm = causal_lm(model)
-    head, config = float_head(lm.get_output_embeddings()), lm.config.get_text_config()
-    order = cell.argsort(stable=True)
-    cell, token = cell[order], token[order]
-    size = max(1, HEAD_BYTES // (4 * config.vocab_size))
-    parts = []
-    for start in range(0, len(states), size):
-        inside = (cell >= start) & (cell < start + size)
-        arguments = (head, config, states[start : start + size], cell[inside] - start, token[inside])
-        if torch.is_grad_enabled() and len(states) > size:
-            parts.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False))
-        else:
-            parts.append(_chunk_logprobs(*arguments))
-    return torch.cat(parts)[order.argsort()] if parts else states.new_zeros(0).float()
-
-
-def float_head(head: Any) -> Callable[[Tensor], Tensor]:
-    """The output head computed in float32: in bfloat16 a logit of 20 has steps of 0.125, and labels would tie.
-
-    A head that is quantized or carries an adapter computes as it does, and its logits are widened.
-    """
-    if type(head) is not torch.nn.Linear:
-        return lambda states: head(states).float()
-    weight, bias = head.weight.float(), getattr(head, "bias", None)
-
-    def linear(states: Tensor) -> Tensor:
-        with torch.autocast(states.device.type, enabled=False):
-            logits = torch.nn.functional.linear(states.float(), weight)
-            return logits if bias is None else logits + bias.float()
-
-    return linear
-
-
-def _chunk_logprobs(head: Any, config: Any, states: Tensor, cell: Tensor, token: Tensor) -> Tensor:
-    logits = soft_cap(head(states), config)
-    return logits[cell, token] - logits.logsumexp(-1)[cell]
 
 
 @dataclass(frozen=True)
@@ -249,7 +218,10 @@ class Scores:
 
 def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> Scores:
     """One forward pass over a batch. `length: mean` divides a candidate's sum by its tokens; the target stays a sum."""
-    logp = token_logprobs(model, hidden_states(model, batch), batch.read_cell, batch.read_token)
+    lm = causal_lm(model)
+    reads = (batch.read_cell, batch.read_token)
+    head, config = lm.get_output_embeddings(), lm.config.get_text_config()
+    logp = read_logprobs(head, config, hidden_states(model, batch), reads, batch.read_ends)
     lists, size = batch.mask.shape
     places = lists * batch.ranks * size
     flat = logp.new_zeros(places + lists * batch.target).index_add(0, batch.read_place, logp)
@@ -266,7 +238,7 @@ def score_lists(
     items: Sequence[EncodedList],
     scorer: Scorer,
     *,
-    lists_per_batch: int = 8,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
     length: Length = "sum",
 ) -> list[Tensor]:
     """Scores of each list's candidates, (K,) each, in the given order of lists; higher is better.
@@ -274,14 +246,17 @@ def score_lists(
     Give it lists `without_labels()` wherever the scores will be evaluated.
     """
     by_size = sorted(range(len(items)), key=lambda i: len(items[i].prompt))
-    device = causal_lm(model).device
+    device, pad = causal_lm(model).device, tokenizer.pad_token_id or 0
     found: dict[int, Tensor] = {}
-    for start in range(0, len(items), lists_per_batch):
-        chosen = by_size[start : start + lists_per_batch]
-        batch = make_batch([items[i] for i in chosen], scorer, pad_id=tokenizer.pad_token_id or 0)
-        scores = score_batch(model, batch.to(device), length=length).first
-        for i, row in zip(chosen, scores.cpu(), strict=True):
-            found[i] = row[: len(items[i].bodies)]
+    for start in range(0, len(items), LISTS_LAID_OUT):
+        some = by_size[start : start + LISTS_LAID_OUT]
+        layouts = lay_out([items[i] for i in some], scorer)
+        for group in in_budget(layouts, tokens_per_batch):
+            chosen = [some[k] for k in group]
+            batch = collate([items[i] for i in chosen], [layouts[k] for k in group], pad_id=pad)
+            scores = score_batch(model, batch.to(device), length=length).first
+            for i, row in zip(chosen, scores.cpu(), strict=True):
+                found[i] = row[: len(items[i].bodies)]
     return [found[i] for i in range(len(items))]
 
 

@@ -6,14 +6,11 @@ import contextlib
 import hashlib
 import json
 import math
-import resource
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,15 +24,26 @@ from transformers import (
 )
 
 from irpo.config import TrainingConfig
-from irpo.encoding import EncodedList, ListBatch
+from irpo.encoding import EncodedList, Layout, ListBatch, collate
 from irpo.lists import ScoredLists, implicit_reward, masked_sum, slot_lists
 from irpo.measures import ndcg
 from irpo.objectives import Objective
 from irpo.objectives.irpo import importance_weights
-from irpo.scorers import Length, Scorer, Scores, make_batch, score_batch, score_lists
+from irpo.progress import BEST, Progress, Tally, say
+from irpo.reference import reference_tables
+from irpo.scorers import (
+    TOKENS_PER_BATCH,
+    Length,
+    Scorer,
+    Scores,
+    in_budget,
+    lay_out,
+    make_batch,
+    score_batch,
+    score_lists,
+)
 from irpo.types import UserError
 
-BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
 Reference = Literal["adapters_off", "precomputed", "none"]
 
 
@@ -72,10 +80,19 @@ class Method:
         """Whether the target list's log-likelihood is needed."""
         return self.objective.needs.target or self.nll_weight > 0
 
-    def batch(self, items: Sequence[EncodedList], pad_id: int) -> ListBatch:
+    def lay_out(self, items: Sequence[EncodedList]) -> list[Layout]:
         """Lists laid out with just what the objective reads."""
-        scorer = self.scorer if self.objective.needs.scores else None
-        return make_batch(items, scorer, target=self.reads_target, pad_id=pad_id)
+        return lay_out(items, self.scorer if self.objective.needs.scores else None, target=self.reads_target)
+
+    def batch(self, items: Sequence[EncodedList], pad_id: int) -> ListBatch:
+        """All the lists in one batch."""
+        return collate(items, self.lay_out(items), pad_id=pad_id)
+
+    def batches(self, items: Sequence[EncodedList], pad_id: int, tokens: int) -> Iterator[ListBatch]:
+        """The lists in batches of at most `tokens` tokens, a longer list alone."""
+        layouts = self.lay_out(items)
+        for group in in_budget(layouts, tokens):
+            yield collate([items[i] for i in group], [layouts[i] for i in group], pad_id=pad_id)
 
     def loss(self, lists: ScoredLists) -> Tensor:
         """Loss of each list, (B,)."""
@@ -83,41 +100,6 @@ class Method:
         if lists.target is not None and self.nll_weight:
             losses = losses - self.nll_weight * lists.target
         return lists.per_list(losses)
-
-
-@dataclass
-class Tally:
-    """Running sums of what the log shows, over lists since the last line."""
-
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    lists: int = 0
-    tokens: int = 0
-    since: float = field(default_factory=time.perf_counter)
-
-    def add(self, batch: ListBatch, values: dict[str, Tensor]) -> None:
-        """Per-list values (B,) of one micro-batch."""
-        self.lists += len(batch)
-        self.tokens += batch.tokens
-        for name, value in values.items():
-            self.sums[name] += float(value.detach().sum())
-
-    def flush(self) -> dict[str, float]:
-        """Means since the last call, with speed and peak memory, and start anew."""
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        means = {name: total / max(self.lists, 1) for name, total in self.sums.items()}
-        speed = {"tokens_per_s": self.tokens / seconds, "lists_per_s": self.lists / seconds}
-        self.sums.clear()
-        self.lists = self.tokens = 0
-        self.since = time.perf_counter()
-        return means | speed | {"peak_memory_mb": peak_memory() / 2**20}
-
-
-def peak_memory() -> int:
-    """Peak memory in bytes: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def list_noise(batch: ListBatch, *, seed: int, epoch: int) -> Tensor:
@@ -147,20 +129,13 @@ def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int) -> float:
     return ndcg(sorted(range(len(values)), key=lambda j: (-values[j], relevance[j])), relevance, k)
 
 
-class Progress(ProgressCallback):
-    """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
+@dataclass(frozen=True)
+class Loop:
+    """How the loop goes about it; what it computes does not depend on these."""
 
-    _SHOWN: ClassVar = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._latest: dict[str, str] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show what is new."""
-        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in self._SHOWN.items() if key in (logs or {})}
-        if self.training_bar is not None:
-            self.training_bar.set_postfix(self._latest)
+    tokens_per_batch: int = TOKENS_PER_BATCH  # of one forward pass
+    patience: int | None = None  # validations without a better NDCG@10 before stopping
+    reference_cache: Path | None = None  # the folder that keeps a precomputed reference
 
 
 class ListTrainer(Trainer):
@@ -174,19 +149,21 @@ class ListTrainer(Trainer):
         method: Method,
         lists: tuple[Sequence[EncodedList], Sequence[EncodedList]],
         args: TrainingArguments,
-        patience: int | None = None,
+        loop: Loop = Loop(),
     ) -> None:
         train, self.validation = lists
         self.method, self.tokenizer, self.tally = method, tokenizer, Tally()
+        self.reference_cache = loop.reference_cache
+        self.pad_id, self.tokens_per_batch = tokenizer.pad_token_id or 0, loop.tokens_per_batch
         self.log_file = Path(args.output_dir).parent / "log.jsonl"
         self._reference: dict[str, Tensor] = {}
-        stop = [EarlyStoppingCallback(patience)] if patience and self.validation else []
+        stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
         super().__init__(
             model=model,
             args=args,
             train_dataset=list(train),
             eval_dataset=list(self.validation) or None,
-            data_collator=lambda items: method.batch(items, tokenizer.pad_token_id or 0),
+            data_collator=tuple,
             callbacks=stop,
         )
         if self.accelerator.num_processes > 1:
@@ -198,8 +175,52 @@ class ListTrainer(Trainer):
         if method.reference == "precomputed" and method.objective.needs.reference:
             # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
             with self._autocast():
-                self._reference = self._precompute(self.model, train, args.per_device_train_batch_size)
+                self._reference = self._precompute(self.model, train)
         self.model_accepts_loss_kwargs = True  # our loss is already divided by the lists of the whole update
+
+    def training_step(self, model: Any, inputs: Sequence[EncodedList], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward over the lists of one update, in micro-batches; returns the update's loss.
+
+        Where memory runs out the update is taken anew with half the tokens in a batch, and so are all later ones. The
+        loss is divided by the lists of the update and noise belongs to a list, so the result is the same.
+        """
+        while True:
+            try:
+                return self._whole_update(model, self.lists_of(inputs))
+            except torch.OutOfMemoryError:
+                self._halve()
+
+    def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
+        """The lists of an update, as the loader gave them."""
+        return inputs
+
+    def _whole_update(self, model: Any, items: Sequence[EncodedList]) -> Tensor:
+        model.train()
+        tally = replace(self.tally, sums=self.tally.sums.copy())
+        total = torch.zeros((), device=self.args.device)
+        try:
+            for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch):
+                loss = self.compute_loss(model, batch, num_items_in_batch=len(items))
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        except torch.OutOfMemoryError:
+            self.tally = tally
+            raise
+        return total
+
+    def _halve(self) -> None:
+        """Half the tokens in a batch from now on, and nothing left of the update that did not fit."""
+        longest_alone = self.tokens_per_batch <= 1
+        self.model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if longest_alone:
+            raise UserError(
+                "out of memory with one list a batch; set model.gradient_checkpointing=true, shorten "
+                "prompt.max_tokens, or take a smaller model"
+            )
+        self.tokens_per_batch //= 2
+        say(f"out of memory: batches of {self.tokens_per_batch} tokens from now on; the result is the same")
 
     def compute_loss(
         self, model: Any, inputs: ListBatch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -222,7 +243,7 @@ class ListTrainer(Trainer):
         self, model: Any, batch: ListBatch, objective: Sampled, tables: tuple[Tensor, Tensor]
     ) -> Scores:
         """All candidates' scores, of which only those that the objective selects carry a gradient."""
-        length, pad = self.method.length, self.tokenizer.pad_token_id or 0
+        length, pad = self.method.length, self.pad_id
         reference, noise = tables
         with torch.no_grad():
             scores = score_batch(model, make_batch(batch.items, self.method.scorer).to(noise.device), length=length)
@@ -244,22 +265,26 @@ class ListTrainer(Trainer):
             return found
         if self._reference:
             for row, name in zip(found, batch.names, strict=True):
-                table = self._reference[name][: row.shape[0], : row.shape[1]]  # the rest was its batch's padding
+                table = self._reference[name]
                 row[: table.shape[0], : table.shape[1]] = table
             return found
         with torch.no_grad(), model.disable_adapter():
             return score_batch(model, batch, length=self.method.length).table
 
     @torch.no_grad()
-    def _precompute(self, model: Any, train: Sequence[EncodedList], lists_per_batch: int) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
         """The starting policy's scores (I, K) of every training list, once."""
-        found: dict[str, Tensor] = {}
         model.eval()
-        for start in range(0, len(train), lists_per_batch):
-            batch = self.method.batch(train[start : start + lists_per_batch], self.tokenizer.pad_token_id or 0)
-            table = score_batch(model, batch.to(next(model.parameters()).device), length=self.method.length).table
-            found |= dict(zip(batch.names, table, strict=True))
-        return found
+        return reference_tables(
+            model,
+            train,
+            self.method.scorer,
+            length=self.method.length,
+            pad_id=self.pad_id,
+            tokens_per_batch=self.tokens_per_batch,
+            cache=self.reference_cache,
+        )
 
     def _autocast(self) -> Any:
         """Float32 weights computed in bfloat16, where the arguments say so."""
@@ -286,7 +311,7 @@ class ListTrainer(Trainer):
             shown["train_ndcg@10"] = torch.tensor([ndcg_of(row, y, 10) for row, y in rows])
         return shown
 
-    def _get_num_items_in_batch(self, batch_samples: list[ListBatch], device: torch.device) -> int:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
 
     def go(self, checkpoint: str | None) -> None:
@@ -314,7 +339,7 @@ class ListTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """6 operations a parameter and token (forward and backward)."""
         parameters: int = sum(p.numel() for p in self.model.parameters())
-        return 6 * parameters * int(inputs.tokens)
+        return 6 * parameters * sum(len(item.prompt) + sum(map(len, item.bodies)) for item in inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """NDCG@10 of the validation lists ranked by the scorer, which never sees their labels."""
@@ -361,8 +386,7 @@ def training_arguments(
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=updates,
-        per_device_train_batch_size=config.lists_per_batch,
-        gradient_accumulation_steps=config.lists_per_update // config.lists_per_batch,
+        per_device_train_batch_size=config.lists_per_update,  # the Trainer sees whole updates; we cut them
         learning_rate=config.learning_rate,
         lr_scheduler_type=schedule,
         warmup_steps=round(config.warmup_fraction * updates),

@@ -100,7 +100,6 @@ def test_an_unknown_key_on_top_lists_the_sections():
     [
         ("training.learning_rate=0", "training.learning_rate = 0: Input should be greater than 0"),
         ("training.learning_rate=fast", "training.learning_rate = 'fast'"),
-        ("training.lists_per_batch=5", "must be a multiple of"),
         ("training.warmup_fraction=1", "less than 1"),
         ("model.quantization=int8", "'nf4' or 'none'"),
         ("model.lora.targets=3", "'all-linear', or: Input should be a valid list"),

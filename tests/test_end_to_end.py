@@ -44,7 +44,7 @@ def test_prepare_train_evaluate(prepared, style, tmp_path):
     irpo(
         *("train", "models/embedded.yaml", "tasks/jsonl.yaml", "methods/irpo.yaml", f"task.data={lists}"),
         *(f"prompt.style={style}", f"prompt.template={task}", "prompt.max_tokens=640", "training.updates=20"),
-        *("training.lists_per_update=2", "training.lists_per_batch=2", "training.max_validation_lists=4"),
+        *("training.lists_per_update=2", "training.max_validation_lists=4"),
         *("training.evaluate_every=10", "--out", run),
     )
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -76,7 +76,7 @@ def test_straight_from_the_authors_files(tmp_path):
     irpo(
         *("train", "models/embedded.yaml", "tasks/arc.yaml", "methods/sft.yaml"),
         *(f"task.data={DATA / 'sample' / 'arc_challenge'}", "prompt.style=label", "training.updates=1"),
-        *("training.lists_per_update=2", "training.lists_per_batch=2", "training.max_validation_lists=2"),
+        *("training.lists_per_update=2", "training.max_validation_lists=2"),
         *("--out", tmp_path / "run"),
     )
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()

@@ -36,7 +36,7 @@ def sampled(text: str) -> Sampled:
 
 BASE = ["models/embedded.yaml", "tasks/world.yaml"]
 SMALL = [
-    "training.lists_per_update=4", "training.lists_per_batch=2", "training.learning_rate=0.01",
+    "training.lists_per_update=4", "training.learning_rate=0.01",
     "online.rounds=2", "online.updates_per_round=2", "online.samples=3", "online.min_valid=2",
 ]  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_a_precomputed_reference_serves_lists_of_any_length(tmp_path):
     found = []
     for reference in ("adapters_off", "precomputed"):
         of = method_of_lists(reference=reference)
-        loop = trainer(tmp_path / reference, of, items=items, lists_per_update=2, lists_per_batch=2, updates=8)
+        loop = trainer(tmp_path / reference, of, items=items, lists_per_update=2, updates=8)
         loop.train()
         found.append(weights(loop.model))
     for name, value in found[0].items():

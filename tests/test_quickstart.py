@@ -12,7 +12,7 @@ SMALL = """
 model: {name: embedded, lora: {r: 4}}
 task: {name: world, train_lists: 60, eval_lists: 4}
 prompt: {style: label, max_tokens: 512}
-training: {updates: 2, lists_per_update: 4, lists_per_batch: 4, max_validation_lists: 4}
+training: {updates: 2, lists_per_update: 4, max_validation_lists: 4}
 evaluation: {modes: [score, generate, constrain], lists_per_batch: 4}
 """
 

@@ -9,8 +9,9 @@ from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.measures import ndcg
 from irpo.models import LoraOptions, add_lora
+from irpo.progress import BEST, peak_memory
 from irpo.scorers import SCORERS, score_lists
-from irpo.training import BEST, ndcg_of, peak_memory
+from irpo.training import Loop, ndcg_of
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)
@@ -23,7 +24,7 @@ def lines(run):
 def with_validation(out, *, updates=6, patience=None, **settings):
     settings = {"evaluate_every": 2, **settings}
     return trainer(
-        out, method("dpo"), items=ITEMS, validation=ITEMS[:4], updates=updates, patience=patience, **settings
+        out, method("dpo"), items=ITEMS, validation=ITEMS[:4], updates=updates, loop=Loop(patience=patience), **settings
     )
 
 
@@ -128,3 +129,38 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_method_without_the_reference_it_needs():
     with pytest.raises(UserError, match=r"method.reference is 'none', but IRPO needs one"):
         method("irpo", reference="none")
+
+
+def test_out_of_memory_halves_the_batches_and_changes_nothing(tmp_path, monkeypatch, capsys):
+    """Memory runs out within the second update, after some gradients were already there."""
+    expected = trainer(tmp_path / "whole", method("dpo"), updates=3)
+    expected.go(None)
+    run = trainer(tmp_path / "halved", method("dpo"), updates=3, tokens_per_batch=120)
+    real, calls = run.compute_loss, []
+
+    def failing(model, batch, **rest):
+        calls.append(batch.tokens)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, batch, **rest)
+
+    monkeypatch.setattr(run, "compute_loss", failing)
+    run.go(None)
+    assert run.tokens_per_batch == 60
+    assert "out of memory: batches of 60 tokens" in capsys.readouterr().err
+    torch.testing.assert_close(learned(run.model), learned(expected.model), atol=1e-6, rtol=1e-4)
+    shown = [line["reward_margin"] for line in lines(run) if "reward_margin" in line]
+    assert shown == pytest.approx(
+        [line["reward_margin"] for line in lines(expected) if "reward_margin" in line], abs=1e-5
+    )
+
+
+def test_one_list_that_does_not_fit_says_what_to_do(tmp_path, monkeypatch):
+    run = trainer(tmp_path, method("dpo"), tokens_per_batch=2)
+
+    def failing(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "compute_loss", failing)
+    with pytest.raises(UserError, match="gradient_checkpointing=true"):
+        run.go(None)

@@ -9,7 +9,7 @@ from irpo.models import LoraOptions, add_lora
 from irpo.objectives import OBJECTIVES
 from irpo.prompting import PromptBuilder, Template
 from irpo.scorers import SCORERS
-from irpo.training import ListTrainer, Method, training_arguments
+from irpo.training import ListTrainer, Loop, Method, training_arguments
 from irpo.types import Candidate, RankingExample
 
 TOKENIZER = tiny_tokenizer()
@@ -42,17 +42,18 @@ def method(objective="irpo", scorer="independent", **options) -> Method:
     return Method(built, SCORERS.build(scorer), **options)
 
 
-def trainer(out, of: Method, *, items=None, validation=(), model=None, patience=None, **settings) -> ListTrainer:
+def trainer(out, of: Method, *, items=None, validation=(), model=None, loop=None, **settings) -> ListTrainer:
     """A trainer on a fresh LoRA (or the given model); plain SGD, so that equal gradients are equal steps."""
-    defaults = {"updates": 2, "lists_per_update": 4, "lists_per_batch": 4, "learning_rate": 0.1, "schedule": "constant"}
+    defaults = {"updates": 2, "lists_per_update": 4, "learning_rate": 0.1, "schedule": "constant"}
     config = TrainingConfig(**{**defaults, "warmup_fraction": 0.0, "logging_every": 1, **settings})
     items = encoded() if items is None else items
     arguments = training_arguments(config, out, lists=len(items), validates=bool(validation), seed=0)
     arguments.optim = "sgd"
     arguments.disable_tqdm = True
     model = add_lora(tiny_model(), LoraOptions(r=4), seed=0) if model is None else model
+    loop = loop or Loop(config.tokens_per_batch)
     return ListTrainer(
-        model=model, tokenizer=TOKENIZER, method=of, lists=(items, validation), args=arguments, patience=patience
+        model=model, tokenizer=TOKENIZER, method=of, lists=(items, validation), args=arguments, loop=loop
     )
 
 

@@ -111,8 +111,7 @@ def _blind(examples: Sequence[RankingExample], builder: PromptBuilder) -> _Lists
 
 def _scored(lists: _Lists, model: Any, tokenizer: Any, scorer: Scorer, options: EvaluationOptions) -> Row:
     def work(items: Sequence[EncodedList]) -> list[list[float]]:
-        size, length = options.lists_per_batch, options.length
-        scores = score_lists(model, tokenizer, items, scorer, lists_per_batch=size, length=length)
+        scores = score_lists(model, tokenizer, items, scorer, length=options.length)
         return [row.tolist() for row in scores]
 
     scores, seconds = _timed("score", lists.items, options.lists_per_batch, work)

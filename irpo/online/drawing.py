@@ -150,21 +150,6 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Questions of one micro-batch, before anything is drawn."""
-
-    items: tuple[EncodedList, ...]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the prompts."""
-        return sum(len(item.prompt) for item in self.items)
-
-
 class DrawingTrainer(ListTrainer):
     """Draws new answers to its lists at every update, from the policy as it then is, and trains on them (REINFORCE)."""
 
@@ -172,20 +157,15 @@ class DrawingTrainer(ListTrainer):
         super().__init__(**rest)
         self.policy, self.key = policy, key
         self.questions = {question.item.id: question for question in questions}
-        self.data_collator = lambda items: Asked(tuple(items))
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss on answers drawn now."""
-        questions = [self.questions[item.id] for item in inputs.items]
+    def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
+        """Answers drawn now, those to one prompt as a list."""
+        questions = [self.questions[item.id] for item in inputs]
         drawn = self.policy.draw(questions, *self.key, self.state.global_step)
-        items = [
+        return [
             as_answers(q.item, [s.tokens for s in samples], self.policy.reward(q, [s.text for s in samples]))
             for q, samples in zip(questions, drawn, strict=True)
         ]
-        batch = self.method.batch(items, self.tokenizer.pad_token_id or 0)
-        return super().compute_loss(model, batch, return_outputs, num_items_in_batch)
 
     def _shown(self, lists: Any) -> dict[str, Any]:
         mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)

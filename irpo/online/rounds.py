@@ -35,8 +35,9 @@ from irpo.online.drawing import (
     questions_of,
 )
 from irpo.online.questions import Question, ask, seed_of
+from irpo.progress import BEST
 from irpo.prompting import PromptBuilder
-from irpo.training import BEST, ListTrainer, Method, training_arguments
+from irpo.training import ListTrainer, Loop, Method, training_arguments
 from irpo.types import RankingExample, UserError
 
 STATE = "state.json"  # of a round's folder; written last: where it is, the round is whole
@@ -160,7 +161,7 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
         kind = "adapters_off" if job.options.reference == "first" else "precomputed"
         method = replace(method, reference=kind)  # type: ignore[arg-type]
     common: dict[str, Any] = {"model": job.model, "tokenizer": job.builder.tokenizer, "method": method}
-    common |= {"lists": (lists, ()), "args": arguments}
+    common |= {"lists": (lists, ()), "args": arguments, "loop": Loop(training.tokens_per_batch)}
     if job.options.name == "reinforce":
         return DrawingTrainer(policy=job.policy, questions=now.questions, key=(now.number,), **common)
     return ListTrainer(**common)
