@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -153,7 +154,10 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft asks an attribute that this version of transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"model.lora.targets = {targets!r}: {' '.join(str(error).split())[:200]}") from None
     require_trainable(adapted)
@@ -166,7 +170,9 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"no adapter in {folder}; a finished run holds one in its folder '{ADAPTER}'")
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
 def trainable_parameters(model: Any) -> tuple[int, int]:

@@ -1,14 +1,17 @@
 """Tokens of a list: what is scored is what the whole text would be tokenized to."""
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from training_lists import encoded, examples
 from transformers import PreTrainedTokenizerFast
 
-from irpo.encoding import NO_SLOT, Layout, encode
+from irpo.encoding import NO_SLOT, Layout, block_mask, encode, pack, visible
 from irpo.prompting import Prompt
-from irpo.scorers import SCORERS, make_batch
+from irpo.scorers import SCORERS, in_budget, make_batch
 
 CORPUS = ["1. Alien\n2. Aliens\n10. Heat\nThe Matrix (1999)\n[A] > [B] > [C]\n", "film numbers 1 2 3, and [A] [B]"]
 GPT = r"(?i:'s|'t|'re|'m|'ll)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -123,3 +126,30 @@ def test_withheld_labels_are_all_zero():
     assert max(item.relevance) > 0
     assert set(item.without_labels().relevance) == {0.0}
     assert [c.relevance for c in examples()[0].candidates] == list(item.relevance)
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_block_mask_sees_what_the_dense_mask_sees(window, left):
+    batch = make_batch([*encoded(), *encoded()], SCORERS.build("independent"), target=True, left=left)
+    rows, columns = batch.ids.shape
+    grid = torch.meshgrid(torch.arange(rows), torch.arange(columns), torch.arange(columns), indexing="ij")
+    found = block_mask(batch, window).mask_mod(grid[0], torch.tensor(0), grid[1], grid[2])
+    real = (batch.lists != -1)[:, :, None]  # what a padding column sees nobody reads
+    assert torch.equal(found & real, visible(batch, window) & real)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
+def test_packing_places_every_list_once_with_no_more_padding_than_one_a_row(lengths):
+    rows = pack(lengths)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    width = max(sum(lengths[index] for index in row) for row in rows)
+    assert len(rows) * width <= len(lengths) * max(lengths)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 200))
+def test_groups_keep_to_the_token_budget(lengths, budget):
+    layouts = [Layout(1, ids=[0] * length) for length in lengths]
+    groups = in_budget(layouts, budget)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or sum(lengths[i] for i in group) <= budget for group in groups)

@@ -66,6 +66,45 @@ def test_same_as_separate(family, config, style, left):
             torch.testing.assert_close(whole, span_logprob(model, item.prompt, answer), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize(
+    ("family", "config"), CASES, ids=lambda value: "-".join(value) if isinstance(value, dict) else value
+)
+def test_packed_rows_same_as_separate_with_gradients(family, config, left, monkeypatch):
+    """Several lists in one row, several chunks of the head; values, and gradients in every weight below the head."""
+    model = tiny_model(family, **config)
+    model.get_output_embeddings().requires_grad_(False)
+    monkeypatch.setattr("irpo.head.HEAD_BYTES", 4 * model.config.get_text_config().vocab_size * 3)
+    items = [*encoded("text"), *encoded("text")]
+    batch = make_batch(items, SCORERS.build("independent"), left=left)
+    assert len(batch.ids) < len(items)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    ours = score_batch(model, batch).first
+    ours = torch.cat([row[: len(item.bodies)] for row, item in zip(ours, items, strict=True)])
+    theirs = torch.cat([separate(model, item) for item in items])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    pull = torch.randn(len(ours), generator=torch.Generator().manual_seed(0))
+    mine, alone = (torch.autograd.grad(scores @ pull, weights) for scores in (ours, theirs))
+    torch.testing.assert_close(mine, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [("llama", {}), ("gemma2", WINDOWS["gemma2"]), ("gemma3", WINDOWS["gemma3"]), ("mistral", WINDOWS["mistral"])],
+)
+def test_flex_attention_same_as_dense_masks(family, config):
+    """The block masks that a GPU runs compiled, here without compiling."""
+    items = [*encoded("text"), *encoded("text")]
+    batch = make_batch(items, SCORERS.build("independent"), target=True)
+    model = tiny_model(family, **config)
+    with torch.no_grad(), torch._dynamo.config.patch(disable=True):
+        expected = score_batch(model, batch)
+        model.set_attn_implementation("flex_attention")
+        found = score_batch(model, batch)
+    torch.testing.assert_close(found.first, expected.first, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.target, expected.target, atol=2e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_list_scorer_same_as_one_sequence(family):
     model = tiny_model(family)
