@@ -145,6 +145,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     builder = prompt_builder(tokenizer, template, config.prompt.style, config.prompt.max_tokens)
     encoded, cuts = encode_examples(builder, splits.train)
     validation, _ = encode_examples(builder, splits.validation)
+    method.require_labels(encoded)
     method.batch(encoded[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     say(
         f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit"

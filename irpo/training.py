@@ -80,6 +80,16 @@ class Method:
         """Whether the target list's log-likelihood is needed."""
         return self.objective.needs.target or self.nll_weight > 0
 
+    def require_labels(self, items: Sequence[EncodedList]) -> None:
+        """`UserError` where a list has a label that the objective cannot use."""
+        most = self.objective.needs.max_label
+        for item in items:
+            if max(item.relevance) > most:
+                raise UserError(
+                    f"list {item.id!r} has a label of {max(item.relevance):g}; {type(self.objective).__name__} uses "
+                    f"labels from 0 to {most:g} (its option max_label)"
+                )
+
     def lay_out(self, items: Sequence[EncodedList]) -> list[Layout]:
         """Lists laid out with just what the objective reads."""
         return lay_out(items, self.scorer if self.objective.needs.scores else None, target=self.reads_target)

@@ -164,3 +164,9 @@ def test_one_list_that_does_not_fit_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "compute_loss", failing)
     with pytest.raises(UserError, match="gradient_checkpointing=true"):
         run.go(None)
+
+
+def test_labels_that_an_objective_cannot_use_are_refused_before_the_first_step():
+    of = method({"name": "point_sigmoid", "max_label": 1})
+    with pytest.raises(UserError, match=r"list 'list-\d' has a label of 2; PointSigmoid uses labels from 0 to 1"):
+        of.require_labels(ITEMS)
