@@ -5,7 +5,7 @@
     python benchmarks/online.py table                  # -> benchmarks/results/online.md, online.png
 
 The embedded model trained by rounds on the synthetic world, measured on lists of the training split that are set
-aside. Each method's learning rate is the best of three with seed 0 after its last round; the curves are those of seeds 1
+aside. The learning rate of each is the best of three with seed 0 after the last round; the curves are those of seeds 1
 to 3, which chose nothing. All get the same number of updates, lists an update and answers a list.
 """
 

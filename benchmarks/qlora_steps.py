@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
+from irpo.method import Method
 from irpo.models import (
     LoadOptions,
     LoraOptions,
@@ -33,7 +34,7 @@ from irpo.models import (
 from irpo.objectives import OBJECTIVES
 from irpo.progress import peak_memory
 from irpo.scorers import SCORERS, check_model
-from irpo.training import ListTrainer, Method, training_arguments
+from irpo.training import ListTrainer, training_arguments
 
 SHAPES = {
     "llama3.2-3b": {

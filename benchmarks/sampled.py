@@ -20,10 +20,11 @@ from qlora_steps import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from irpo.config import TrainingConfig
+from irpo.method import Method
 from irpo.models import LoraOptions, add_lora, load_tokenizer
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
-from irpo.training import ListTrainer, Method, training_arguments
+from irpo.training import ListTrainer, training_arguments
 
 SHAPE = {
     "vocab_size": 32000,

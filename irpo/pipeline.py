@@ -14,6 +14,7 @@ from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, c
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation import Evaluation, EvaluationOptions, write_results
 from irpo.evaluation import evaluate as run_evaluation
+from irpo.method import Method
 from irpo.models import (
     ADAPTER,
     FULL,
@@ -36,7 +37,7 @@ from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, promp
 from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
 from irpo.tasks import TASKS, Intake, Lists, build_lists
-from irpo.training import ListTrainer, Loop, Method, training_arguments
+from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
 
 CARD = "README.md"  # a run's model card, written last: where it is, the run is finished

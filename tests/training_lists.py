@@ -5,11 +5,12 @@ from tiny import tiny_model, tiny_tokenizer
 
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList, encode
+from irpo.method import Method
 from irpo.models import LoraOptions, add_lora
 from irpo.objectives import OBJECTIVES
 from irpo.prompting import PromptBuilder, Template
 from irpo.scorers import SCORERS
-from irpo.training import ListTrainer, Loop, Method, training_arguments
+from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import Candidate, RankingExample
 
 TOKENIZER = tiny_tokenizer()

@@ -20,6 +20,7 @@ from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig, to_yaml
 from irpo.encoding import EncodedList
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.files import atomic_file
+from irpo.method import Method
 from irpo.models import ADAPTER, FULL
 from irpo.objectives.policy_gradient import Reinforce
 from irpo.online.curves import State, write_curves
@@ -37,7 +38,7 @@ from irpo.online.drawing import (
 from irpo.online.questions import Question, ask, seed_of
 from irpo.progress import BEST
 from irpo.prompting import PromptBuilder
-from irpo.training import ListTrainer, Loop, Method, training_arguments
+from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
 
 STATE = "state.json"  # of a round's folder; written last: where it is, the round is whole
