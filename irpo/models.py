@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,12 +102,27 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
         settings["quantization_config"] = _nf4(dtype)
     require_there(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(resolve(name), **settings)
+        with _no_bar():
+            model = AutoModelForCausalLM.from_pretrained(resolve(name), **settings)
     except (OSError, ValueError) as error:
         raise UserError(_not_there(name, error)) from None
     if options.quantization == "nf4":
         require_four_bit(model)
     return model.eval()
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without the bar over tensors; a download keeps its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _nf4(compute: torch.dtype) -> Any:
@@ -121,6 +138,10 @@ def _nf4(compute: torch.dtype) -> Any:
 
 def _not_there(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
+    parent = Path(name).parent
+    local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (parent != Path() and parent.is_dir())
+    if local and not Path(name).exists():
+        return f"cannot load model {name!r}: there is no such folder"
     return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
 
 
@@ -154,14 +175,20 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     try:
-        with warnings.catch_warnings():
-            # peft asks an attribute that this version of transformers has renamed.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        with _no_renaming():
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"model.lora.targets = {targets!r}: {' '.join(str(error).split())[:200]}") from None
     require_trainable(adapted)
     return adapted
+
+
+@contextmanager
+def _no_renaming() -> Iterator[None]:
+    """Without the warning that peft asks an attribute which transformers has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
@@ -170,8 +197,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"no adapter in {folder}; a finished run holds one in its folder '{ADAPTER}'")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    with _no_renaming():
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 

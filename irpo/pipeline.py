@@ -131,6 +131,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
 
     Nothing is written before data, model and method have been found sound. Returns the measures on validation lists.
     """
+    config = _anchored(config)
     method = method_of(config)
     _require_trackers(config)
     checkpoint = _checkpoint(out, config, resume)
@@ -140,6 +141,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
     if "train" not in lists:
         raise UserError(f"task {config.task['name']!r}: the data hold no training split")
+    _say_notes(card)
+    if "eval" not in lists:
+        say("note: the data hold no evaluation split; `irpo evaluate` will need one")
     splits = split_training(lists["train"], config.training.validation_fraction, config.training.max_validation_lists)
     tokenizer = load_tokenizer(base_name(config.model.name))
     template = config.prompt.template or str(config.task["name"])
@@ -184,6 +188,9 @@ def _train_offline(
     if checkpoint is not None:
         say(f"going on from {Path(checkpoint).name}")
     trainer.go(checkpoint)
+    if best := trainer.state.best_model_checkpoint:
+        taken = f"update {best.rpartition('-')[2]} of {trainer.state.global_step}"
+        say(f"kept: {taken}, the first with the best {BEST} on {len(validation)} validation lists")
     return trainer.evaluate() if validation else {}
 
 
@@ -192,6 +199,19 @@ def _train_online(job: Job, out: Path) -> dict[str, float]:
     require_sound(job)
     _write_config(out, job.config)
     return run_rounds(job, out, say)
+
+
+def _say_notes(card: Mapping[str, Any]) -> None:
+    for note in card["notes"]:
+        say(f"note: {note}")
+
+
+def _anchored(config: RunConfig) -> RunConfig:
+    """The configuration with its data's whole path, so that the run can be evaluated from another folder."""
+    data = config.task.get("data")
+    if not isinstance(data, str) or not Path(data).exists():
+        return config
+    return config.model_copy(update={"task": {**config.task, "data": str(Path(data).absolute())}})
 
 
 def _write_config(out: Path, config: RunConfig) -> None:
@@ -229,6 +249,7 @@ def _checkpoint(out: Path, config: RunConfig, resume: bool) -> str | None:
 def _save(model: Any, tokenizer: Any, out: Path, config: RunConfig) -> None:
     folder = out / (ADAPTER if config.model.tuning == "lora" else FULL)
     model.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; the run has its own
     tokenizer.save_pretrained(str(folder))
 
 
@@ -239,7 +260,10 @@ def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str,
     measured = (
         [f"- validation {BEST}: {metrics[f'eval_{BEST}']:.4f} ({metrics['eval_lists']} lists)"] if metrics else []
     )
-    data = [f"- {split}: {part['lists']} lists, sha256 {part['sha256'][:16]}" for split, part in card["splits"].items()]
+    notes = [f"- note: {note}" for note in card["notes"]]
+    data = notes + [
+        f"- {split}: {part['lists']} lists, sha256 {part['sha256'][:16]}" for split, part in card["splits"].items()
+    ]
     cuts = card["cuts"]
     if cuts["prompts_cut"]:
         data.append(f"- cut to {config.prompt.max_tokens} tokens: {cuts['prompts_cut']} of {cuts['prompts']} prompts")
@@ -292,7 +316,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
         raise UserError(f"--like {like!r} lends a run's prompt and scorer to a base model; --model is {model!r}")
     lists, card = build(spec, skip_bad_rows=skip_bad_rows)
     if "eval" not in lists:
-        raise UserError(f"task {spec['name']!r}: the data hold no evaluation split")
+        where = "; the task jsonl reads it from eval.jsonl" if spec["name"] == "jsonl" else ""
+        raise UserError(f"task {spec['name']!r}: the data hold no evaluation split{where}")
+    _say_notes(card)
     ranker = Reranker.load(model, style=style, template=None if own else str(spec["name"]), like=own)
     about = {
         "model": model,

@@ -7,16 +7,17 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from irpo.encoding import ListBatch
 
 BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
+SHOWN = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
 _console = Console(stderr=True, highlight=False)
 
 
@@ -63,14 +64,22 @@ def peak_memory() -> int:
 class Progress(ProgressCallback):
     """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
 
-    _SHOWN: ClassVar = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
-
     def __init__(self) -> None:
         super().__init__()
         self._latest: dict[str, str] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show what is new."""
-        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in self._SHOWN.items() if key in (logs or {})}
+        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in SHOWN.items() if key in (logs or {})}
         if self.training_bar is not None:
             self.training_bar.set_postfix(self._latest)
+
+
+class Lines(TrainerCallback):
+    """The same figures, a line each, where stderr is no terminal."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Say what is new."""
+        figures = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})]
+        if figures:
+            say(f"update {state.global_step} of {state.max_steps}: {', '.join(figures)}")

@@ -56,6 +56,12 @@ class Registry(Generic[T]):
         """The option fields of a plug-in, by name."""
         return {f.name: f for f in dataclasses.fields(self.get(name)) if f.init}
 
+    def described(self, plugin: T) -> str:
+        """A built plug-in's name, with its options: "list (order=given)"."""
+        name = next((name for name, cls in self._classes.items() if cls is type(plugin)), type(plugin).__name__)
+        options = [f"{f.name}={getattr(plugin, f.name)}" for f in dataclasses.fields(plugin) if f.init]  # type: ignore[arg-type]
+        return f"{name} ({', '.join(options)})" if options else name
+
     def build(self, spec: Spec | T, /, **options: Any) -> T:
         """The plug-in of a name or a mapping `{"name": ..., option: value}`; a built one is returned as it is."""
         if not isinstance(spec, (str, Mapping)):
@@ -71,6 +77,9 @@ class Registry(Generic[T]):
             if key not in fields:
                 allowed = ", ".join(fields) or "none"
                 raise UnknownName(f"unknown option {key!r} of {self.kind} {name!r}; its options are: {allowed}")
+        missing = [key for key, field in fields.items() if key not in given and _required(field)]
+        if missing:
+            raise UserError(f"{self.kind} {name!r} needs {', '.join(missing)}: give {self.kind}.{missing[0]}=...")
         hints = get_type_hints(cls)
         values = {key: self._checked(name, fields[key], hints[key], value) for key, value in given.items()}
         try:
@@ -88,6 +97,10 @@ class Registry(Generic[T]):
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UserError(f"{self.kind} {name!r}: {field.name} = {value!r}: {reason}") from None
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def plugin_field(registry: Registry[Any], default: Spec) -> Any:

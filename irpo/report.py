@@ -62,12 +62,11 @@ def _escaped(cell: str) -> str:
 
 
 def overview(summary: Summary) -> Grid:
-    """A row for every way of ranking; the best of the model's are stressed."""
+    """A row for every way of ranking; the best are stressed, a baseline where it is."""
     columns = _columns(summary["measures"])
     rows = summary["rows"]
     cells = tuple((row["name"], *(_number(row["measures"][c]) for c in columns), _named(row)) for row in rows)
-    own = [i for i, row in enumerate(rows) if not row["baseline"]]
-    best = frozenset(cell for j, c in enumerate(columns, 1) for cell in _best(rows, own, c, j))
+    best = frozenset(cell for j, c in enumerate(columns, 1) for cell in _best(rows, range(len(rows)), c, j))
     first = next((i for i, row in enumerate(rows) if row["baseline"]), 0)
     mean_size = summary["candidates"] / max(1, summary["lists"])
     title = f"{summary['lists']} lists of {mean_size:.3g} candidates on average"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from irpo.lists import ScoredLists, implicit_reward, masked_sum
 from irpo.measures import ndcg
 from irpo.method import Method, Sampled, list_noise, table_of
 from irpo.objectives.irpo import importance_weights
-from irpo.progress import BEST, Progress, Tally, say
+from irpo.progress import BEST, Lines, Progress, Tally, say
 from irpo.reference import reference_tables
 from irpo.scorers import (
     TOKENS_PER_BATCH,
@@ -88,7 +89,7 @@ class ListTrainer(Trainer):
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
         if not args.disable_tqdm:
-            self.add_callback(Progress())
+            self.add_callback(Progress() if sys.stderr.isatty() else Lines())
         if method.reference == "precomputed" and method.objective.needs.reference:
             # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
             with self._autocast():

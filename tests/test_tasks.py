@@ -120,7 +120,10 @@ def test_jsonl_shuffles_where_asked(tmp_path):
     path = write_lines(tmp_path / "train.jsonl", rows)
     intake = Intake()
     build("jsonl", path, intake)
-    assert intake.notes == ["train: a best candidate stands first in 40 of 40 lists; set shuffle: true"]
+    assert intake.notes == [
+        "train: a best candidate stands first in 40 of 40 lists, which a model learns as a "
+        "position; mix them with task.shuffle=true (train), shuffle=true (prepare, evaluate)"
+    ]
     first = sum(e.relevance[0] == 1 for e in build("jsonl", path, shuffle=True)["train"])
     assert 2 <= first <= 18
 

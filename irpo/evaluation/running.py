@@ -17,7 +17,7 @@ from irpo.generation import constrained_ranking, generate_text
 from irpo.measures import KS
 from irpo.parsing import parse_ranking, repair
 from irpo.prompting import Prompt, PromptBuilder
-from irpo.scorers import Length, Scorer, score_lists
+from irpo.scorers import SCORERS, Length, Scorer, score_lists
 from irpo.types import Ranking, RankingExample, UnknownName, UserError
 
 Mode = Literal["score", "generate", "constrain"]
@@ -78,7 +78,7 @@ def evaluate(
         "style": builder.style,
         "template": builder.template.name,
         "max_tokens": builder.max_tokens,
-        "scorer": repr(scorer),
+        "scorer": SCORERS.described(scorer),
         "length": options.length,
         "seed": options.seed,
         "lists_per_batch": options.lists_per_batch,

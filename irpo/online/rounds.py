@@ -205,6 +205,7 @@ def save(job: Job, home: Path) -> None:
     """The round as a run of its own; of fully trained models only the latest round keeps its weights."""
     full = job.config.model.tuning == "full"
     job.model.save_pretrained(str(home / (FULL if full else ADAPTER)), safe_serialization=True)
+    (home / ADAPTER / "README.md").unlink(missing_ok=True)  # peft's empty card
     (home / RUN_CONFIG).write_text(to_yaml(job.config), encoding="utf-8")
     if full:
         job.builder.tokenizer.save_pretrained(str(home / FULL))

@@ -119,4 +119,7 @@ def _note_order(split: str, examples: list[RankingExample], intake: Intake) -> N
     """Warn where the best candidate nearly always stands first: a model would learn the position."""
     first = sum(example.relevance[0] == max(example.relevance) > min(example.relevance) for example in examples)
     if len(examples) >= 10 and first > 0.9 * len(examples):
-        intake.note(f"{split}: a best candidate stands first in {first} of {len(examples)} lists; set shuffle: true")
+        intake.note(
+            f"{split}: a best candidate stands first in {first} of {len(examples)} lists, which a model learns as a "
+            "position; mix them with task.shuffle=true (train), shuffle=true (prepare, evaluate)"
+        )
