@@ -86,14 +86,29 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
 ) -> None:
     """Fine-tune a model: layers of YAML (shipped ones by name), then overrides such as training.learning_rate=2e-5."""
-    from irpo.config import load_config
-
-    files = [layer for layer in layers if "=" not in layer]
-    config = load_config(files, [layer for layer in layers if "=" in layer])
-    _load(config.plugins)
+    config = _config(layers)
     from irpo import pipeline
 
     pipeline.train(config, out, resume=resume)
+
+
+@app.command()
+def estimate(
+    layers: Annotated[list[str], typer.Argument(metavar="FILE.yaml|KEY=VALUE...", help="Layers, as for `train`.")],
+    card: Annotated[str | None, typer.Option(help="A GPU by name or its GiB; default: this machine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
+    config = _config(layers)
+    from irpo import estimate as estimating
+
+    found = estimating.estimate(config, estimating.card_of(card))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(estimating.table(found))
 
 
 @app.command()
@@ -199,6 +214,15 @@ def quickstart(
     run(out, config)
 
 
+def _config(layers: Sequence[str]) -> Any:
+    """The run that layers of YAML and overrides describe, its plug-ins loaded."""
+    from irpo.config import load_config
+
+    config = load_config([x for x in layers if "=" not in x], [x for x in layers if "=" in x])
+    _load(config.plugins)
+    return config
+
+
 def _load(modules: Sequence[str] | None) -> None:
     from irpo.registry import load_plugins
 
@@ -228,7 +252,8 @@ def _task_spec(model: str, task: str | None, pairs: dict[str, Any]) -> dict[str,
         return {"name": task, **pairs}
     written = Path(model) / RUN_CONFIG
     if not written.is_file():
-        raise UserError(f"--task is needed: {model!r} is not a finished run's folder, so it has no task of its own")
+        state = "is not a finished run's folder" if Path(model).exists() or model == "embedded" else "is no folder here"
+        raise UserError(f"--task is needed: {model!r} {state}, so it has no task of its own")
     config = load_config([written])
     _load(config.plugins)
     return {**config.task, **pairs}
