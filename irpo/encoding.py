@@ -6,6 +6,7 @@ trunk and a branch sees the trunk and itself, so a branch gets the log-probabili
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -238,33 +239,28 @@ def collate(
 
 
 def pack(lengths: Sequence[int]) -> list[list[int]]:
-    """Which lists share a row: the narrowest rows that keep padding below `MAX_PADDING`, else those with the least.
+    """Which lists share a row: as many rows, and so as narrow ones, as keep padding below `MAX_PADDING`.
 
-    First fit, the longest first. Rows stay narrow because the cost of a dense mask grows with the square of the width.
+    Rows stay narrow because the cost of a dense mask grows with the square of the width; one row has no padding.
     """
-    longest, total = max(lengths), sum(lengths)
     by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    best: tuple[float, list[list[int]]] = (math.inf, [])
-    for quarters in range(4, 17):
-        rows = _first_fit(lengths, by_length, longest * quarters // 4)
-        padding = 1 - total / (len(rows) * max(sum(lengths[i] for i in row) for row in rows))
-        if padding < best[0] - 1e-9:
-            best = (padding, rows)
-        if best[0] < MAX_PADDING:
-            break
-    return best[1]
+    count = len(lengths)
+    while True:
+        rows = _balanced(lengths, by_length, count)
+        width = max(sum(lengths[i] for i in row) for row in rows)
+        if 1 - sum(lengths) / (len(rows) * width) < MAX_PADDING:
+            return rows
+        count = min(count - 1, count * 15 // 16)
 
 
-def _first_fit(lengths: Sequence[int], by_length: Sequence[int], width: int) -> list[list[int]]:
-    rows: list[list[int]] = []
-    room: list[int] = []
+def _balanced(lengths: Sequence[int], by_length: Sequence[int], count: int) -> list[list[int]]:
+    """So many rows, each list in the one that is least full, the longest lists first (Graham 1969)."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    least = [(0, row) for row in range(count)]
     for index in by_length:
-        row = next((row for row, left in enumerate(room) if left >= lengths[index]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(width)
+        filled, row = heapq.heappop(least)
         rows[row].append(index)
-        room[row] -= lengths[index]
+        heapq.heappush(least, (filled + lengths[index], row))
     return rows
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from training_lists import encoded, examples
 from transformers import PreTrainedTokenizerFast
 
-from irpo.encoding import NO_SLOT, Layout, block_mask, encode, pack, visible
+from irpo.encoding import MAX_PADDING, NO_SLOT, Layout, block_mask, encode, pack, visible
 from irpo.prompting import Prompt
 from irpo.scorers import SCORERS, in_budget, make_batch
 
@@ -140,11 +140,15 @@ def test_a_block_mask_sees_what_the_dense_mask_sees(window, left):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
-def test_packing_places_every_list_once_with_no_more_padding_than_one_a_row(lengths):
+def test_packing_places_every_list_once_with_little_padding(lengths):
     rows = pack(lengths)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     width = max(sum(lengths[index] for index in row) for row in rows)
-    assert len(rows) * width <= len(lengths) * max(lengths)
+    assert 1 - sum(lengths) / (len(rows) * width) < MAX_PADDING
+
+
+def test_lists_of_one_length_have_a_row_each():
+    assert sorted(pack([7] * 5)) == [[0], [1], [2], [3], [4]]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 200))

@@ -1,0 +1,78 @@
+"""Peak memory of a training step above the loaded model: ours against K whole sequences with full logits.
+
+    python benchmarks/memory.py             # the base case, 1 and 4 lists; --shape and --tuning as in throughput.py
+    python benchmarks/memory.py --quick     # 1 list
+
+A fresh process a case. On a CPU the peak of resident memory during two steps less resident memory before them, with
+malloc giving freed blocks back (MALLOC_MMAP_THRESHOLD_), on a GPU the peak of allocated memory less what was allocated.
+Both sides take the reference with the adapters off. Ratio above 1: we need less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from peers import expanded
+from setting import SHAPES, Case, our_step, show, step_of
+
+
+def resident(field: str) -> int:
+    """Bytes of resident memory: VmRSS now, VmHWM at most."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def measure(case: Case, side: str) -> int:
+    """Bytes that two steps need above what is there before them."""
+    model, items = case.model(), case.items()
+    step = our_step(model, items, "adapters_off") if side == "ours" else step_of(model, expanded(model, items))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = resident("VmRSS")
+    step()
+    step()
+    return resident("VmHWM") - before
+
+
+def apart(case: Case, side: str) -> float:
+    """`measure` in a process of its own, in MB."""
+    told = json.dumps(vars(case))
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, "--measure", side, "--case", told]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(found.stdout.splitlines()[-1]) / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--shape", choices=SHAPES, default="24m")
+    parser.add_argument("--tuning", choices=["lora", "nf4"], default="lora")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--measure", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(measure(Case(**json.loads(options.case)), options.measure))
+        return
+    for lists in (1,) if options.quick else (1, 4):
+        case = Case(options.shape, options.tuning, options.checkpointing, options.prompt, lists=lists)
+        kind = f"{case.shape} {case.tuning}{' checkpointing' if case.checkpointing else ''}"
+        figures = (apart(case, "ours"), apart(case, "theirs"))
+        show("memory", f"{kind} P={case.prompt} K={case.candidates} lists={lists}", "expanded", figures, "MB")
+
+
+if __name__ == "__main__":
+    main()

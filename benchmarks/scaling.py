@@ -1,0 +1,123 @@
+"""How a training step grows with the list, the prompt and the model; and how much of packed batches is padding.
+
+    python benchmarks/scaling.py                      # K = 5 ... 100, prompt 128 ... 4096, three models
+    python benchmarks/scaling.py --quick              # K alone, within 50 s
+    python benchmarks/scaling.py --padding FOLDER     # on real data: a folder with a folder a task
+
+Against `limit`: the same tokens through the same model, bare (see throughput.py); ratio 1 is the limit. "K=100 vs
+K=20": ours is by how much the time grew, theirs by how much the tokens did; the ratio is to stay above 1 / 1.15.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+from typing import Any
+
+from peers import limit
+from setting import Case, interleaved, our_trainer, show
+
+from irpo.config import load_config
+from irpo.models import load_tokenizer
+from irpo.pipeline import build, encode_examples, method_of
+from irpo.reranker import prompt_builder
+from irpo.scorers import SCORERS, make_batch
+from irpo.types import UserError
+
+FOLDERS = {
+    "arc_challenge": "arc",
+    "commonsenseqa": "commonsenseqa",
+    "hotpotqa": "hotpotqa",
+    "inspired": "inspired",
+    "musique": "musique",
+    "redial": "redial",
+}
+
+
+def works_of(case: Case) -> tuple[dict[str, Any], int]:
+    """Our step (cached reference, no optimiser) and the bare one; and the tokens of a step."""
+    model, items = case.model(), case.items()
+    trainer = our_trainer(model, items, "precomputed")
+    bare = limit(model, items)
+
+    def ours() -> None:
+        trainer.training_step(model, items)
+        model.zero_grad()
+
+    def theirs() -> None:
+        bare()
+        model.zero_grad()
+
+    return {"ours": ours, "theirs": theirs}, make_batch(items, SCORERS.build("independent")).tokens
+
+
+def by_candidates(counts: tuple[int, ...], repetitions: int) -> None:
+    """All list lengths in turns, so that growth is measured in one run."""
+    works, tokens = {}, {}
+    for count in counts:
+        own, tokens[count] = works_of(Case(candidates=count))
+        works |= {f"{count} {side}": work for side, work in own.items()}
+    taken = interleaved(works, repetitions)
+    for count in counts:
+        figures = (taken[f"{count} ours"], taken[f"{count} theirs"])
+        show("scaling", f"24m P=256 K={count}", "limit", figures, "s/step", tokens=tokens[count])
+    for count in counts:
+        if count > 20:
+            growth = (taken[f"{count} ours"] / taken["20 ours"], tokens[count] / tokens[20])
+            show("scaling", f"24m P=256 K={count} vs K=20", "limit", growth, "times as much")
+
+
+def one_by_one(cases: list[tuple[str, Case]], repetitions: int) -> None:
+    for name, case in cases:
+        works, tokens = works_of(case)
+        taken = interleaved(works, repetitions)
+        show("scaling", name, "limit", (taken["ours"], taken["theirs"]), "s/step", tokens=tokens)
+
+
+def padding(folder: Path) -> None:
+    """Share of padding in the training batches of each task that the folder has, and one list a row beside it."""
+    tokenizer = load_tokenizer("embedded")
+    for name, task in FOLDERS.items():
+        if not (folder / name).is_dir():
+            continue
+        config = load_config([f"tasks/{task}.yaml", "methods/irpo.yaml", "models/embedded.yaml"])
+        try:
+            lists, _ = build({**config.task, "data": str(folder / name)})
+        except UserError as error:
+            raise SystemExit(f"{name}: {error}") from None
+        builder = prompt_builder(tokenizer, task, "text", 2048)
+        items, _ = encode_examples(builder, lists["train"][:640])
+        random.Random(0).shuffle(items)
+        method = method_of(config)
+        columns = real = alone = 0
+        for start in range(0, len(items), 32):
+            update = items[start : start + 32]
+            for batch in method.batches(update, 0, 8192):
+                columns += batch.lists.numel()
+                real += batch.tokens
+            lengths = [len(layout.ids) for layout in method.lay_out(update)]
+            for first in range(0, len(lengths), 4):  # four lists a batch in the order they come, a row each
+                alone += 4 * max(lengths[first : first + 4])
+        shares = (1 - real / columns, 1 - real / alone)
+        show("scaling", f"padding {task}, {len(items)} lists", "expanded", shares, "share of columns")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--padding", type=Path, metavar="FOLDER")
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    if options.padding:
+        padding(options.padding)
+        return
+    by_candidates((20, 100) if options.quick else (5, 10, 20, 50, 100), options.repetitions)
+    if not options.quick:
+        prompts = [(f"24m P={n} K=20", Case(prompt=n)) for n in (128, 512, 1024, 2048, 4096)]
+        models = [(f"{shape} P=256 K=20", Case(shape)) for shape in ("8m", "24m", "90m")]
+        one_by_one(prompts + models, options.repetitions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""What the speed and memory benchmarks share: shapes with random weights, lists, our step, interleaved timing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from qlora_steps import random_list
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from irpo.config import TrainingConfig
+from irpo.encoding import EncodedList
+from irpo.method import Method
+from irpo.models import LoadOptions, LoraOptions, add_lora, default_device, load_model, load_tokenizer
+from irpo.objectives import OBJECTIVES
+from irpo.scorers import SCORERS
+from irpo.training import ListTrainer, Loop, training_arguments
+
+_LLAMA = {"model_type": "llama", "tie_word_embeddings": True}
+SHAPES: dict[str, dict[str, Any]] = {
+    "24m": _LLAMA
+    | {
+        "vocab_size": 32000,
+        "hidden_size": 384,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+    },
+    "8m": _LLAMA
+    | {
+        "vocab_size": 16000,
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    },
+    "90m": _LLAMA
+    | {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 2304,
+        "num_hidden_layers": 9,
+        "num_attention_heads": 12,
+    },
+    "llama3.2-3b": _LLAMA
+    | {
+        "vocab_size": 128256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+    },
+    "gemma2-2b": {
+        "model_type": "gemma2",
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+    },
+    "phi3-mini": {
+        "model_type": "phi3",
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "pad_token_id": 0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the lists that it is trained on; tokens are those of the prompt and of each candidate."""
+
+    shape: str = "24m"
+    tuning: str = "lora"  # or nf4: LoRA on 4-bit weights
+    checkpointing: bool = False
+    prompt: int = 256
+    candidates: int = 20
+    tokens: int = 8
+    lists: int = 1
+
+    @property
+    def vocabulary(self) -> int:
+        return int(SHAPES[self.shape]["vocab_size"])
+
+    def items(self) -> list[EncodedList]:
+        """Lists of random tokens; heads of two tokens as in "1. "."""
+        sizes = (self.vocabulary, self.prompt, self.candidates, self.tokens)
+        return [random_list(f"list-{i}", *sizes) for i in range(self.lists)]
+
+    def base(self) -> Any:
+        """The model with random weights: bfloat16 on a GPU, float32 on a CPU."""
+        shape = dict(SHAPES[self.shape])
+        config = CONFIG_MAPPING[shape.pop("model_type")](**shape, max_position_embeddings=8192)
+        device = default_device()
+        torch.manual_seed(0)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        if self.tuning != "nf4":
+            return model.to(device).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            del model
+            return load_model(folder, LoadOptions(quantization="nf4"))
+
+    def model(self) -> Any:
+        """With a LoRA of rank 16 that is no longer idle, so that policy and reference differ."""
+        model = add_lora(self.base(), LoraOptions(r=16), seed=0)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter))
+        if self.checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+
+def our_trainer(model: Any, items: Sequence[EncodedList], reference: str, *, tokens: int = 8192) -> ListTrainer:
+    """The trainer that `irpo train` runs, on IRPO with the scorer `independent`."""
+    method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"), reference=reference)  # type: ignore[arg-type]
+    config = TrainingConfig(updates=1, lists_per_update=len(items), learning_rate=1e-6)
+    settings = training_arguments(config, Path(tempfile.mkdtemp()), lists=len(items), validates=False, seed=0)
+    settings.disable_tqdm = True
+    tokenizer = load_tokenizer("embedded")  # for its padding alone: the tokens are random
+    return ListTrainer(
+        model=model, tokenizer=tokenizer, method=method, lists=(items, []), args=settings, loop=Loop(tokens)
+    )
+
+
+def step_of(model: Any, loss_and_backward: Callable[[], Any]) -> Callable[[], float]:
+    """A training step: gradients, then AdamW on the adapter. Returns the loss."""
+    learn = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learn, lr=1e-9)  # so small that repetitions stay comparable
+
+    def step() -> float:
+        loss = loss_and_backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    return step
+
+
+def our_step(model: Any, items: Sequence[EncodedList], reference: str) -> Callable[[], float]:
+    """Our whole step: layout, reference, policy, loss, backward, optimiser."""
+    trainer = our_trainer(model, items, reference)
+    return step_of(model, lambda: trainer.training_step(trainer.model, items))
+
+
+def interleaved(works: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+    """Median seconds of each, taken in turns after one round of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for repetition in range(repetitions + 1):
+        for name, work in works.items():
+            synchronize()
+            start = time.perf_counter()
+            work()
+            synchronize()
+            if repetition:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def show(benchmark: str, case: str, against: str, figures: tuple[float, float], unit: str, **more: Any) -> None:
+    """One JSON line. `figures` are ours and theirs, in a unit of which less is better."""
+    ours, theirs = figures
+    row = {"benchmark": benchmark, "case": case, "against": against, "ours": round(ours, 5), "theirs": round(theirs, 5)}
+    print(json.dumps(row | {"unit": unit, "ratio": round(theirs / ours, 3)} | more), flush=True)
