@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ ADAPTER = "adapter"  # a run's folder of adapter weights
 FULL = "model"  # a run's folder of fully trained weights
 
 Quantization = Literal["nf4", "none"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,14 @@ def _not_there(name: str, error: Exception) -> str:
     if local and not Path(name).exists():
         return f"cannot load model {name!r}: there is no such folder"
     return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
+
+
+def per_layer_type(config: Any, make: Callable[[int | None], T]) -> T | dict[str, T]:
+    """What a family's forward takes as a mask: one, or one a layer type (Gemma, Qwen); `make` is given the window."""
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if kinds is None:
+        return make(window)
+    return {kind: make(window if kind == "sliding_attention" else None) for kind in sorted(set(kinds))}
 
 
 def four_bit_layers(model: Any) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
+from irpo.models import per_layer_type
 from irpo.prompting import Prompt, Style, label_names
 from irpo.registry import Registry
 from irpo.types import UserError, target_order
@@ -183,12 +184,8 @@ def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
         seen = visible(batch, window)[:, None]
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
-    make = partial(block_mask, batch) if config._attn_implementation == "flex_attention" else additive
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return make(window)
-    return {kind: make(window if kind == "sliding_attention" else None) for kind in sorted(set(kinds))}
+    flex = config._attn_implementation == "flex_attention"
+    return per_layer_type(config, partial(block_mask, batch) if flex else additive)
 
 
 def hidden_states(model: Any, batch: ListBatch) -> Tensor:

@@ -13,6 +13,7 @@ from tiny import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 
 from irpo.encoding import EncodedList, encode
 from irpo.generation import Sampling, Walk, answer_tokens, constrained_ranking, generate_text, sample_text
+from irpo.generation.guided import follow
 from irpo.prompting import STYLES, PromptBuilder, Template
 from irpo.types import Candidate, RankingExample
 
@@ -157,6 +158,43 @@ def test_constrained_ranking_is_the_greedy_walk(family, style):
     items = lists(style)
     rankings = constrained_ranking(model, TOKENIZER, items, lists_per_batch=3)
     assert [r.order for r in rankings] == [literal_constrained(model, item) for item in items]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["gemma3", "mistral", "phi3"])
+def test_a_window_shorter_than_the_prompt_counts_positions_not_columns(family, attention):
+    """Gaps between the runs of a batch stand in the cache as columns, and must not push tokens out of the window."""
+    model = tiny_model(family, attention=attention, sliding_window=8)
+    for style in STYLES:
+        items = lists(style)
+        rankings = constrained_ranking(model, TOKENIZER, items, lists_per_batch=len(items))
+        assert [r.order for r in rankings] == [literal_constrained(model, item) for item in items]
+
+
+def test_forced_tokens_cost_no_pass_of_their_own():
+    """As many passes as decisions: one for each candidate but the last, where first tokens tell candidates apart."""
+    model = tiny_model()
+    bodies = tuple((10 + j, 40 + j, 70 + j, 9) for j in range(6))
+    items = [EncodedList(str(n), (1,) * (3 + n), ((5, 6),) * 6, bodies, (3,), (0.0,) * 6) for n in range(3)]
+    walks = [Walk(item) for item in items]
+    assert follow(model, [item.prompt for item in items], walks) == 5
+    assert [walk.order for walk in walks] == [literal_constrained(model, item) for item in items]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_share_one_pass_over_their_prompt(family):
+    """The prompts' tokens go through the model once a prompt, and the answers are those drawn one by one."""
+    model = tiny_model(family, **({} if family in ("llama", "phi3", "qwen3") else {"sliding_window": 8}))
+    fed = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: fed.append(args[0].numel()))
+    items, sampling = lists()[:2], Sampling(samples=4)
+    together = sample_text(model, TOKENIZER, items, sampling, lists_per_batch=8, max_new_tokens=5)
+    width = max(len(item.prompt) for item in items)
+    assert fed[0] == 2 * (width - 1)
+    assert sum(fed[1:]) <= 8 * 5
+    hook.remove()
+    alone = [sample_text(model, TOKENIZER, [i], sampling, lists_per_batch=1, max_new_tokens=5)[0] for i in items]
+    assert together == alone
 
 
 @pytest.mark.parametrize("seed", range(4))

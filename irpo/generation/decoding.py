@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from irpo.encoding import EncodedList
+from irpo.generation.guided import follow
 from irpo.generation.walk import Walk
 from irpo.types import Ranking
 
@@ -103,20 +104,15 @@ def sample_answers(
 def constrained_ranking(
     model: Any, tokenizer: Any, items: Sequence[EncodedList], *, lists_per_batch: int
 ) -> list[Ranking]:
-    """The greedy answer among the complete ones, token by token: a permutation of each list's candidates, always.
+    """The greedy answer among the complete ones: a permutation of each list's candidates, always.
 
     Works in every prompt style. Of candidates with the same tokens the first is named first. Ends as soon as one
-    candidate is left.
+    candidate is left; a token that is forced costs no decision (`irpo.generation.guided`).
     """
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[Ranking]:
         walks = [Walk(items[i]) for i in chosen]
-        prompts = [items[i].prompt for i in chosen]
-        settings = _settings(tokenizer, max(answer_tokens(items[i]) for i in chosen), stop=[_no_token(runner)])
-        guide = _Guide(walks, settings.pad_token_id)
-        _run(runner, prompts, settings, processor=guide, stopping=_AllPlaced(walks))
-        if not all(walk.done for walk in walks):
-            raise RuntimeError("decoding ended before every candidate was placed")
+        follow(runner, [items[i].prompt for i in chosen], walks)
         return [Ranking(walk.order) for walk in walks]
 
     return _in_batches(model, items, lists_per_batch, decode)
@@ -205,63 +201,49 @@ def _settings(tokenizer: Any, max_new_tokens: int, stop: Sequence[int]) -> Gener
     )
 
 
-def _no_token(model: Any) -> int:
-    """An id that is never emitted: where a candidate's text holds an end of turn, it must not end the list."""
-    return int(model.get_output_embeddings().weight.shape[0]) + 1
-
-
 def _run(
     model: Any,
     prompts: Sequence[Sequence[int]],
     settings: GenerationConfig,
     *,
     processor: LogitsProcessor | None = None,
-    stopping: StoppingCriteria | None = None,
 ) -> list[list[int]]:
-    """The new tokens of each prompt. Left padding, because `generate` continues from the last column."""
+    """The new tokens of each prompt. Left padding, because `generate` continues from the last column.
+
+    A prompt that stands there several times goes through the model once.
+    """
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), int(settings.pad_token_id), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    first = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
     grown = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
+        input_ids=ids,
+        attention_mask=mask,
         generation_config=settings,
         logits_processor=LogitsProcessorList([] if processor is None else [processor]),
-        stopping_criteria=StoppingCriteriaList([] if stopping is None else [stopping]),
+        past_key_values=_prefilled(model, ids, mask, [first[tuple(prompt)] for prompt in prompts]),
     )
     rows: list[list[int]] = grown[:, width:].tolist()
     return rows
 
 
-class _Guide(LogitsProcessor):
-    """Leaves each row the one token that its walk takes next: of the allowed ones, the model's favourite."""
-
-    def __init__(self, walks: Sequence[Walk], pad: int) -> None:
-        self.walks = walks
-        self.pad = pad
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        choices = [walk.allowed() or [self.pad] for walk in self.walks]
-        width = max(map(len, choices))
-        allowed = torch.tensor([c + c[-1:] * (width - len(c)) for c in choices], device=scores.device)
-        likely = scores.gather(1, allowed).nan_to_num(nan=-torch.inf).argmax(1, keepdim=True)
-        chosen = allowed.gather(1, likely)
-        for walk, token in zip(self.walks, chosen.squeeze(1).tolist(), strict=True):
-            walk.step(token)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
-
-
-class _AllPlaced(StoppingCriteria):
-    """Ends a row whose order is known."""
-
-    def __init__(self, walks: Sequence[Walk]) -> None:
-        self.walks = walks
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        return torch.tensor([walk.done for walk in self.walks], device=input_ids.device)
+def _prefilled(model: Any, ids: Tensor, mask: Tensor, same_as: Sequence[int]) -> DynamicCache | None:
+    """The prompts but for their last token in a cache, each different one computed once; None where all differ."""
+    rows = sorted(set(same_as))
+    if len(rows) == len(same_as) or ids.shape[1] < 2:
+        return None
+    cache = DynamicCache(config=model.config)
+    seen = mask[rows, :-1]
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    model.get_decoder()(
+        input_ids=ids[rows, :-1], attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    cache.batch_select_indices(torch.tensor([rows.index(row) for row in same_as], device=ids.device))
+    return cache
 
 
 class _Gumbel(LogitsProcessor):

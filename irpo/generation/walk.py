@@ -40,6 +40,14 @@ class Walk:
         tokens = [self.item.bodies[j][self._depth] for j in self._going_on()]
         return list(dict.fromkeys(tokens + self._behind_ended()))
 
+    def advance(self) -> list[int]:
+        """Take the tokens that are forced; behind them the walk is done or has a choice."""
+        taken: list[int] = []
+        while len(allowed := self.allowed()) == 1:
+            taken.append(allowed[0])
+            self.step(allowed[0])
+        return taken
+
     def step(self, token: int) -> None:
         """Take an allowed token; `ValueError` for another one. A walk that is done stays as it is."""
         if self.done:

@@ -1,0 +1,89 @@
+"""Decoding along walks, one forward pass a decision: what is forced between two decisions is fed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from irpo.generation.walk import Walk
+from irpo.models import per_layer_type
+
+_NOBODY = -1  # the position of a column that is padding
+
+
+def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
+    """Take every walk to its end, always by the most likely of the allowed tokens; returns the number of passes.
+
+    A row's tokens up to its next decision go through the model in one pass, padded on the left, so that the last column
+    of a pass is a decision in every row. Columns know their positions: a sliding window counts those, and the gaps
+    between runs do not count. A row that is done leaves the batch.
+    """
+    rows = list(range(len(walks)))
+    runs = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
+    rows = [row for row in rows if not walks[row].done]
+    cache = DynamicCache()  # of no configuration: with one, layers would drop columns behind a window of columns
+    held = torch.zeros(len(rows), 0, dtype=torch.long)  # (R, C) position of each cached column
+    passes = 0
+    while rows:
+        states, held = _feed(model, [runs[row] for row in rows], cache, held)
+        passes += 1
+        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
+            walks[row].step(token)
+            runs[row] = [token, *walks[row].advance()]
+        going = [index for index, row in enumerate(rows) if not walks[row].done]
+        if 0 < len(going) < len(rows):
+            cache.batch_select_indices(torch.tensor(going, device=states.device))
+            held = held[going]
+        rows = [rows[index] for index in going]
+    return passes
+
+
+def _feed(model: Any, runs: Sequence[Sequence[int]], cache: DynamicCache, held: Tensor) -> tuple[Tensor, Tensor]:
+    """The last column's hidden states (R, H) after the runs, and the positions of all columns that are cached now."""
+    width = max(map(len, runs))
+    ids = torch.zeros(len(runs), width, dtype=torch.long)
+    positions = torch.full_like(ids, _NOBODY)
+    for row, run in enumerate(runs):
+        begin = int(held[row].max()) + 1 if held.shape[1] else 0
+        ids[row, width - len(run) :] = torch.tensor(run)
+        positions[row, width - len(run) :] = torch.arange(begin, begin + len(run))
+    held = torch.cat([held, positions], 1)
+    device, config = model.device, model.config.get_text_config()
+    masks = per_layer_type(config, lambda window: _additive(positions, held, window, model.dtype).to(device))
+    states: Tensor = model.get_decoder()(
+        input_ids=ids.to(device),
+        position_ids=positions.clamp(min=0).to(device),
+        attention_mask=masks,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return states[:, -1], held
+
+
+def _additive(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """The mask (R, 1, Q, K) of the last Q of K columns: real, not later, within the window. Padding sees itself."""
+    apart = queries[:, :, None] - keys[:, None, :]
+    seen = (keys[:, None, :] != _NOBODY) & (apart >= 0)
+    if window is not None:
+        seen &= apart < window
+    count, total = queries.shape[1], keys.shape[1]
+    seen |= torch.eye(total, dtype=torch.bool)[total - count :]
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> list[int]:
+    """Of each row's allowed tokens the most likely, the first of equals; logits of these alone, in float32."""
+    row = torch.tensor([index for index, tokens in enumerate(allowed) for _ in tokens], device=states.device)
+    token = torch.tensor([token for tokens in allowed for token in tokens], device=states.device)
+    head = model.get_output_embeddings()
+    if type(head) is torch.nn.Linear:
+        logits = (head.weight[token].float() * states[row].float()).sum(-1)
+        logits = logits if head.bias is None else logits + head.bias[token].float()
+    else:  # quantized, or with an adapter
+        logits = head(states)[row, token].float()
+    values = logits.nan_to_num(nan=-torch.inf).split([len(tokens) for tokens in allowed])
+    return [tokens[int(logit.argmax())] for tokens, logit in zip(allowed, values, strict=True)]
