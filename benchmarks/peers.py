@@ -85,6 +85,7 @@ def trl_pairs(model: Any, item: EncodedList, count: int | None, *, defaults: boo
         loss: Tensor = trainer.training_step(trainer.model, dict(batch))
         return loss
 
+    trainer.current_gradient_accumulation_steps = 1  # as its train() sets
     if settings.gradient_checkpointing:  # as its train() does
         trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return run

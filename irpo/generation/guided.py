@@ -81,9 +81,10 @@ def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> lis
     token = torch.tensor([token for tokens in allowed for token in tokens], device=states.device)
     head = model.get_output_embeddings()
     if type(head) is torch.nn.Linear:
+        bias: Tensor | None = head.bias
         logits = (head.weight[token].float() * states[row].float()).sum(-1)
-        logits = logits if head.bias is None else logits + head.bias[token].float()
+        logits = logits if bias is None else logits + bias[token].float()
     else:  # quantized, or with an adapter
         logits = head(states)[row, token].float()
-    values = logits.nan_to_num(nan=-torch.inf).split([len(tokens) for tokens in allowed])
+    values = torch.split(logits.nan_to_num(nan=-torch.inf), [len(tokens) for tokens in allowed])
     return [tokens[int(logit.argmax())] for tokens, logit in zip(allowed, values, strict=True)]
