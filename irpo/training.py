@@ -190,7 +190,6 @@ class ListTrainer(Trainer):
             return score_batch(model, batch, length=self.method.length).table
 
     @torch.no_grad()
-    @torch.no_grad()
     def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
         """The starting policy's scores (I, K) of every training list, once."""
         model.eval()
