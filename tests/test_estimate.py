@@ -118,15 +118,24 @@ def config(*overrides):
     return load_config(FILES, [*NO_DATA, *overrides])
 
 
-def test_half_the_tokens_in_a_batch_keep_about_half():
-    kept = []
-    for tokens in (2048, 1024):
+@pytest.mark.parametrize("anchor", [0, 1])
+def test_smaller_batches_keep_less_in_proportion_to_their_tokens(anchor):
+    kept = {}
+    for budget in (4096, 2048):
         run = config(
-            f"training.tokens_per_batch={tokens}", "training.lists_per_update=16", "training.validation_fraction=0"
+            f"training.tokens_per_batch={budget}",
+            "training.lists_per_update=16",
+            "training.validation_fraction=0",
+            f"method.nll_weight={anchor}",
         )
         plan = plan_of(run, method_of(run), sample_of(run))
-        kept.append(simulate(shape_of("embedded"), Build(lora=LORA), plan.passes).bytes[KEPT])
-    assert kept[1] == pytest.approx(kept[0] / 2, rel=0.15)
+        (live,) = plan.passes.live
+        tokens = live.ids.numel()
+        assert tokens <= budget
+        kept[tokens] = simulate(shape_of("embedded"), Build(lora=LORA), plan.passes).bytes[KEPT]
+    (large, most), (small, least) = kept.items()
+    assert small <= 0.6 * large
+    assert least / most == pytest.approx(small / large, rel=0.15)
 
 
 @pytest.mark.parametrize("style", ["text", "label", "response"])
