@@ -5,7 +5,8 @@
 
 A fresh process a case. On a CPU the peak of resident memory during two steps less resident memory before them, with
 malloc giving freed blocks back (MALLOC_MMAP_THRESHOLD_), on a GPU the peak of allocated memory less what was allocated.
-Both sides take the reference with the adapters off. Ratio above 1: we need less.
+Both sides take the reference with the adapters off;
+theirs takes a list at a time, ours as many as its batch of 8,192 tokens holds. Ratio above 1: we need less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import torch
 from peers import expanded
-from setting import SHAPES, Case, our_step, show, step_of
+from setting import Case, our_step, show, step_of
+from shapes import case_of, command_line, kind_of
 
 
 def resident(field: str) -> int:
@@ -55,12 +57,7 @@ def apart(case: Case, side: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--shape", choices=SHAPES, default="24m")
-    parser.add_argument("--tuning", choices=["lora", "nf4"], default="lora")
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--prompt", type=int, default=256)
+    parser = command_line(__doc__, repetitions=1)
     parser.add_argument("--measure", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,10 +65,9 @@ def main() -> None:
         print(measure(Case(**json.loads(options.case)), options.measure))
         return
     for lists in (1,) if options.quick else (1, 4):
-        case = Case(options.shape, options.tuning, options.checkpointing, options.prompt, lists=lists)
-        kind = f"{case.shape} {case.tuning}{' checkpointing' if case.checkpointing else ''}"
+        case = case_of(options, lists=lists)
         figures = (apart(case, "ours"), apart(case, "theirs"))
-        show("memory", f"{kind} P={case.prompt} K={case.candidates} lists={lists}", "expanded", figures, "MB")
+        show("memory", f"{kind_of(case)} P={case.prompt} K={case.candidates} lists={lists}", "expanded", figures, "MB")
 
 
 if __name__ == "__main__":

@@ -45,12 +45,15 @@ def expanded_loss(model: Any, items: Sequence[EncodedList]) -> Tensor:
 
 
 def expanded(model: Any, items: Sequence[EncodedList]) -> Callable[[], Tensor]:
-    """Forward and backward of `expanded_loss`."""
+    """Forward and backward of `expanded_loss`, a list at a time: more lists at once need its memory as many times."""
 
     def run() -> Tensor:
-        loss = expanded_loss(model, items)
-        loss.backward()
-        return loss.detach()
+        total = torch.zeros((), device=causal_lm(model).device)
+        for item in items:
+            loss = expanded_loss(model, [item]) / len(items)
+            loss.backward()
+            total += loss.detach()
+        return total
 
     return run
 
@@ -58,8 +61,9 @@ def expanded(model: Any, items: Sequence[EncodedList]) -> Callable[[], Tensor]:
 def trl_pairs(model: Any, item: EncodedList, count: int | None, *, defaults: bool) -> Callable[[], Tensor]:
     """TRL's `DPOTrainer` on the first `count` (positive, negative) pairs of a list, None for all of them.
 
-    It gets the batch that its collator would make of these tokens. `defaults` leaves `DPOConfig` as it comes (bfloat16
-    and gradient checkpointing); else it computes as we do.
+    It gets the batches that its collator would make of these tokens, of as many pairs as its default: all 36 pairs of
+    a list at once would need about 28 GB. `defaults` leaves `DPOConfig` as it comes (bfloat16 and gradient
+    checkpointing); else it computes as we do.
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -75,20 +79,25 @@ def trl_pairs(model: Any, item: EncodedList, count: int | None, *, defaults: boo
     negative = [body for body, y in zip(item.bodies, item.relevance, strict=True) if y == 0]
     pairs = list(product(positive, negative))[:count]
     prompt = item.prompt + item.heads[0]
-    answers = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
-    ids = torch.tensor([prompt + body for body in answers], device=causal_lm(model).device)
-    scored = torch.zeros_like(ids)
-    scored[:, len(prompt) :] = 1
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": scored}
+    size, device = settings.per_device_train_batch_size, causal_lm(model).device
+    batches = [_collated(prompt, pairs[start : start + size], device) for start in range(0, len(pairs), size)]
 
     def run() -> Tensor:
-        loss: Tensor = trainer.training_step(trainer.model, dict(batch))
-        return loss
+        return torch.stack([trainer.training_step(trainer.model, dict(batch)) for batch in batches]).mean()
 
     trainer.current_gradient_accumulation_steps = 1  # as its train() sets
     if settings.gradient_checkpointing:  # as its train() does
         trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return run
+
+
+def _collated(prompt: tuple[int, ...], pairs: Sequence[tuple[Any, Any]], device: Any) -> dict[str, Tensor]:
+    """Pairs as TRL's collator makes them: all chosen, then all rejected."""
+    answers = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
+    ids = torch.tensor([prompt + body for body in answers], device=device)
+    scored = torch.zeros_like(ids)
+    scored[:, len(prompt) :] = 1
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": scored}
 
 
 def limit(model: Any, items: Sequence[EncodedList]) -> Callable[[], Tensor]:

@@ -10,17 +10,17 @@ list at a time, as a user waits for it, and 16 lists a batch. Ratio above 1: mor
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from typing import Any
 
 import torch
-from setting import SHAPES, Case, interleaved, show
+from setting import interleaved, show
+from shapes import case_of, command_line, kind_of
 
 from irpo.encoding import EncodedList
 from irpo.generation import answer_tokens, constrained_ranking, generate_text
 from irpo.models import load_tokenizer
-from irpo.scorers import SCORERS, score_lists
+from irpo.scorers import SCORERS, causal_lm, score_lists
 
 BATCH = 16
 
@@ -31,17 +31,12 @@ def labelled(item: EncodedList) -> EncodedList:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--shape", choices=SHAPES, default="24m")
-    parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--repetitions", type=int, default=5)
-    options = parser.parse_args()
-    case = Case(options.shape, prompt=options.prompt, lists=BATCH)
+    options = command_line(__doc__, repetitions=5).parse_args()
+    case = case_of(options, lists=BATCH)
     model, tokenizer, items = case.model().eval(), load_tokenizer("embedded"), case.items()
-    tokenizer.eos_token = None
+    tokenizer.eos_token = causal_lm(model).generation_config.eos_token_id = None
     for lists in (1, BATCH):
-        name = f"{case.shape} P={case.prompt} K={case.candidates}, {lists} lists a batch"
+        name = f"{kind_of(case)} P={case.prompt} K={case.candidates}, {lists} lists a batch"
         compare(name, model, tokenizer, items[:lists], 1 if options.quick else options.repetitions)
 
 

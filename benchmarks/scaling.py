@@ -10,13 +10,13 @@ K=20": ours is by how much the time grew, theirs by how much the tokens did; the
 
 from __future__ import annotations
 
-import argparse
 import random
 from pathlib import Path
 from typing import Any
 
 from peers import limit
 from setting import Case, interleaved, our_trainer, show
+from shapes import case_of, command_line, kind_of
 
 from irpo.config import load_config
 from irpo.models import load_tokenizer
@@ -35,9 +35,9 @@ FOLDERS = {
 }
 
 
-def works_of(case: Case) -> tuple[dict[str, Any], int]:
+def works_of(case: Case, model: Any) -> tuple[dict[str, Any], int]:
     """Our step (cached reference, no optimiser) and the bare one; and the tokens of a step."""
-    model, items = case.model(), case.items()
+    items = case.items()
     trainer = our_trainer(model, items, "precomputed")
     bare = limit(model, items)
 
@@ -52,27 +52,31 @@ def works_of(case: Case) -> tuple[dict[str, Any], int]:
     return {"ours": ours, "theirs": theirs}, make_batch(items, SCORERS.build("independent")).tokens
 
 
-def by_candidates(counts: tuple[int, ...], repetitions: int) -> None:
+def by_candidates(cases: dict[int, Case], repetitions: int) -> None:
     """All list lengths in turns, so that growth is measured in one run."""
-    works, tokens = {}, {}
-    for count in counts:
-        own, tokens[count] = works_of(Case(candidates=count))
+    works, tokens, model = {}, {}, next(iter(cases.values())).model()
+    for count, case in cases.items():
+        own, tokens[count] = works_of(case, model)
         works |= {f"{count} {side}": work for side, work in own.items()}
     taken = interleaved(works, repetitions)
-    for count in counts:
+    for count, case in cases.items():
         figures = (taken[f"{count} ours"], taken[f"{count} theirs"])
-        show("scaling", f"24m P=256 K={count}", "limit", figures, "s/step", tokens=tokens[count])
-    for count in counts:
+        show("scaling", name_of(case), "limit", figures, "s/step", tokens=tokens[count])
+    for count, case in cases.items():
         if count > 20:
             growth = (taken[f"{count} ours"] / taken["20 ours"], tokens[count] / tokens[20])
-            show("scaling", f"24m P=256 K={count} vs K=20", "limit", growth, "times as much")
+            show("scaling", f"{name_of(case)} vs K=20", "limit", growth, "times as much")
 
 
-def one_by_one(cases: list[tuple[str, Case]], repetitions: int) -> None:
-    for name, case in cases:
-        works, tokens = works_of(case)
+def name_of(case: Case) -> str:
+    return f"{kind_of(case)} P={case.prompt} K={case.candidates}"
+
+
+def one_by_one(cases: list[Case], repetitions: int) -> None:
+    for case in cases:
+        works, tokens = works_of(case, case.model())
         taken = interleaved(works, repetitions)
-        show("scaling", name, "limit", (taken["ours"], taken["theirs"]), "s/step", tokens=tokens)
+        show("scaling", name_of(case), "limit", (taken["ours"], taken["theirs"]), "s/step", tokens=tokens)
 
 
 def padding(folder: Path) -> None:
@@ -104,19 +108,20 @@ def padding(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = command_line(__doc__, repetitions=5)
     parser.add_argument("--padding", type=Path, metavar="FOLDER")
-    parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     if options.padding:
         padding(options.padding)
         return
-    by_candidates((20, 100) if options.quick else (5, 10, 20, 50, 100), options.repetitions)
-    if not options.quick:
-        prompts = [(f"24m P={n} K=20", Case(prompt=n)) for n in (128, 512, 1024, 2048, 4096)]
-        models = [(f"{shape} P=256 K=20", Case(shape)) for shape in ("8m", "24m", "90m")]
-        one_by_one(prompts + models, options.repetitions)
+    counts = (20, 100) if options.quick else (5, 10, 20, 50, 100)
+    by_candidates({count: case_of(options, candidates=count) for count in counts}, options.repetitions)
+    if options.quick:
+        return
+    cases = [case_of(options, prompt=count) for count in (128, 512, 1024, 2048, 4096)]
+    if options.shape == "24m":
+        cases += [case_of(options, shape=shape) for shape in ("8m", "24m", "90m")]
+    one_by_one(cases, options.repetitions)
 
 
 if __name__ == "__main__":

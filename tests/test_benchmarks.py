@@ -1,5 +1,7 @@
 """The benchmarks compare the same things: losses agree, and every peer runs."""
 
+import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -8,10 +10,76 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from peers import expanded_loss, limit, trl_pairs
+from memory import apart
+from peers import expanded, expanded_loss, limit, trl_pairs
 from setting import Case, our_step, our_trainer, show, step_of
+from throughput import operations
+
+from irpo.scorers import SCORERS, make_batch
 
 CASE = Case("8m", prompt=12, candidates=4, tokens=3, lists=2)
+TINY = "--quick --shape 8m --prompt 12 --candidates 4 --tokens 3 --repetitions 1"
+
+
+def lines_of(script, arguments, monkeypatch, capsys):
+    """What a script prints, read back."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments.split()])
+    importlib.import_module(script).main()
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("script", ["throughput", "memory", "ranking", "scaling"])
+def test_every_script_says_what_it_takes(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as found:
+        importlib.import_module(script).main()
+    assert found.value.code == 0
+    assert "--quick" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "against"),
+    [
+        ("throughput", "--only limit", {"limit", "adapters_off"}),
+        ("throughput", "--only expanded", {"expanded"}),
+        ("ranking", "", {"free_generation"}),
+        ("scaling", "", {"limit"}),
+    ],
+)
+def test_a_tiny_case_ends_in_lines(script, more, against, monkeypatch, capsys):
+    lines = lines_of(script, f"{TINY} {more}", monkeypatch, capsys)
+    assert {line["against"] for line in lines} == against
+    assert all(line["benchmark"] == script and line["ours"] > 0 and line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of resident memory are read from Linux")
+def test_a_step_needs_memory_in_a_process_of_its_own():
+    assert apart(CASE, "ours") > 0
+
+
+@pytest.mark.parametrize("work", [expanded, limit])
+def test_a_peer_gives_the_adapter_a_gradient(work):
+    model = CASE.model()
+    work(model, CASE.items())()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_list_at_a_time_has_the_gradient_of_all_at_once():
+    model, items = CASE.model(), CASE.items()
+    learn = [p for p in model.parameters() if p.requires_grad]
+    whole = torch.autograd.grad(expanded_loss(model, items), learn)
+    expanded(model, items)()
+    torch.testing.assert_close([p.grad for p in learn], list(whole), rtol=1e-3, atol=1e-5)
+
+
+def test_operations_leave_the_embedding_out():
+    model, batch = CASE.model(), make_batch(CASE.items(), SCORERS.build("independent"))
+    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    table = 16000 * 256
+    layer = 4 * 256 * 256 + 3 * 256 * 768 + 2 * 256
+    frozen = 4 * layer + 256  # four layers and the last norm
+    expected = (4 * (frozen + learn) + 2 * learn) * batch.tokens + 4 * table * len(batch.cells)
+    assert operations(model, batch) == expected
 
 
 def test_whole_sequences_with_full_logits_have_our_loss():
@@ -23,12 +91,6 @@ def test_whole_sequences_with_full_logits_have_our_loss():
     assert float(ours) == pytest.approx(float(theirs), abs=1e-4)
 
 
-def test_the_limit_runs_as_many_tokens_and_head_places():
-    model, items = CASE.model(), CASE.items()
-    limit(model, items)()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-
-
 @pytest.mark.parametrize("defaults", [False, True])
 def test_trl_takes_a_step_on_our_pair(defaults):
     pytest.importorskip("trl")
@@ -36,6 +98,13 @@ def test_trl_takes_a_step_on_our_pair(defaults):
     loss = step_of(model, trl_pairs(model, items[0], 1, defaults=defaults))()
     assert loss > 0
     assert our_step(CASE.model(), items, "precomputed")() > 0
+
+
+def test_trl_takes_a_list_in_batches_of_its_own():
+    pytest.importorskip("trl")
+    case = Case("8m", prompt=6, candidates=12, tokens=2)  # 2 x 10 pairs: batches of 8, 8 and 4
+    model = case.model()
+    assert step_of(model, trl_pairs(model, case.items()[0], None, defaults=False))() > 0
 
 
 def test_a_line_is_json_with_a_ratio_above_1_where_we_are_better(capsys):
