@@ -15,6 +15,7 @@ import torch
 from qlora_steps import random_list
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from irpo.attention import use_split_attention
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
 from irpo.method import Method
@@ -108,7 +109,7 @@ class Case:
         device = default_device()
         torch.manual_seed(0)
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = use_split_attention(AutoModelForCausalLM.from_config(config, dtype=dtype))
         if self.tuning != "nf4":
             return model.to(device).eval()
         with tempfile.TemporaryDirectory() as folder:

@@ -171,6 +171,7 @@ class ListBatch:
     mask: Tensor  # (B, K), True = a real candidate
     ranks: int  # I
     target: bool
+    trunk: int  # first columns that are the trunk of the first list in every row; less than T
     items: tuple[EncodedList, ...]
 
     def __len__(self) -> int:
@@ -234,6 +235,7 @@ def collate(
         mask=mask,
         ranks=max(layout.ranks for layout in layouts),
         target=layouts[0].target,
+        trunk=_causal_columns(lists, branches),
         items=tuple(items),
     )
 
@@ -290,21 +292,27 @@ def _padded(parts: Sequence[tuple[int, Layout]], width: int, pad_id: int, left: 
     return [[fill] * gap + part if left else part + [fill] * gap for part, fill in columns]
 
 
-def visible(batch: ListBatch, window: int | None = None) -> Tensor:
-    """Which column may see which, (R, T, T) bool: the same list, not later, in the trunk or in one's own branch.
+def _causal_columns(lists: Tensor, branches: Tensor) -> int:
+    trunk = (lists == lists[:, :1]) & (lists != PAD_LIST) & (branches == 0)
+    return min(int(trunk.cumprod(1).sum(1).min()), lists.shape[1] - 1)
 
-    `window` is a sliding window of that many *positions* (columns would count the other branches too). A padding
-    column sees itself, so that no softmax runs over nothing.
+
+def visible(batch: ListBatch, window: int | None = None, *, first: int = 0) -> Tensor:
+    """Which column, from `first` on, may see which, (R, T - first, T) bool.
+
+    It sees the same list, not later, in the trunk or in its own branch. `window` is a sliding window of that many
+    *positions* (columns would count the other branches too). A padding column sees itself, so that no softmax runs over
+    nothing.
     """
     column = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    causal = column[None, :] <= column[:, None]
-    same_list = batch.lists[:, :, None] == batch.lists[:, None, :]
+    causal = column[None, :] <= column[first:, None]
+    same_list = batch.lists[:, first:, None] == batch.lists[:, None, :]
     key = batch.branches[:, None, :]
-    own_or_trunk = (key == 0) | (key == batch.branches[:, :, None])
+    own_or_trunk = (key == 0) | (key == batch.branches[:, first:, None])
     seen = causal & same_list & own_or_trunk & (batch.lists != PAD_LIST)[:, None, :]
     if window is not None:
-        seen &= batch.positions[:, :, None] - batch.positions[:, None, :] < window
-    return seen | torch.eye(len(column), dtype=torch.bool, device=column.device)
+        seen &= batch.positions[:, first:, None] - batch.positions[:, None, :] < window
+    return seen | (column[None, :] == column[first:, None])
 
 
 def block_mask(batch: ListBatch, window: int | None = None) -> Any:

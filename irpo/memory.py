@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
+from irpo.attention import use_split_attention
 from irpo.encoding import ListBatch
 from irpo.models import LoraOptions, add_lora
 from irpo.scorers import score_batch
@@ -29,10 +30,7 @@ from irpo.types import UserError
 WEIGHTS, LEARNING, KEPT, PASSING = "weights", "learning", "kept", "passing"  # what a storage is for
 
 _aten = torch.ops.aten
-_BLOCK, _NESTED = (
-    64,
-    256,
-)  # weights to a constant, and constants to a constant of theirs, in NF4 with double quantization
+_BLOCK, _NESTED = 64, 256  # weights to a constant, and constants to one of theirs, in NF4 with double quantization
 
 
 def nf4_bytes(weights: int) -> int:
@@ -226,7 +224,7 @@ def build_model(config: Any, build: Build) -> tuple[Any, int, int]:
     _without_length_rules(text)
     attention = {} if build.attention in ("auto", "flex_attention") else {"attn_implementation": build.attention}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=build.dtype, **attention)
+        model = use_split_attention(AutoModelForCausalLM.from_config(config, dtype=build.dtype, **attention))
         base = sum(p.numel() for p in model.parameters())
         if build.nf4:
             _quantize(model)

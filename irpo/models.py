@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from irpo.attention import use_split_attention
 from irpo.resources import embedded_dir
 from irpo.types import UserError
 
@@ -109,7 +110,7 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
         raise UserError(_not_there(name, error)) from None
     if options.quantization == "nf4":
         require_four_bit(model)
-    return model.eval()
+    return use_split_attention(model).eval()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from irpo.attention import SPLIT
 from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
 from irpo.models import per_layer_type
@@ -177,15 +178,17 @@ def causal_lm(model: Any) -> Any:
 def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
     """The batch's mask as this model family takes it: one, or one a layer type (Gemma, Qwen).
 
-    A block mask for FlexAttention, which skips what no column sees; an additive 4-D mask for the others.
+    A block mask for FlexAttention, which skips what no column sees; an additive 4-D mask for the others, of which
+    `split_attention` gets the rows behind the trunk, where no sliding window ends within it.
     """
+    kind = config._attn_implementation
 
     def additive(window: int | None) -> Tensor:
-        seen = visible(batch, window)[:, None]
+        split = kind == SPLIT and (window is None or window >= batch.trunk)
+        seen = visible(batch, window, first=batch.trunk if split else 0)[:, None]
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
-    flex = config._attn_implementation == "flex_attention"
-    return per_layer_type(config, partial(block_mask, batch) if flex else additive)
+    return per_layer_type(config, partial(block_mask, batch) if kind == "flex_attention" else additive)
 
 
 def hidden_states(model: Any, batch: ListBatch) -> Tensor:

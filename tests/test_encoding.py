@@ -139,6 +139,22 @@ def test_a_block_mask_sees_what_the_dense_mask_sees(window, left):
     assert torch.equal(found & real, visible(batch, window) & real)
 
 
+@pytest.mark.parametrize("scorer", ["independent", "label"])
+@pytest.mark.parametrize("left", [False, True])
+def test_columns_before_the_mask_are_the_trunk_of_every_row(scorer, left):
+    items = encoded("label") if scorer == "label" else [*encoded(), *encoded()]
+    batch = make_batch(items, SCORERS.build(scorer), left=left)
+    rows, columns = batch.ids.shape
+    causal = torch.ones(columns, columns, dtype=torch.bool).tril().expand(rows, -1, -1)
+    seen = visible(batch)
+    assert torch.equal(seen[:, : batch.trunk], causal[:, : batch.trunk])
+    assert torch.equal(visible(batch, first=batch.trunk), seen[:, batch.trunk :])
+    first_of_row = [min(column for column in range(columns) if batch.lists[row, column] >= 0) for row in range(rows)]
+    if max(first_of_row) == 0:
+        shortest = min(len(items[batch.lists[row, 0]].prompt) for row in range(rows))
+        assert shortest <= batch.trunk < columns
+
+
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
 def test_packing_places_every_list_once_with_little_padding(lengths):
     rows = pack(lengths)

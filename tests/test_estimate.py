@@ -103,7 +103,8 @@ def test_operations_are_those_of_the_matrix_products():
     layers = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
     rows, width = one.ids.shape
     head = 6 * 64 * 320 * len(one.cells)
-    attention = 2 * 14 * rows * width**2 * 64  # in 2 layers: 2 products forward, 5 backward, 2 operations each
+    pairs = one.trunk**2 + (width - one.trunk) * width  # of columns: the trunk's, and the others with all
+    attention = 2 * 14 * rows * pairs * 64  # in 2 layers: 2 products forward, 5 backward, 2 operations each
     assert used.operations == pytest.approx(6 * layers * one.ids.numel() + head + attention, rel=0.02)
 
 

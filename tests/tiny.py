@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from irpo.attention import use_split_attention
+
 FAMILIES = ("llama", "gemma2", "gemma3", "phi3", "qwen3", "mistral")
 VOCABULARY = 320  # the tokenizer's size: specials, 256 bytes, then merges
 
@@ -71,7 +73,8 @@ def tiny_model(family: str = "llama", *, seed: int = 0, attention: str | None = 
     options = {} if attention is None else {"attn_implementation": attention}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(made, dtype=torch.float32, **options).eval()
+        model = AutoModelForCausalLM.from_config(made, dtype=torch.float32, **options).eval()
+    return use_split_attention(model) if attention is None else model  # as load_model does
 
 
 @cache

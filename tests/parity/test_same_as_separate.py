@@ -5,6 +5,7 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from torch.nn.attention.flex_attention import flex_attention
 
+from irpo.attention import SPLIT
 from irpo.encoding import EncodedList, encode
 from irpo.prompting import Prompt
 from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
@@ -87,6 +88,25 @@ def test_packed_rows_same_as_separate_with_gradients(family, config, left, monke
     pull = torch.randn(len(ours), generator=torch.Generator().manual_seed(0))
     mine, alone = (torch.autograd.grad(scores @ pull, weights) for scores in (ours, theirs))
     torch.testing.assert_close(mine, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [8, 64, 512])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("llama", "gemma2")])
+def test_split_attention_same_as_a_dense_mask(family, window):
+    """A window within the trunk, one that ends among the branches, one longer than the row; rows of several lists."""
+    config = {**WINDOWS[family], "sliding_window": window}
+    items = [*encoded("text"), *encoded("text")]
+    batch = make_batch(items, SCORERS.build("independent"), target=True)
+    assert 0 < batch.trunk < 64 < batch.ids.shape[1] < 512
+    found = []
+    for attention in ("sdpa", None):
+        model = tiny_model(family, attention=attention, **config)
+        scores = score_batch(model, batch)
+        pull = torch.randn(scores.first.shape, generator=torch.Generator().manual_seed(0))
+        loss = (scores.first * pull)[batch.mask].sum() + 0.1 * scores.target.sum()
+        found.append((scores.first, torch.autograd.grad(loss, list(model.parameters()))))
+    assert model.config._attn_implementation == SPLIT
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
