@@ -173,7 +173,7 @@ def rank(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="objectives, metrics, scorers or tasks; default: all.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="objectives, metrics, scorers, tasks, rewards, samplers.")] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
