@@ -29,6 +29,7 @@ import torch
 from qlora_steps import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from irpo.attention import use_split_attention
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
 from irpo.estimate import MATMUL_SHARE, matmul_rate
@@ -120,7 +121,8 @@ def resident(what: str) -> int:
 
 def run(case: Case, items: list[EncodedList] | None = None) -> float:
     """Two updates; seconds of the last."""
-    model: Any = AutoModelForCausalLM.from_config(configuration(case.hidden, case.layers), dtype=torch.float32)
+    made = AutoModelForCausalLM.from_config(configuration(case.hidden, case.layers), dtype=torch.float32)
+    model = use_split_attention(made)
     if not case.full:
         model = add_lora(model, LoraOptions(), seed=0)
     if case.checkpointing:

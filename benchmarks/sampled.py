@@ -19,6 +19,7 @@ import torch
 from qlora_steps import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from irpo.attention import use_split_attention
 from irpo.config import TrainingConfig
 from irpo.method import Method
 from irpo.models import LoraOptions, add_lora, load_tokenizer
@@ -40,7 +41,8 @@ def stepper(name: str, lists: int, candidates: int) -> Any:
     """A function that takes one step of an objective and returns its seconds."""
     items = [random_list(str(i), SHAPE["vocab_size"], 256, candidates, 8) for i in range(lists)]
     torch.manual_seed(0)
-    model = add_lora(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)), LoraOptions(r=8), seed=0)
+    base = use_split_attention(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)))
+    model = add_lora(base, LoraOptions(r=8), seed=0)
     method = Method(OBJECTIVES.build(name), SCORERS.build("independent"), reference="precomputed")
     config = TrainingConfig(updates=1, lists_per_update=lists)
     settings = training_arguments(config, Path(tempfile.mkdtemp()), lists=lists, validates=False, seed=0)
