@@ -191,7 +191,7 @@ def _train_offline(
     if best := trainer.state.best_model_checkpoint:
         taken = f"update {best.rpartition('-')[2]} of {trainer.state.global_step}"
         say(f"kept: {taken}, the first with the best {BEST} on {len(validation)} validation lists")
-    return trainer.evaluate() if validation else {}
+    return trainer.measure() if validation else {}
 
 
 def _train_online(job: Job, out: Path) -> dict[str, float]:

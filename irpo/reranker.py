@@ -8,15 +8,16 @@ for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from irpo.config import RUN_CONFIG, RunConfig, load_config
 from irpo.encoding import EncodedList, encode
 from irpo.generation import constrained_ranking, generate_text
-from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, load_adapter, load_model, load_tokenizer
+from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, default_device, load_adapter, load_model, load_tokenizer
 from irpo.parsing import parse_ranking, repair
+from irpo.progress import say
 from irpo.prompting import PromptBuilder, Style, load_template
 from irpo.registry import load_plugins
 from irpo.resources import prompts_dir
@@ -50,9 +51,9 @@ def load_options(config: RunConfig) -> LoadOptions:
 def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool = False) -> Any:
     """A model by name: a run's adapter on its base (merged into it where `merge`), a run's full weights, or a base."""
     config = run_config(name)
+    options = _that_run_here(options or (load_options(config) if config else LoadOptions()))
     if config is None:
         return load_model(name, options)
-    options = options or load_options(config)
     folder = Path(name)
     if (folder / FULL).is_dir():
         return load_model(str(folder / FULL), options)
@@ -62,6 +63,14 @@ def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool =
         raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
     model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
     return model.merge_and_unload() if merge else model.eval()
+
+
+def _that_run_here(options: LoadOptions) -> LoadOptions:
+    """FlexAttention trains on a GPU only; elsewhere `eager`, which every family has, and the user is told."""
+    if options.attention != "flex_attention" or default_device().type == "cuda":
+        return options
+    say("note: model.attention flex_attention needs a GPU; eager is used here, with the same results")
+    return replace(options, attention="eager")
 
 
 def base_name(name: str) -> str:

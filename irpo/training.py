@@ -258,7 +258,7 @@ class ListTrainer(Trainer):
         parameters: int = sum(p.numel() for p in self.model.parameters())
         return 6 * parameters * sum(len(item.prompt) + sum(map(len, item.bodies)) for item in inputs)
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """NDCG@10 of the validation lists ranked by the scorer, which never sees their labels."""
         start = time.perf_counter()
         self.model.eval()
@@ -266,8 +266,13 @@ class ListTrainer(Trainer):
         with self._autocast():
             scores = score_lists(self.model, self.tokenizer, hidden, self.method.scorer, length=self.method.length)
         each = [ndcg_of(row, item.relevance, 10) for row, item in zip(scores, self.validation, strict=True)]
-        metrics = {f"eval_{BEST}": sum(each) / len(each), "eval_lists": len(hidden)}
-        metrics["eval_seconds"] = round(time.perf_counter() - start, 3)
+        seconds = round(time.perf_counter() - start, 3)
+        return {f"eval_{BEST}": sum(each) / len(each), "eval_lists": len(hidden), "eval_seconds": seconds}
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
+        start = time.perf_counter()
+        metrics = self.measure()
         self.tally.since += time.perf_counter() - start  # speed is that of training
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -5,6 +5,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
+from irpo.attention import SPLIT
 from irpo.models import (
     LoadOptions,
     LoraOptions,
@@ -16,6 +17,7 @@ from irpo.models import (
     require_four_bit,
     trainable_parameters,
 )
+from irpo.reranker import load_weights
 from irpo.scorers import SCORERS, check_model, score_lists
 from irpo.types import UserError
 
@@ -142,3 +144,15 @@ def test_check_model_finds_positions_counted_by_column():
 
     with pytest.raises(UserError, match="'mpt' cannot be scored in one pass"):
         check_model(MptForCausalLM(MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=320)).eval())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="FlexAttention runs there")
+def test_flex_attention_without_a_gpu_is_replaced_aloud(capsys):
+    model = load_weights("embedded", LoadOptions(attention="flex_attention"))
+    assert model.config._attn_implementation == "eager"
+    assert "flex_attention needs a GPU" in capsys.readouterr().err
+
+
+def test_sdpa_is_split_at_the_trunk():
+    assert load_weights("embedded").config._attn_implementation == SPLIT
+    assert load_weights("embedded", LoadOptions(attention="eager")).config._attn_implementation == "eager"
