@@ -1,36 +1,81 @@
-"""Attention over rows that begin with a trunk: the causal kernel for the trunk, a mask only for the columns behind it.
+"""Attention over rows of a trunk and its branches, without computing what the mask would throw away.
 
-A dense mask makes a kernel compute every pair of columns. The trunk's columns see the trunk alone, so they need none:
-on long prompts that is most of the work.
+A dense mask makes a kernel compute every pair of columns. The trunk's columns see the trunk alone, so they go through
+the causal kernel without a mask; the columns behind it go in parts, each with the keys that it can see at all: the
+trunk and the few branches of the part, not all the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 SPLIT = "sdpa_split"  # the name under which transformers knows it
+COLUMNS = 128  # of a part, about; fewer skip more and call the kernel more often
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns `start` to `stop` of those behind the trunk; they see the trunk and the columns from `reach` on."""
+
+    start: int
+    stop: int
+    reach: int  # counted behind the trunk as well
+    mask: Tensor  # (R, 1, stop - start, trunk + stop - reach), additive
+
+
+def in_parts(mask: Tensor, reach: Sequence[int]) -> Tensor:
+    """The mask (R, 1, M, T) of the last M columns, which now carries its parts for `split_attention`.
+
+    `reach[i]` is the first of these columns that any row's column i sees.
+    """
+    count, trunk = mask.shape[2], mask.shape[3] - mask.shape[2]
+    parts = max(1, round(count / COLUMNS))
+    found = []
+    for start, stop in pairwise(count * part // parts for part in range(parts + 1)):
+        first = min(reach[start:stop])
+        rows = mask[:, :, start:stop]
+        seen = torch.cat([rows[..., :trunk], rows[..., trunk + first : trunk + stop]], -1)
+        found.append(Part(start, stop, first, seen))
+    if parts > 1:
+        mask.parts = found  # type: ignore[attr-defined]
+    return mask
 
 
 def split_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' `sdpa`, except where a mask has fewer rows (T - n) than there are queries (T).
+    """transformers' `sdpa`, except where a mask has fewer rows (M) than there are queries (T).
 
-    Such a mask is of the last T - n columns; the first n are causal. query is (R, heads, T, D), the mask (R, 1, T - n,
-    T) and the result (R, T, heads, D).
+    Such a mask is of the last M columns; the first T - M are causal. query is (R, heads, T, D), the mask (R, 1, M, T)
+    and the result (R, T, heads, D). A mask that carries no parts is taken whole.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
     trunk = 0 if attention_mask is None else query.shape[2] - attention_mask.shape[2]
-    if trunk == 0:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
-    first = (query[:, :, :trunk], key[:, :, :trunk], value[:, :, :trunk])
-    begun, _ = sdpa_attention_forward(module, *first, None, **options | {"is_causal": True})
-    rest, _ = sdpa_attention_forward(module, query[:, :, trunk:], key, value, attention_mask, **options)
-    return torch.cat([begun, rest], 1), None
+    parts: list[Part] | None = getattr(attention_mask, "parts", None)
+    if trunk == 0 and parts is None:
+        return sdpa(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+    found = []
+    if trunk:
+        first = (query[:, :, :trunk], key[:, :, :trunk], value[:, :, :trunk])
+        found.append(sdpa(module, *first, None, **options | {"is_causal": True})[0])
+    if parts is None:
+        found.append(sdpa(module, query[:, :, trunk:], key, value, attention_mask, **options)[0])
+    for part in parts or ():
+        asking = query[:, :, trunk + part.start : trunk + part.stop]
+        seen = [_seen(table, trunk, part) for table in (key, value)]
+        found.append(sdpa(module, asking, *seen, part.mask, **options)[0])
+    return torch.cat(found, 1), None
+
+
+def _seen(table: Tensor, trunk: int, part: Part) -> Tensor:
+    return torch.cat([table[:, :, :trunk], table[:, :, trunk + part.reach : trunk + part.stop]], 2)
 
 
 def use_split_attention(model: Any) -> Any:

@@ -172,6 +172,7 @@ class ListBatch:
     ranks: int  # I
     target: bool
     trunk: int  # first columns that are the trunk of the first list in every row; less than T
+    reach: tuple[int, ...]  # (T - trunk,) the first column behind the trunk that any row's column sees
     items: tuple[EncodedList, ...]
 
     def __len__(self) -> int:
@@ -221,6 +222,7 @@ def collate(
         mask[index, : len(item.relevance)] = True
     ids, positions, lists, branches = torch.tensor(rows, dtype=torch.long).unbind(1)
     read_cell, read_token, read_place = torch.tensor(reads, dtype=torch.long).reshape(-1, 3).unbind(1)
+    trunk = _causal_columns(lists, branches)
     return ListBatch(
         ids=ids,
         positions=positions,
@@ -235,7 +237,8 @@ def collate(
         mask=mask,
         ranks=max(layout.ranks for layout in layouts),
         target=layouts[0].target,
-        trunk=_causal_columns(lists, branches),
+        trunk=trunk,
+        reach=_reach(lists, branches, trunk),
         items=tuple(items),
     )
 
@@ -292,9 +295,32 @@ def _padded(parts: Sequence[tuple[int, Layout]], width: int, pad_id: int, left: 
     return [[fill] * gap + part if left else part + [fill] * gap for part, fill in columns]
 
 
-def _causal_columns(lists: Tensor, branches: Tensor) -> int:
+def _trunks(lists: Tensor, branches: Tensor) -> Tensor:
+    """First columns of each row that are its first list's trunk, (R,)."""
     trunk = (lists == lists[:, :1]) & (lists != PAD_LIST) & (branches == 0)
-    return min(int(trunk.cumprod(1).sum(1).min()), lists.shape[1] - 1)
+    return trunk.cumprod(1).sum(1)
+
+
+def _causal_columns(lists: Tensor, branches: Tensor) -> int:
+    return min(int(_trunks(lists, branches).min()), lists.shape[1] - 1)
+
+
+def _reach(lists: Tensor, branches: Tensor, trunk: int) -> tuple[int, ...]:
+    """The first column behind `trunk`, counted from there, that each column behind it sees in any row.
+
+    A list that begins behind it, or whose own trunk goes on behind it, is seen from there on; else only one's branch.
+    """
+    column = torch.arange(lists.shape[1]).expand_as(lists)
+
+    def begins(change: Tensor) -> Tensor:
+        return torch.where(torch.nn.functional.pad(change, (1, 0), value=True), column, 0).cummax(1).values
+
+    other_list = lists[:, 1:] != lists[:, :-1]
+    of_list, of_branch = begins(other_list), begins(other_list | (branches[:, 1:] != branches[:, :-1]))
+    late = (of_list >= trunk) | (_trunks(lists, branches) > trunk)[:, None]
+    first = torch.where(late, of_list, of_branch).clamp(min=trunk)
+    first = torch.where(lists == PAD_LIST, column, first)
+    return tuple((first.amin(0)[trunk:] - trunk).tolist())
 
 
 def visible(batch: ListBatch, window: int | None = None, *, first: int = 0) -> Tensor:

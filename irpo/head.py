@@ -74,15 +74,16 @@ class _FrozenHead(torch.autograd.Function):
                 logits += bias
             slope = cap_(logits, config)
             at = (cell[own] - cells.start, token[own])
-            total = logits.logsumexp(-1)
-            logp[own] = logits[at] - total[at[0]]
+            asked, peak = logits[at], logits.amax(-1, keepdim=True)
+            powers = logits.sub_(peak).exp_()  # softmax times `mass`, in the logits' own memory
+            mass = powers.sum(-1, keepdim=True)
+            logp[own] = asked - (peak + mass.log())[at[0], 0]
             if pull is None:
                 continue
-            share = logits.sub_(total[:, None]).exp_()  # softmax
             if slope is not None:
                 slopes[own] = slope[at]
-                share *= slope
-            pull[cells] = _matmul(share.to(wide.dtype), wide)
+                powers *= slope
+            pull[cells] = _matmul(powers.to(wide.dtype), wide) / mass
         ctx.save_for_backward(pull, slopes, cell, token, weight)
         ctx.dtype = states.dtype
         return logp

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from irpo.attention import SPLIT
+from irpo.attention import SPLIT, in_parts
 from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
 from irpo.models import per_layer_type
@@ -186,7 +186,8 @@ def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
     def additive(window: int | None) -> Tensor:
         split = kind == SPLIT and (window is None or window >= batch.trunk)
         seen = visible(batch, window, first=batch.trunk if split else 0)[:, None]
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        return in_parts(mask, batch.reach) if split else mask
 
     return per_layer_type(config, partial(block_mask, batch) if kind == "flex_attention" else additive)
 

@@ -116,7 +116,7 @@ def test_titles_that_are_hardly_titles():
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_title_is_itself(text):
     assert same_film(parse_title(text), parse_title(text))
 

@@ -226,7 +226,7 @@ def adversarial_lists(draw):
     return EncodedList("q", prompt, heads, tuple(bodies), (*draw(parts), 3), (0.0,) * len(bodies))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(adversarial_lists(), st.randoms(use_true_random=False))
 def test_every_walk_writes_a_permutation(item, random):
     walk, taken = Walk(item), []
@@ -240,7 +240,7 @@ def test_every_walk_writes_a_permutation(item, random):
     assert walk.allowed() == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(adversarial_lists(), st.randoms(use_true_random=False))
 def test_every_order_can_be_walked(item, random):
     """Where bodies end in a token of their own, as names do, no order is out of reach."""
@@ -268,7 +268,7 @@ def test_a_body_within_another_can_be_either():
 MODEL = tiny_model(vocab_size=VOCABULARY)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(adversarial_lists(), min_size=1, max_size=4), st.integers(1, 3))
 def test_any_model_ranks_any_list(items, lists_per_batch):
     rankings = constrained_ranking(MODEL, TOKENIZER, items, lists_per_batch=lists_per_batch)

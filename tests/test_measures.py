@@ -89,7 +89,7 @@ def ranked_lists(draw):
     return order[: draw(st.integers(0, len(order)))], [float(y) for y in labels]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ranked_lists())
 def test_ndcg_is_the_formula(ranked):
     order, labels = ranked
@@ -100,7 +100,7 @@ def test_ndcg_is_the_formula(ranked):
         assert ndcg(order, labels, k) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ranked_lists())
 def test_binary_measures_are_their_formulas(ranked):
     order, labels = ranked

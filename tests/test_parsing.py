@@ -177,7 +177,7 @@ NAMES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=80), MESSY), NAMES, st.sampled_from(["text", "label"]))
 @example("1. \ud800\x00", ["\ud800"], "text")
 def test_total_and_never_repeats_or_invents(text, names, style):
@@ -194,7 +194,7 @@ def names_of(alphabet):
     return st.lists(folded, min_size=1, max_size=8, unique=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(names_of(st.characters()), st.randoms(use_true_random=False))
 @example(["1. Alien", "Alien"], None)
 @example(["- Alien", "Alien", "ALIEN", "1. - Alien", "(2) Alien"], None)
@@ -207,7 +207,7 @@ def test_a_written_list_is_read_back(names, random):
     assert problems == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(names_of(st.characters(categories=["L", "N"])), st.randoms(use_true_random=False))
 def test_written_labels_are_read_back(names, random):
     order = random.sample(range(len(names)), len(names))

@@ -35,7 +35,7 @@ def test_an_answer_is_written_in_two_styles():
     assert AnswerForm("label").write(["C", "A", "B"]) == "[C] > [A] > [B]"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     query=WORDS,
     texts=st.lists(WORDS, min_size=2, max_size=6),
@@ -104,7 +104,7 @@ def test_labels_are_single_tokens():
 
 
 @given(text=WORDS, limit=st.integers(0, 20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_cut_text_is_a_part_of_it(text, limit):
     assert text.startswith(cut_to_tokens(TOKENIZER, text, limit, keep="first"))
     assert text.endswith(cut_to_tokens(TOKENIZER, text, limit, keep="last"))
