@@ -22,6 +22,7 @@ from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
 from irpo.method import Method, Sampled
 from irpo.models import LoadOptions, LoraOptions, load_tokenizer, require_there, resolve
+from irpo.online.questions import as_answers
 from irpo.pipeline import build as build_lists
 from irpo.pipeline import encode_examples, method_of, split_training
 from irpo.reranker import base_name, prompt_builder
@@ -236,7 +237,7 @@ class Plan:
 
 def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     """The update of the longest lists, in micro-batches."""
-    t = config.training
+    t, sample = config.training, _as_drawn(config, sample)
     lists = min(t.lists_per_update, sample.count or t.lists_per_update)
     lengths = [len(layout.ids) for layout in method.lay_out(sample.items)]
     longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -248,11 +249,26 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     passes = Passes(
         live=live,
         before=before,
-        adapters_off=largest if adapted else None,
+        adapters_off=make_batch(largest.items, method.scorer) if adapted else None,
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
         accumulates=len(batches) > 1,
     )
     return Plan(passes, lists, round(lists * sum(lengths) / len(lengths)), len(batches), largest.tokens)
+
+
+def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
+    """The lists as on-policy rounds train on them: whole answers, LarPO's of earlier rounds too."""
+    online = config.online
+    if online is None or online.name == "iterative":
+        return sample
+    rounds = {"current": 1, "previous": 2, "all": online.rounds}[online.memory] if online.name == "larpo" else 1
+    count = online.samples * rounds
+
+    def drawn(item: EncodedList) -> EncodedList:
+        whole = item.answer(range(len(item.bodies))) if item.tail else (0,) * (online.max_response_tokens or 1)
+        return as_answers(item, [whole] * count, [1.0] + [0.0] * (count - 1))
+
+    return dataclasses.replace(sample, items=tuple(drawn(item) for item in sample.items))
 
 
 def _live(method: Method, batch: ListBatch) -> tuple[tuple[ListBatch, ...], tuple[ListBatch, ...]]:

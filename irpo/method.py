@@ -54,13 +54,16 @@ class Method:
 
     def require_labels(self, items: Sequence[EncodedList]) -> None:
         """`UserError` where a list has a label that the objective cannot use."""
-        most = self.objective.needs.max_label
+        name, needs = type(self.objective).__name__, self.objective.needs
+        option = " (its option max_label)" if hasattr(self.objective, "max_label") else ""
         for item in items:
-            if max(item.relevance) > most:
-                raise UserError(
-                    f"list {item.id!r} has a label of {max(item.relevance):g}; {type(self.objective).__name__} uses "
-                    f"labels from 0 to {most:g} (its option max_label)"
-                )
+            high = max(item.relevance)
+            if high > needs.max_label:
+                allowed = f"{name} uses labels from 0 to {needs.max_label:g}{option}"
+                raise UserError(f"list {item.id!r} has a label of {high:g}; {allowed}")
+            if 0 < high < needs.min_label:
+                counted = f"{name} with these options counts {needs.min_label:g} and above"
+                raise UserError(f"list {item.id!r} has no label above {high:g}; {counted}")
 
     def lay_out(self, items: Sequence[EncodedList]) -> list[Layout]:
         """Lists laid out with just what the objective reads."""

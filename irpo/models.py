@@ -155,6 +155,17 @@ def per_layer_type(config: Any, make: Callable[[int | None], T]) -> T | dict[str
     return {kind: make(window if kind == "sliding_attention" else None) for kind in sorted(set(kinds))}
 
 
+def without_dropout(model: Any) -> Any:
+    """The model with its own dropout off: policy and reference would differ by chance before anything is learnt."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
 def four_bit_layers(model: Any) -> int:
     """Number of linear layers whose weights are 4-bit."""
     from bitsandbytes.nn import Linear4bit

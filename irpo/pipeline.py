@@ -14,7 +14,7 @@ from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, c
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation import Evaluation, EvaluationOptions, write_results
 from irpo.evaluation import evaluate as run_evaluation
-from irpo.method import Method
+from irpo.method import Method, Sampled
 from irpo.models import (
     ADAPTER,
     FULL,
@@ -24,6 +24,7 @@ from irpo.models import (
     four_bit_layers,
     load_tokenizer,
     trainable_parameters,
+    without_dropout,
 )
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
@@ -40,6 +41,10 @@ from irpo.tasks import TASKS, Intake, Lists, build_lists
 from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
 
+_REFERENCES = {
+    "adapters_off": "the model with its adapter off, at every update",
+    "precomputed": "the model before training, once",
+}
 CARD = "README.md"  # a run's model card, written last: where it is, the run is finished
 
 
@@ -52,7 +57,10 @@ class Splits:
 
 
 def split_training(examples: Sequence[RankingExample], fraction: float, most: int) -> Splits:
-    """Training and validation lists; which is which does not depend on order, machine or seed."""
+    """Training and validation lists, `most` of the latter at most; the others of those set aside serve nobody.
+
+    What is set aside does not depend on order, machine or seed; which `most` of it validate follows the given order.
+    """
     aside = tuple(e for e in examples if in_test_split(group_of(e.id), fraction))
     held = {e.id for e in aside}
     kept = tuple(e for e in examples if e.id not in held)
@@ -113,6 +121,7 @@ def policy_model(config: RunConfig) -> Any:
     dtype = "float32" if m.mixed else m.dtype  # small updates vanish in bfloat16
     model = load_weights(m.name, LoadOptions(m.quantization, dtype, m.attention), merge=True)
     check_model(model)
+    without_dropout(model)
     if m.quantization == "nf4":
         say(f"4-bit: on, {four_bit_layers(model)} linear layers hold NF4 weights")
     if m.tuning == "lora":
@@ -133,6 +142,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     """
     config = _anchored(config)
     method = method_of(config)
+    _require_no_chance(config, method)
     _require_trackers(config)
     checkpoint = _checkpoint(out, config, resume)
     if resume and (out / CARD).is_file():
@@ -152,9 +162,13 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     validation, _ = encode_examples(builder, splits.validation)
     method.require_labels(encoded)
     method.batch(encoded[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
+    unused = len(lists["train"]) - len(encoded) - len(validation)
     say(
         f"lists: {len(encoded)} to train on, {len(validation)} to validate on, {cuts['prompts_cut']} prompts cut to fit"
+        + (f"; {unused} set aside beyond training.max_validation_lists" if unused else "")
     )
+    if method.objective.needs.reference:
+        say(f"reference: {_REFERENCES[method.reference]}")
     model = policy_model(config)
     job = Job(config, model, builder, method, splits.train, splits.validation)
     if config.online is not None:
@@ -165,6 +179,16 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     (out / CARD).write_text(model_card(config, card | {"cuts": cuts}, metrics), encoding="utf-8")
     say(f"saved to {out}" + (f", validation {BEST} {metrics[f'eval_{BEST}']:.4f}" if metrics else ""))
     return metrics
+
+
+def _require_no_chance(config: RunConfig, method: Method) -> None:
+    """`UserError` where dropout would make the policy that draws another than the one that is differentiated."""
+    draws = isinstance(method.objective, Sampled) or (config.online is not None and config.online.name == "reinforce")
+    if draws and config.model.tuning == "lora" and config.model.lora.dropout:
+        name = type(method.objective).__name__
+        raise UserError(
+            f"model.lora.dropout = {config.model.lora.dropout:g}; {name} draws from the policy: set it to 0"
+        )
 
 
 def _train_offline(

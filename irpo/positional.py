@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +13,17 @@ from irpo.types import UserError
 
 
 class PositionalMetric(Protocol):
-    """Weights of the items of a list."""
+    """Weights of the items of a list.
+
+    It may say which labels it can use: `min_label`, below which nothing has weight, and `max_label`.
+    """
 
     def __call__(self, relevance: Tensor, rank: Tensor) -> Tensor:
         """w (B, K) from labels (B, K; 0 on padding) and 1-based ranks in the target order (B, K), of the same dtype."""
         ...
 
+
+MOST = 64.0  # a label above it would have a gain next to which float32 forgets all others
 
 POSITIONAL_METRICS: Registry[PositionalMetric] = Registry("positional metric")
 
@@ -42,6 +47,8 @@ def discount(rank: Tensor) -> Tensor:
 class NDCG:
     """(2^y - 1) / log2(1 + i) at rank i."""
 
+    max_label: ClassVar[float] = MOST
+
     def __call__(self, relevance: Tensor, rank: Tensor) -> Tensor:
         return gain(relevance) * discount(rank)
 
@@ -50,6 +57,8 @@ class NDCG:
 @dataclass(frozen=True)
 class MAP:
     """(2^y - 1) / number of items with y >= 1, at every rank."""
+
+    max_label: ClassVar[float] = MOST
 
     def __call__(self, relevance: Tensor, rank: Tensor) -> Tensor:
         relevant = (relevance >= 1).sum(-1, keepdim=True).clamp(min=1)
@@ -61,6 +70,8 @@ class MAP:
 class MRR:
     """1 / i where y >= 1."""
 
+    min_label: ClassVar[float] = 1.0
+
     def __call__(self, relevance: Tensor, rank: Tensor) -> Tensor:
         return (relevance >= 1) / rank
 
@@ -69,6 +80,8 @@ class MRR:
 @dataclass(frozen=True)
 class Precision:
     """1 where y >= 1 and i <= k."""
+
+    min_label: ClassVar[float] = 1.0
 
     k: int = 5
 
@@ -84,6 +97,8 @@ class Precision:
 @dataclass(frozen=True)
 class EDCG:
     """(2^y - 1) / exp(lam * i) at rank i."""
+
+    max_label: ClassVar[float] = MOST
 
     lam: float = 0.5
 

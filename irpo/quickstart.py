@@ -19,7 +19,8 @@ from irpo.reranker import Reranker
 from irpo.significance import against
 from irpo.types import UserError
 
-METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "IRPO": "irpo"}
+_SAME = ("method.objective.beta=0.1", "method.nll_weight=1.0")  # as IRPO ships, so that the table compares objectives
+METHODS = {"SFT": ("sft", ()), "DPO": ("dpo", _SAME), "S-DPO": ("sdpo", _SAME), "IRPO": ("irpo", _SAME)}
 BASE, OURS = "base", "IRPO"
 _MARK = "quickstart.txt"
 TESTED = "score"  # the mode whose values the paired tests compare
@@ -30,7 +31,7 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
     _clear(out)
     began = time.perf_counter()
     settings = config_file or Path("quickstart.yaml")
-    configs = {name: load_config([f"methods/{file}.yaml", settings]) for name, file in METHODS.items()}
+    configs = {name: load_config([f"methods/{file}.yaml", settings], own) for name, (file, own) in METHODS.items()}
     shared = configs[OURS]
     lists, _ = build(shared.task)
     examples = lists["eval"][: shared.evaluation.max_lists]
@@ -88,7 +89,8 @@ def _report(found: dict[str, Evaluation], config: RunConfig, seconds: float) -> 
     parts = [
         "# Quickstart",
         f"The embedded model on its synthetic world: LoRA rank {config.model.lora.r}, {t.updates} updates of "
-        f"{t.lists_per_update} lists, learning rate {t.learning_rate:g}, seed {config.seed}; {seconds:.0f} s in all.",
+        f"{t.lists_per_update} lists, learning rate {t.learning_rate:g}, seed {config.seed}; {seconds:.0f} s in all. "
+        "DPO, S-DPO and IRPO share beta 0.1 and the target list's NLL as an anchor, which alone is SFT.",
     ]
     for name in ("NDCG@10", "NDCG@5", "NDCG@1"):
         grid = _grid(found, name)

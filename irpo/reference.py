@@ -70,11 +70,16 @@ def list_key(layout: Layout, length: Length) -> str:
 
 
 def model_key(model: Any) -> str:
-    """32 hex digits of a model's weights and configuration; an adapter that changes nothing yet is left out."""
+    """32 hex digits of a model's weights, configuration and precision; an adapter that changes nothing is left out."""
     inner = causal_lm(model)
     told = inner.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
         told.pop(name, None)
+    device = inner.device.type
+    told["computed"] = [
+        device,
+        str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "as it is",
+    ]
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16)
     state = inner.state_dict()
     adapter = [name for name in state if ".lora_" in name]

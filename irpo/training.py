@@ -166,6 +166,8 @@ class ListTrainer(Trainer):
         with torch.no_grad():
             scores = score_batch(model, make_batch(batch.items, self.method.scorer).to(noise.device), length=length)
         chosen = objective.select(table_of(batch, scores, reference, noise))
+        if not chosen.any():  # no list has a relevant candidate: all losses are 0
+            return score_batch(model, batch, length=length)
         parts = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
         live = score_batch(model, make_batch(parts, self.method.scorer, pad_id=pad).to(noise.device), length=length)
         lists, columns = chosen.nonzero(as_tuple=True)
@@ -186,8 +188,11 @@ class ListTrainer(Trainer):
                 table = self._reference[name]
                 row[: table.shape[0], : table.shape[1]] = table
             return found
+        alone = batch  # without the target list's branch, which nobody reads
+        if batch.target:
+            alone = make_batch(batch.items, self.method.scorer, pad_id=self.pad_id).to(found.device)
         with torch.no_grad(), model.disable_adapter():
-            return score_batch(model, batch, length=self.method.length).table
+            return score_batch(model, alone, length=self.method.length).table
 
     @torch.no_grad()
     def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:

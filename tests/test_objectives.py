@@ -69,11 +69,18 @@ def test_sft_is_the_target_lists_nll():
         loss("sft", POLICY, None, RELEVANCE)
 
 
+def test_a_reference_that_is_needed_is_not_made_up():
+    policy, relevance = table([0.0, 1.0]), table([1.0, 0.0])
+    with pytest.raises(UserError, match="IRPO needs a reference"):
+        loss("irpo", policy, None, relevance)
+    assert loss("simpo", policy, None, relevance).isfinite()
+
+
 def test_random_pairs_draw_every_pair():
     relevance = table([1.0, 1.0, 0.0, 0.0])
     policy = table([0.0, 1.0, 4.0, 16.0])
     generator = torch.Generator().manual_seed(0)
-    drawn = {round(loss("dpo", policy, None, relevance, generator=generator).item(), 4) for _ in range(100)}
+    drawn = {round(loss("dpo", policy, 0 * policy, relevance, generator=generator).item(), 4) for _ in range(100)}
     expected = {round(-log_sigmoid(w - l), 4) for w in (0.0, 1.0) for l in (4.0, 16.0)}  # noqa: E741
     assert drawn == expected
 

@@ -220,7 +220,7 @@ def test_every_objective_ships_with_a_configuration_that_fits_it(name):
 class TestMixture:
     def test_a_weighted_sum_that_needs_what_its_parts_need(self):
         mixture = Mixture(((1.0, OBJECTIVES.build("irpo")), (0.1, OBJECTIVES.build("sft"))))
-        assert mixture.needs == Needs(scores=True, reference=True, target=True)
+        assert mixture.needs == Needs(scores=True, reference=True, target=True, max_label=64)
         noise = torch.zeros(1, 4, dtype=DOUBLE)
         lists = ScoredLists(row(P), row(R), row(LABELS), row(LABELS) >= 0, noise, row((-7.5,))[0])
         assert mixture(lists).item() == pytest.approx(value("irpo") + 0.1 * 7.5)
@@ -232,5 +232,9 @@ class TestMixture:
     def test_nothing_and_negative_weights_are_refused(self):
         with pytest.raises(UserError, match="name at least one"):
             Mixture(())
+        with pytest.raises(UserError, match="weight = 'a'; a weight is a number"):
+            Mixture((("a", OBJECTIVES.build("irpo")),))
+        with pytest.raises(UserError, match="irpo_sampled saves nothing"):
+            Mixture(((1.0, OBJECTIVES.build("irpo_sampled")),))
         with pytest.raises(UserError, match="weight = -1"):
             Mixture(((-1.0, OBJECTIVES.build("irpo")),))

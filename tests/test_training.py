@@ -1,6 +1,7 @@
 """The loop: resume, the best checkpoint, early stopping, and what the log says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from tiny import tiny_model
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.measures import ndcg
-from irpo.models import LoraOptions, add_lora
+from irpo.models import LoraOptions, add_lora, without_dropout
 from irpo.progress import BEST, peak_memory
 from irpo.scorers import SCORERS, score_lists
 from irpo.training import Loop, ndcg_of
@@ -170,3 +171,37 @@ def test_labels_that_an_objective_cannot_use_are_refused_before_the_first_step()
     of = method({"name": "point_sigmoid", "max_label": 1})
     with pytest.raises(UserError, match=r"list 'list-\d' has a label of 2; PointSigmoid uses labels from 0 to 1"):
         of.require_labels(ITEMS)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [{"name": "irpo", "metric": "mrr"}, {"name": "irpo_sampled", "metric": "precision"}, {"name": "kto"}],
+    ids=lambda spec: spec["name"],
+)
+def test_labels_that_would_count_for_nothing_are_refused(objective):
+    low = [replace(item, relevance=tuple(y / 4 for y in item.relevance)) for item in ITEMS]
+    with pytest.raises(UserError, match=r"has no label above 0.5; \w+ with these options counts 1 and above"):
+        method(objective).require_labels(low)
+    method({"name": "irpo"}).require_labels(low)
+    method(objective).require_labels(ITEMS)
+
+
+def test_a_gain_beyond_float32_is_refused():
+    high = [replace(item, relevance=(100.0, *item.relevance[1:])) for item in ITEMS]
+    for objective in ("irpo", "lipo_lambda"):
+        with pytest.raises(UserError, match=r"has a label of 100; .* uses labels from 0 to 64"):
+            method(objective).require_labels(high)
+    method("pair_logistic").require_labels(high)
+
+
+def test_a_sampled_update_without_anything_relevant_is_no_error(tmp_path):
+    nothing = [item.without_labels() for item in ITEMS]
+    run = trainer(tmp_path / "run" / "checkpoints", method("irpo_sampled"), items=nothing)
+    run.go(None)
+
+
+def test_policy_and_reference_agree_at_step_0_though_the_model_has_dropout(tmp_path):
+    base = without_dropout(tiny_model("llama", attention_dropout=0.5))
+    run = trainer(tmp_path / "run" / "checkpoints", method(), model=add_lora(base, LoraOptions(r=4), seed=0), updates=1)
+    run.go(None)
+    assert [line["reward_margin"] for line in lines(run) if "reward_margin" in line] == [0.0]

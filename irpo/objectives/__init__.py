@@ -31,6 +31,7 @@ class Needs:
     scores: bool = True  # the policy's (B, K) table
     reference: bool = True  # the reference's (B, K) table
     target: bool = False  # the policy's log-likelihood of the target list
+    min_label: float = 0.0  # at least one label of a list of relevant candidates must reach it, or nothing would count
     max_label: float = math.inf  # the highest label it can use
 
 
@@ -80,7 +81,8 @@ def loss(  # noqa: PLR0913 - the tables, then what is optional
     `policy`, `reference`, `relevance` and `mask` are (B, K): log-probabilities of the candidates in nats, labels >= 0,
     True for a real candidate (default: all). Options are the objective's fields, `metric` a name or a mapping such as
     `{"name": "precision", "k": 5}`. A sampling objective draws from `generator` (default: torch's own). `target` (B,)
-    is the target list's log-likelihood, for `sft`. Unknown names and options raise `UnknownName`.
+    is the target list's log-likelihood, for `sft`. Unknown names and options raise `UnknownName`,
+    a missing reference that the objective needs `UserError`.
 
     >>> policy = reference = torch.tensor([[-3.0, -2.0]], dtype=torch.float64)
     >>> irpo_loss = loss("irpo", policy, reference, torch.tensor([[1.0, 0.0]]), metric="ndcg")
@@ -90,6 +92,8 @@ def loss(  # noqa: PLR0913 - the tables, then what is optional
     objective = OBJECTIVES.build(name, **options) if isinstance(name, (str, Mapping)) else name
     mask = torch.ones_like(policy, dtype=torch.bool) if mask is None else mask.bool()
     noise = torch.rand(policy.shape, generator=generator, dtype=policy.dtype).to(policy.device)
+    if reference is None and objective.needs.reference:
+        raise UserError(f"objective {type(objective).__name__} needs a reference's log-probabilities, not None")
     reference = torch.zeros_like(policy) if reference is None else reference
     lists = ScoredLists(policy, reference.detach(), relevance.to(policy), mask, noise, target)
     return objective(lists)

@@ -127,8 +127,6 @@ class KTO:
     estimates this KL from mismatched answers of the batch, which would make a loss depend on how lists are batched.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 0.1
     desirable: float = 1.0  # lambda_D
     undesirable: float = 1.0  # lambda_U
@@ -137,6 +135,11 @@ class KTO:
     def __post_init__(self) -> None:
         above_zero("kto", beta=self.beta)
         at_least("kto", 0, desirable=self.desirable, undesirable=self.undesirable)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, and something desirable."""
+        return Needs(min_label=self.min_label)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         scores = implicit_reward(lists, beta=self.beta)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,8 +36,6 @@ class IRPO:
     metric's weights in the ideal order; a list without any has loss 0.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0  # inverse temperature of the implicit reward
     metric: PositionalMetric = plugin_field(POSITIONAL_METRICS, "ndcg")
     k: int | None = None  # ranks beyond it weigh nothing
@@ -52,6 +51,12 @@ class IRPO:
         at_least("irpo", 0, tail_weight=self.tail_weight)
         if self.link == "identity" and not self.self_term:
             raise UserError("objective 'irpo': link 'identity' has no lower bound without the self term; set self_term")
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, and the labels that the metric can use."""
+        low, high = getattr(self.metric, "min_label", 0.0), getattr(self.metric, "max_label", math.inf)
+        return Needs(min_label=0.0 if self.tail_weight else low, max_label=high)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         scores = implicit_reward(lists, beta=self.beta)
@@ -93,8 +98,6 @@ class SampledIRPO:
     the other options as in `irpo`.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
     metric: PositionalMetric = plugin_field(POSITIONAL_METRICS, "ndcg")
     draws: int = 4  # m
@@ -105,7 +108,16 @@ class SampledIRPO:
 
     def __post_init__(self) -> None:
         at_least("irpo_sampled", 1, draws=self.draws)
+        if self.target_order == "policy":
+            raise UserError(
+                "objective 'irpo_sampled': target_order 'policy' breaks ties by the draws' own chance; use irpo"
+            )
         self._exact()
+
+    @property
+    def needs(self) -> Needs:
+        """Those of `irpo`."""
+        return self._exact().needs
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         scores = implicit_reward(lists, beta=self.beta)

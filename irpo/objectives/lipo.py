@@ -5,6 +5,7 @@ In all of them s = beta (log pi_theta - log pi_ref): they need a reference.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,7 +16,7 @@ from torch.nn.functional import relu, softplus
 from irpo.lists import ScoredLists, implicit_reward, masked_log_softmax, masked_logsumexp, masked_sum, ranks
 from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
 from irpo.objectives.pairs import drawn_ranks, ordered_pairs, score_ranks, sum_over_pairs
-from irpo.positional import discount, gain
+from irpo.positional import MOST, discount, gain
 from irpo.types import UserError
 
 
@@ -190,8 +191,6 @@ class LiPOLambda:
     fewer than k candidates labelled above it.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
     weight: Literal["lambda", "constant"] = "lambda"
     gain: Literal["exponential", "linear", "constant"] = "exponential"
@@ -202,6 +201,11 @@ class LiPOLambda:
     def __post_init__(self) -> None:
         above_zero("lipo_lambda", beta=self.beta)
         at_least("lipo_lambda", 1, k=self.k)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, and labels whose gain is a number."""
+        return Needs(max_label=MOST if self.gain == "exponential" else math.inf)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         scores = implicit_reward(lists, beta=self.beta)

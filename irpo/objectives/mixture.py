@@ -22,7 +22,11 @@ class Mixture:
         if not self.parts:
             raise UserError("objectives: an empty list; name at least one")
         for weight, part in self.parts:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise UserError(f"objectives: weight = {weight!r}; a weight is a number")
             at_least(type(part).__name__, 0, weight=weight)
+            if hasattr(part, "select"):
+                raise UserError("objectives: irpo_sampled saves nothing in a mixture; name irpo there")
 
     @property
     def needs(self) -> Needs:
@@ -32,6 +36,7 @@ class Mixture:
             scores=any(needs.scores for needs in all_needs),
             reference=any(needs.reference for needs in all_needs),
             target=any(needs.target for needs in all_needs),
+            min_label=max(needs.min_label for needs in all_needs),
             max_label=min(needs.max_label for needs in all_needs),
         )
 

@@ -20,6 +20,7 @@ from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig, to_yaml
 from irpo.encoding import EncodedList
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.files import atomic_file
+from irpo.generation import SAMPLERS
 from irpo.method import Method
 from irpo.models import ADAPTER, FULL
 from irpo.objectives.policy_gradient import Reinforce
@@ -36,6 +37,7 @@ from irpo.online.drawing import (
     questions_of,
 )
 from irpo.online.questions import Question, ask, seed_of
+from irpo.online.rewards import REWARDS, Labels
 from irpo.progress import BEST
 from irpo.prompting import PromptBuilder
 from irpo.training import ListTrainer, Loop, training_arguments
@@ -83,6 +85,8 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
     folder = out / "rounds"
     questions = ask(job.builder, sorted(job.train, key=lambda e: e.id))
     states = finished(folder)
+    if job.config.training.patience or job.config.training.updates:
+        say("note: a round takes online.updates_per_round updates; training.updates and patience do not count")
     if states:
         restore(job.model, folder / f"{len(states) - 1:03d}")
         say(f"rounds 0 to {len(states) - 1} are done, going on")
@@ -125,6 +129,13 @@ def require_sound(job: Job) -> None:
             "online.name 'iterative' trains on the drawn order: method.scorer={name: list, order: given}, or an "
             "objective with target_order: given"
         )
+    SAMPLERS.build(options.sampler)
+    reward = REWARDS.build(options.reward)
+    if style == "response" and isinstance(reward, Labels):
+        raise UserError(
+            "online.reward 'labels' judges rankings, and prompt.style 'response' draws free answers; choose "
+            "{name: model, model: ...} or {name: python, function: module:function}"
+        )
     if options.sampler["name"] == "vllm" and (Path(job.config.model.name) / RUN_CONFIG).is_file():
         raise UserError("sampler 'vllm' loads the base model by name; model.name is a run, whose adapter was merged")
 
@@ -141,7 +152,7 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
         key = (job.config.seed, "round", 0 if again else number)
         now = Round(number, questions_of(questions, job.options, job.config.training, *key), home)
         lists, account = LISTS[job.options.name](job.policy, now)
-        if len(lists) < job.options.min_valid:
+        if len(lists) < (1 if job.options.name == "reinforce" else job.options.min_valid):
             raise UserError(_too_few(len(lists), account, job.options, number))
         _trainer(job, now, lists).train()
     state = {"round": number, "lists": len(lists) if number else 0, "drawn": account, "measures": measure(job)}
@@ -152,6 +163,8 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
 
 
 def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
+    if job.options.name == "larpo":
+        job.method.require_labels(lists)
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)
     mixed = job.config.model.mixed and job.model.device.type == "cuda"
