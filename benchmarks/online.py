@@ -6,8 +6,9 @@
     python benchmarks/online.py table                  # -> benchmarks/results/online.md, online.png
 
 The embedded model trained by rounds on the synthetic world, measured on lists of the training split that are set
-aside. The learning rate of each is the best of three with seed 0 after the last round; the curves are those of seeds 1
-to 3, which chose nothing. All get the same number of updates, lists an update and answers a list. `iterative_irpo`
+aside. The learning rate of each is the one of three with which seed 0 got furthest, then the best there; the curves are
+those of seeds 1 to 3. All get the same number of updates and lists an update. A list is a drawn ranking for iterative
+IRPO, and four drawn answers for REINFORCE, which therefore draws four times as many. `iterative_irpo`
 is the paper's; `anchored` is what ships: beta 0.1 and the NLL of the target list, which the rounds' labels give.
 """
 
