@@ -226,9 +226,8 @@ def _config(layers: Sequence[str]) -> Any:
 def _load(modules: Sequence[str] | None) -> None:
     from irpo.registry import load_plugins
 
-    if modules:
-        sys.path.insert(0, "")  # a plug-in module may lie in the folder where the command is run
-        load_plugins(modules)
+    sys.path.insert(0, "")  # a plug-in's or a reward's module may lie in the folder where the command is run
+    load_plugins(modules or ())
 
 
 def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:

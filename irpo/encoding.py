@@ -140,7 +140,7 @@ class Layout:
 
 def add_target(layout: Layout, item: EncodedList) -> None:
     """A branch that holds the whole answer in target order, every token of it read to the target slot."""
-    item.require_list("the target list's likelihood")
+    item.require_list("the target list's likelihood (method.nll_weight above 0, or the objective sft)")
     layout.target = True
     tokens = item.answer(target_order(item.relevance))
     trunk = layout.branches.count(0)

@@ -64,7 +64,9 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     if builder.style == "response" and tuple(options.modes) != ("score",):
-        raise UserError("prompt.style 'response' shows no candidates to the model: set evaluation.modes to [score]")
+        raise UserError(
+            "prompt.style 'response' shows no candidates to the model: set evaluation.modes to [score], or --mode score"
+        )
     lists = _blind(examples, builder)
     rows: list[Row] = []
     if "score" in options.modes:

@@ -186,7 +186,7 @@ def _too_few(count: int, account: Account, options: OnlineConfig, number: int) -
     return (
         f"round {number}: {count} lists of {account.get('answers', count)} drawn answers, online.min_valid is "
         f"{options.min_valid} (dropped: {dropped}); begin with a model that writes complete answers (SFT first), lower "
-        f"online.temperature, or draw more"
+        f"online.temperature, or draw more, in a new --out (model.name may be the round before)"
     )
 
 
