@@ -3,8 +3,8 @@
     python benchmarks/memory.py             # the base case, 1 and 4 lists; --shape and --tuning as in throughput.py
     python benchmarks/memory.py --quick     # 1 list
 
-A fresh process a case. On a CPU the peak of resident memory during two steps less resident memory before them, with
-malloc giving freed blocks back (MALLOC_MMAP_THRESHOLD_), on a GPU the peak of allocated memory less what was allocated.
+A fresh process a case. On a CPU the peak of resident memory during two steps (one with --quick) less resident memory
+before them, with malloc giving freed blocks back (MALLOC_MMAP_THRESHOLD_), on a GPU the peak of allocated memory less what was allocated.
 Both sides take the reference with the adapters off;
 theirs takes a list at a time, ours as many as its batch of 8,192 tokens holds. Ratio above 1: we need less.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -30,28 +31,28 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(case: Case, side: str) -> int:
-    """Bytes that two steps need above what is there before them."""
+def measure(case: Case, side: str, steps: int) -> int:
+    """Bytes that these steps need above what is there before them."""
     model, items = case.model(), case.items()
     step = our_step(model, items, "adapters_off") if side == "ours" else step_of(model, expanded(model, items))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step()
-        step()
+        for _ in range(steps):
+            step()
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = resident("VmRSS")
-    step()
-    step()
+    for _ in range(steps):
+        step()
     return resident("VmHWM") - before
 
 
-def apart(case: Case, side: str) -> float:
+def apart(case: Case, side: str, steps: int = 2) -> float:
     """`measure` in a process of its own, in MB."""
     told = json.dumps(vars(case))
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, __file__, "--measure", side, "--case", told]
+    command = [sys.executable, __file__, "--measure", side, "--steps", str(steps), "--case", told]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(found.stdout.splitlines()[-1]) / 2**20
 
@@ -59,14 +60,17 @@ def apart(case: Case, side: str) -> float:
 def main() -> None:
     parser = command_line(__doc__, repetitions=1)
     parser.add_argument("--measure", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(measure(Case(**json.loads(options.case)), options.measure))
+        print(measure(Case(**json.loads(options.case)), options.measure, options.steps))
         return
     for lists in (1,) if options.quick else (1, 4):
         case = case_of(options, lists=lists)
-        figures = (apart(case, "ours"), apart(case, "theirs"))
+        with ThreadPoolExecutor() as both:
+            ours, theirs = both.map(lambda side: apart(case, side, 1 if options.quick else 2), ("ours", "theirs"))  # noqa: B023
+        figures = (ours, theirs)
         show("memory", f"{kind_of(case)} P={case.prompt} K={case.candidates} lists={lists}", "expanded", figures, "MB")
 
 

@@ -37,10 +37,13 @@ def main() -> None:
     tokenizer.eos_token = causal_lm(model).generation_config.eos_token_id = None
     for lists in (1, BATCH):
         name = f"{kind_of(case)} P={case.prompt} K={case.candidates}, {lists} lists a batch"
-        compare(name, model, tokenizer, items[:lists], 1 if options.quick else options.repetitions)
+        warm_up = not options.quick or lists == 1
+        compare(name, model, tokenizer, items[:lists], 1 if options.quick else options.repetitions, warm_up=warm_up)
 
 
-def compare(name: str, model: Any, tokenizer: Any, items: list[EncodedList], repetitions: int) -> None:
+def compare(
+    name: str, model: Any, tokenizer: Any, items: list[EncodedList], repetitions: int, *, warm_up: bool
+) -> None:
     """All ways of ranking these lists, as one batch, in turns."""
     size, length = len(items), answer_tokens(items[0])
     labels = [labelled(item) for item in items]
@@ -52,7 +55,7 @@ def compare(name: str, model: Any, tokenizer: Any, items: list[EncodedList], rep
         "free": lambda: generate_text(model, tokenizer, endless, lists_per_batch=size, max_new_tokens=length),
     }
     with torch.no_grad():
-        taken = interleaved(works, repetitions)
+        taken = interleaved(works, repetitions, warm_up=warm_up)
     for mode in ("label", "score", "constrain"):
         figures = (taken[mode] / size, taken["free"] / size)
         show("ranking", f"{mode}, {name}", "free_generation", figures, "s/list", lists_per_s=round(1 / figures[0], 2))

@@ -162,10 +162,10 @@ def our_step(model: Any, items: Sequence[EncodedList], reference: str) -> Callab
     return step_of(model, lambda: trainer.training_step(trainer.model, items))
 
 
-def interleaved(works: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+def interleaved(works: Mapping[str, Callable[[], Any]], repetitions: int, *, warm_up: bool = True) -> dict[str, float]:
     """Median seconds of each, taken in turns after one round of warming up."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
+    for repetition in range(0 if warm_up else 1, repetitions + 1):
         for name, work in works.items():
             synchronize()
             start = time.perf_counter()
