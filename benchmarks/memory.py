@@ -3,7 +3,7 @@
     python benchmarks/memory.py             # the base case, 1 and 4 lists; --shape and --tuning as in throughput.py
     python benchmarks/memory.py --quick     # 1 list
 
-A fresh process a case, both at a time. On a CPU the peak of resident memory during two steps (one with --quick) less
+A fresh process a case, on a CPU both at a time. There the peak of resident memory during two steps (one with --quick) less
 resident memory before them, with malloc giving freed blocks back (MALLOC_MMAP_THRESHOLD_), on a GPU the peak of
 allocated memory less what was allocated. Both sides take the reference with the adapters off; theirs takes a list at a
 time, ours as many as its batch of 8,192 tokens holds. Ratio above 1: we need less.
@@ -68,7 +68,7 @@ def main() -> None:
         return
     for lists in (1,) if options.quick else (1, 4):
         case = case_of(options, lists=lists)
-        with ThreadPoolExecutor() as both:
+        with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as both:  # one after the other on a card
             ours, theirs = both.map(lambda side: apart(case, side, 1 if options.quick else 2), ("ours", "theirs"))  # noqa: B023
         figures = (ours, theirs)
         show("memory", f"{kind_of(case)} P={case.prompt} K={case.candidates} lists={lists}", "expanded", figures, "MB")
