@@ -3,7 +3,7 @@
     python benchmarks/memory.py             # the base case, 1 and 4 lists; --shape and --tuning as in throughput.py
     python benchmarks/memory.py --quick     # 1 list
 
-A fresh process a case, on a CPU both at a time. There the peak of resident memory during two steps (one with --quick) less
+A fresh process a case, on a CPU both at a time. There the peak of resident memory during two steps (--quick: one) less
 resident memory before them, with malloc giving freed blocks back (MALLOC_MMAP_THRESHOLD_), on a GPU the peak of
 allocated memory less what was allocated. Both sides take the reference with the adapters off; theirs takes a list at a
 time, ours as many as its batch of 8,192 tokens holds. Ratio above 1: we need less.
