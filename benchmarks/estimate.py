@@ -30,9 +30,10 @@ from qlora_steps import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from irpo.attention import use_split_attention
+from irpo.cards import matmul_rate
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
-from irpo.estimate import MATMUL_SHARE, matmul_rate
+from irpo.estimate import MATMUL_SHARE
 from irpo.memory import Build, Passes, simulate
 from irpo.method import Method
 from irpo.models import LoraOptions, add_lora, load_tokenizer

@@ -35,24 +35,25 @@ def in_parts(mask: Tensor, reach: Sequence[int]) -> Tensor:
     `reach[i]` is the first of these columns that any row's column i sees.
     """
     count, trunk = mask.shape[2], mask.shape[3] - mask.shape[2]
-    parts = max(1, round(count / COLUMNS))
+    parts = round(count / COLUMNS)
+    if parts < 2:
+        return mask
     found = []
     for start, stop in pairwise(count * part // parts for part in range(parts + 1)):
         first = min(reach[start:stop])
         rows = mask[:, :, start:stop]
         seen = torch.cat([rows[..., :trunk], rows[..., trunk + first : trunk + stop]], -1)
         found.append(Part(start, stop, first, seen))
-    if parts > 1:
-        mask.parts = found  # type: ignore[attr-defined]
+    mask.parts = found  # type: ignore[attr-defined]
     return mask
 
 
 def split_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' `sdpa`, except where a mask has fewer rows (M) than there are queries (T).
+    """transformers' `sdpa`, except for a mask with fewer rows (M) than there are queries (T), or one that has parts.
 
-    Such a mask is of the last M columns; the first T - M are causal. query is (R, heads, T, D), the mask (R, 1, M, T)
+    It is the mask of the last M columns; the first T - M are causal. query is (R, heads, T, D), the mask (R, 1, M, T)
     and the result (R, T, heads, D). A mask that carries no parts is taken whole.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa

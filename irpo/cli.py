@@ -101,8 +101,9 @@ def estimate(
     """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
     config = _config(layers)
     from irpo import estimate as estimating
+    from irpo.cards import card_of
 
-    found = estimating.estimate(config, estimating.card_of(card))
+    found = estimating.estimate(config, card_of(card))
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
         return

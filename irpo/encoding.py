@@ -222,7 +222,8 @@ def collate(
         mask[index, : len(item.relevance)] = True
     ids, positions, lists, branches = torch.tensor(rows, dtype=torch.long).unbind(1)
     read_cell, read_token, read_place = torch.tensor(reads, dtype=torch.long).reshape(-1, 3).unbind(1)
-    trunk = _causal_columns(lists, branches)
+    trunks = _trunks(lists, branches)
+    trunk = min(int(trunks.min()), width - 1)
     return ListBatch(
         ids=ids,
         positions=positions,
@@ -238,7 +239,7 @@ def collate(
         ranks=max(layout.ranks for layout in layouts),
         target=layouts[0].target,
         trunk=trunk,
-        reach=_reach(lists, branches, trunk),
+        reach=_reach(lists, branches, trunks, trunk),
         items=tuple(items),
     )
 
@@ -301,11 +302,7 @@ def _trunks(lists: Tensor, branches: Tensor) -> Tensor:
     return trunk.cumprod(1).sum(1)
 
 
-def _causal_columns(lists: Tensor, branches: Tensor) -> int:
-    return min(int(_trunks(lists, branches).min()), lists.shape[1] - 1)
-
-
-def _reach(lists: Tensor, branches: Tensor, trunk: int) -> tuple[int, ...]:
+def _reach(lists: Tensor, branches: Tensor, trunks: Tensor, trunk: int) -> tuple[int, ...]:
     """The first column behind `trunk`, counted from there, that each column behind it sees in any row.
 
     A list that begins behind it, or whose own trunk goes on behind it, is seen from there on; else only one's branch.
@@ -317,7 +314,7 @@ def _reach(lists: Tensor, branches: Tensor, trunk: int) -> tuple[int, ...]:
 
     other_list = lists[:, 1:] != lists[:, :-1]
     of_list, of_branch = begins(other_list), begins(other_list | (branches[:, 1:] != branches[:, :-1]))
-    late = (of_list >= trunk) | (_trunks(lists, branches) > trunk)[:, None]
+    late = (of_list >= trunk) | (trunks > trunk)[:, None]
     first = torch.where(late, of_list, of_branch).clamp(min=trunk)
     first = torch.where(lists == PAD_LIST, column, first)
     return tuple((first.amin(0)[trunk:] - trunk).tolist())

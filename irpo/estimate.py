@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Column, Table
 
+from irpo.cards import GIB, Card, matmul_rate
 from irpo.config import RunConfig
 from irpo.encoding import EncodedList, ListBatch, collate
 from irpo.lists import ScoredLists
@@ -30,40 +27,12 @@ from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
 
-GIB = 2**30
 LISTS_READ = 64  # training lists whose lengths are taken
 CANDIDATES, CANDIDATE_TOKENS = 20, 8  # of a list, where no list can be read
 PEAK_SHARE = 0.3  # of a named card's peak rate that training reaches, assumed
 MATMUL_SHARE = 0.5  # of the rate of one large matrix product on this device, assumed
 CONTEXT, FRAGMENTS = 0.6 * GIB, 0.05  # a GPU's driver context in bytes, and memory lost between blocks, assumed
 LOADED = 0.7 * GIB  # a training process on a CPU before it has a model
-
-
-@dataclass(frozen=True)
-class Card:
-    """Where the run is to fit; `tflops` is its peak rate where it is known."""
-
-    name: str
-    gib: float
-    tflops: float | None = None
-    gpu: bool = True
-
-
-# GiB as the driver reports them, TFLOP/s of dense bfloat16 (of float16 on a T4)
-CARDS = {
-    "T4": (14.6, 65),
-    "L4": (22.5, 121),
-    "A10G": (22.5, 70),
-    "RTX 3090": (24, 71),
-    "RTX 4090": (24, 165),
-    "RTX 5090": (31.8, 209),
-    "RTX A6000": (47.5, 155),
-    "L40S": (44.5, 362),
-    "A100-40GB": (39.5, 312),
-    "A100-80GB": (79.2, 312),
-    "H100": (79.2, 989),
-    "H200": (139.7, 989),
-}
 
 
 @dataclass(frozen=True)
@@ -105,34 +74,6 @@ class Estimate:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self) | {"total": self.total, "fits": self.fits}
-
-
-def card_of(given: str | None) -> Card:
-    """A known card by its name, a GPU of so many GiB, or what this machine has."""
-    if given is None:
-        return _own_card()
-    number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:gi?b)?\s*", given, re.IGNORECASE)
-    if number and float(number[1]) > 0:
-        return Card(f"a GPU of {float(number[1]):g} GiB", float(number[1]))
-    name = next((name for name in CARDS if _plain(name) == _plain(given)), None)
-    if name is None:
-        raise UserError(f"unknown card {given!r}; choose from {', '.join(CARDS)}, or give a number of GiB")
-    return Card(name, *CARDS[name])
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"nvidia|geforce|[^a-z0-9]", "", name.lower())
-
-
-def _own_card() -> Card:
-    if torch.cuda.is_available():
-        about = torch.cuda.get_device_properties(0)
-        return Card(about.name, about.total_memory / GIB)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
-        memory = min(memory, int(text))
-    return Card("this machine's RAM", memory / GIB, gpu=False)
 
 
 def shape_of(name: str) -> Any:
@@ -300,19 +241,6 @@ def rate_of(card: Card, build: Build, width: int) -> tuple[float | None, str]:
     dtype = torch.bfloat16 if build.mixed else build.dtype
     rate = matmul_rate(torch.device("cuda" if card.gpu else "cpu"), dtype, width)
     return rate * MATMUL_SHARE, f"{MATMUL_SHARE:.0%} of {rate / 1e12:.2g} TFLOP/s, measured here on a matrix product"
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
-    """Operations a second of (2048, width) @ (width, width), the best of five."""
-    left = torch.randn(2048, width, device=device).to(dtype)
-    right = torch.randn(width, width, device=device).to(dtype)
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        (left @ right).flatten()[0].item()  # waits for the device
-        return time.perf_counter() - start
-
-    return 2 * 2048 * width**2 / min(seconds() for _ in range(5))
 
 
 def estimate(config: RunConfig, card: Card) -> Estimate:

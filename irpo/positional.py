@@ -73,7 +73,7 @@ class MRR:
     min_label: ClassVar[float] = 1.0
 
     def __call__(self, relevance: Tensor, rank: Tensor) -> Tensor:
-        return (relevance >= 1) / rank
+        return (relevance >= self.min_label) / rank
 
 
 @POSITIONAL_METRICS.register("precision")
@@ -90,7 +90,7 @@ class Precision:
             raise UserError(f"positional metric 'precision': k = {self.k}; a cut-off is a whole number >= 1")
 
     def __call__(self, relevance: Tensor, rank: Tensor) -> Tensor:
-        return ((relevance >= 1) & (rank <= self.k)).to(relevance.dtype)
+        return ((relevance >= self.min_label) & (rank <= self.k)).to(relevance.dtype)
 
 
 @POSITIONAL_METRICS.register("edcg")

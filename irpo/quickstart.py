@@ -19,8 +19,7 @@ from irpo.reranker import Reranker
 from irpo.significance import against
 from irpo.types import UserError
 
-_SAME = ("method.objective.beta=0.1", "method.nll_weight=1.0")  # as IRPO ships, so that the table compares objectives
-METHODS = {"SFT": ("sft", ()), "DPO": ("dpo", _SAME), "S-DPO": ("sdpo", _SAME), "IRPO": ("irpo", _SAME)}
+METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "IRPO": "irpo"}
 BASE, OURS = "base", "IRPO"
 _MARK = "quickstart.txt"
 TESTED = "score"  # the mode whose values the paired tests compare
@@ -31,7 +30,7 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
     _clear(out)
     began = time.perf_counter()
     settings = config_file or Path("quickstart.yaml")
-    configs = {name: load_config([f"methods/{file}.yaml", settings], own) for name, (file, own) in METHODS.items()}
+    configs = _configs(settings)
     shared = configs[OURS]
     lists, _ = build(shared.task)
     examples = lists["eval"][: shared.evaluation.max_lists]
@@ -48,6 +47,15 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
     _show(found)
     say(f"{time.perf_counter() - began:.0f} s; the report is {out / 'report.md'}, each method's own lies beside it")
     return {name: evaluation.summary() for name, evaluation in found.items()}
+
+
+def _configs(settings: Path) -> dict[str, RunConfig]:
+    """Every method's; the other preference methods get IRPO's beta and anchor, so that objectives are compared."""
+    ours = load_config([f"methods/{METHODS[OURS]}.yaml", settings]).method
+    beta = ours.objective["beta"] if ours.objective else 1.0
+    same = [f"method.objective.beta={beta}", f"method.nll_weight={ours.nll_weight}"]
+    own = {name: [] if name == "SFT" else same for name in METHODS}
+    return {name: load_config([f"methods/{file}.yaml", settings], own[name]) for name, file in METHODS.items()}
 
 
 def _clear(out: Path) -> None:
@@ -90,7 +98,8 @@ def _report(found: dict[str, Evaluation], config: RunConfig, seconds: float) -> 
         "# Quickstart",
         f"The embedded model on its synthetic world: LoRA rank {config.model.lora.r}, {t.updates} updates of "
         f"{t.lists_per_update} lists, learning rate {t.learning_rate:g}, seed {config.seed}; {seconds:.0f} s in all. "
-        "DPO, S-DPO and IRPO share beta 0.1 and the target list's NLL as an anchor, which alone is SFT.",
+        f"DPO, S-DPO and IRPO share beta and an anchor of weight {config.method.nll_weight:g}, the target list's NLL, "
+        "which alone is SFT.",
     ]
     for name in ("NDCG@10", "NDCG@5", "NDCG@1"):
         grid = _grid(found, name)

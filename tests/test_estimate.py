@@ -10,8 +10,9 @@ from tiny import FAMILIES, tiny_model
 from training_lists import encoded
 
 from irpo import cli
+from irpo.cards import card_of
 from irpo.config import load_config
-from irpo.estimate import LISTS_READ, card_of, estimate, plan_of, sample_of, shape_of, table
+from irpo.estimate import LISTS_READ, estimate, plan_of, sample_of, shape_of, table
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, FourBit, History, Passes, build_model, simulate
 from irpo.models import LoadOptions, LoraOptions, add_lora, four_bit_layers, load_model
 from irpo.pipeline import method_of

@@ -46,8 +46,8 @@ def test_methods_measured_in_different_ways_do_not_share_a_table():
         quickstart._grid({"IRPO": Stub("a"), "SFT": Stub("b")})
 
 
-@pytest.mark.parametrize(("method", "own"), quickstart.METHODS.values())
-def test_the_shipped_methods_are_scored_alike(method, own):
-    config = load_config([f"methods/{method}.yaml", "quickstart.yaml"], own)
+@pytest.mark.parametrize("method", quickstart.METHODS.values())
+def test_the_shipped_methods_are_scored_alike(method):
+    config = load_config([f"methods/{method}.yaml", "quickstart.yaml"])
     assert (config.method.scorer, config.method.length) == ({"name": "independent"}, "sum")
     assert json.loads(config.model_dump_json())["task"]["name"] == "world"

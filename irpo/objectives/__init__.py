@@ -31,7 +31,7 @@ class Needs:
     scores: bool = True  # the policy's (B, K) table
     reference: bool = True  # the reference's (B, K) table
     target: bool = False  # the policy's log-likelihood of the target list
-    min_label: float = 0.0  # at least one label of a list of relevant candidates must reach it, or nothing would count
+    min_label: float = 0.0  # what the highest label of a list must reach, where it is above 0, for anything to count
     max_label: float = math.inf  # the highest label it can use
 
 

@@ -154,6 +154,8 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
         lists, account = LISTS[job.options.name](job.policy, now)
         if len(lists) < (1 if job.options.name == "reinforce" else job.options.min_valid):
             raise UserError(_too_few(len(lists), account, job.options, number))
+        if job.options.name == "larpo":
+            job.method.require_labels(lists)
         _trainer(job, now, lists).train()
     state = {"round": number, "lists": len(lists) if number else 0, "drawn": account, "measures": measure(job)}
     save(job, home)
@@ -163,8 +165,6 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
 
 
 def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
-    if job.options.name == "larpo":
-        job.method.require_labels(lists)
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)
     mixed = job.config.model.mixed and job.model.device.type == "cuda"
