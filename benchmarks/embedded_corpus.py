@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from irpo.encoding import encode
-from irpo.prompting import STYLES, PromptBuilder, Style, end_of_turn, load_template, markup
+from irpo.prompting import STYLES, PromptBuilder, end_of_turn, load_template, markup
 from irpo.resources import prompts_dir
 from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, Film, FilmList, film_list, films, in_eval
-from irpo.types import Candidate, RankingExample
+from irpo.types import Candidate, RankingExample, Style
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")

@@ -17,10 +17,10 @@ from embedded_corpus import OPTIONS, QUESTIONS, VERDICTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from irpo.encoding import encode
-from irpo.prompting import STYLES, PromptBuilder, Style, load_template, markup
+from irpo.prompting import STYLES, PromptBuilder, load_template, markup
 from irpo.resources import embedded_dir, prompts_dir
 from irpo.tasks.world import COUNTRIES, GENRES, WORDINGS, World, films
-from irpo.types import RankingExample
+from irpo.types import RankingExample, Style
 
 
 def ndcg(relevance: Sequence[float], k: int = 10) -> float:

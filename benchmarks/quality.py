@@ -29,7 +29,8 @@ from transformers.utils import logging
 
 from irpo.config import EvaluationConfig, RunConfig, load_config
 from irpo.models import load_tokenizer
-from irpo.pipeline import build, encode_examples, measure, method_of, policy_model, split_training
+from irpo.pipeline import encode_examples, measure, method_of, policy_model, split_training
+from irpo.preparing import build
 from irpo.progress import BEST
 from irpo.reranker import Reranker, base_name, prompt_builder
 from irpo.training import ListTrainer, training_arguments

@@ -20,7 +20,8 @@ from shapes import case_of, command_line, kind_of
 
 from irpo.config import load_config
 from irpo.models import load_tokenizer
-from irpo.pipeline import build, encode_examples, method_of
+from irpo.pipeline import encode_examples, method_of
+from irpo.preparing import build
 from irpo.reranker import prompt_builder
 from irpo.scorers import SCORERS, make_batch
 from irpo.types import UserError

@@ -69,12 +69,13 @@ def prepare(
     options: Options = None,
 ) -> None:
     """Turn a dataset's own files into candidate lists: train.jsonl, eval.jsonl and card.json."""
-    from irpo import pipeline
+    from irpo import preparing
+    from irpo.tasks import TASKS
 
     _load(plugin)
     given = {"data": data, "seed": seed}
     spec = {"name": task, **_pairs(options), **{key: value for key, value in given.items() if value is not None}}
-    card = pipeline.prepare(spec, out, skip_bad_rows)
+    card = preparing.prepare(TASKS.build(spec), out, task_spec=spec, skip_bad_rows=skip_bad_rows)
     typer.echo(json.dumps(card, indent=2, ensure_ascii=False))
     typer.echo(f"written to {out}", err=True)
 
@@ -270,7 +271,7 @@ def _modes(modes: list[str]) -> list[Any]:
 def _style(style: str | None) -> Any:
     from typing import get_args
 
-    from irpo.config import Style as Styles
+    from irpo.types import Style as Styles
 
     return style if style is None else _one_of("style", style, get_args(Styles))
 

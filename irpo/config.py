@@ -15,11 +15,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from irpo.layers import Layers
-from irpo.types import UnknownName, UserError
+from irpo.types import Style, UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
-Style = Literal["text", "label", "response"]
 Mode = Literal["score", "generate", "constrain"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]

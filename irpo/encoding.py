@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irpo.prompting import AnswerForm, Prompt, end_of_turn, token_ids_after_newline
-from irpo.types import UserError, target_order
+from irpo.prompting import AnswerForm, Prompt, PromptBuilder, end_of_turn, token_ids_after_newline
+from irpo.types import RankingExample, UserError, target_order
 
 Tokens = tuple[int, ...]
 NO_SLOT = -1  # a token that is fed but whose log-probability nobody asks for
@@ -81,6 +81,34 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
         tail=token_ids_after_newline(tokenizer, [form.tail])[0] + end if listed else (),
         relevance=tuple(relevance),
     )
+
+
+@dataclass(frozen=True)
+class PromptedList:
+    """A list as a model is asked about it: the example, its prompt, and the tokens of the prompt and its answers."""
+
+    example: RankingExample
+    prompt: Prompt
+    tokens: EncodedList
+
+
+def prompted(builder: PromptBuilder, examples: Sequence[RankingExample], *, labels: bool) -> list[PromptedList]:
+    """The examples as `builder` puts them, in their order: the one way from an example to tokens.
+
+    `labels=False` withholds every label and source from prompt, tokens and example alike: what evaluation, ranking and
+    validation show, so that none can leak.
+    """
+    found = []
+    for given in examples:
+        example = given if labels else _blind(given)
+        prompt = builder.build(example)
+        tokens = encode(builder.tokenizer, prompt, example.relevance, id=example.id)
+        found.append(PromptedList(example, prompt, tokens))
+    return found
+
+
+def _blind(example: RankingExample) -> RankingExample:
+    return replace(example, candidates=tuple(replace(c, relevance=0.0, source="") for c in example.candidates))
 
 
 @cache

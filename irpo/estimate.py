@@ -20,8 +20,8 @@ from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, 
 from irpo.method import Method, Sampled
 from irpo.models import LoadOptions, LoraOptions, load_tokenizer, require_there, resolve
 from irpo.online.questions import as_answers
-from irpo.pipeline import build as build_lists
 from irpo.pipeline import encode_examples, method_of, split_training
+from irpo.preparing import build as build_lists
 from irpo.reranker import base_name, prompt_builder
 from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
 from irpo.tasks import TASKS

@@ -29,17 +29,15 @@ from irpo.models import (
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.online import Job, require_sound, run_rounds
-from irpo.preparing import card_of
-from irpo.preparing import prepare as write_lists
+from irpo.preparing import build
 from irpo.progress import BEST, say
-from irpo.prompting import PromptBuilder, Style
+from irpo.prompting import PromptBuilder
 from irpo.report import overview
 from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
 from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
-from irpo.tasks import TASKS, Intake, Lists, build_lists
 from irpo.training import ListTrainer, Loop, training_arguments
-from irpo.types import RankingExample, UserError
+from irpo.types import RankingExample, Style, UserError
 
 _REFERENCES = {
     "adapters_off": "the model with its adapter off, at every update",
@@ -82,18 +80,6 @@ def encode_examples(
     }
     pairs = zip(prompts, examples, strict=True)
     return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts
-
-
-def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:
-    """A task's lists and their card, in memory."""
-    task, intake = TASKS.build(spec), Intake(skip_bad_rows=skip_bad_rows)
-    lists = build_lists(task, intake)
-    return lists, card_of(task, spec, lists, intake)
-
-
-def prepare(spec: Mapping[str, Any], out: Path, skip_bad_rows: bool = False) -> dict[str, Any]:
-    """Write a task's lists and their card into a folder; returns the card."""
-    return write_lists(TASKS.build(spec), out, task_spec=spec, skip_bad_rows=skip_bad_rows)
 
 
 def method_of(config: RunConfig) -> Method:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from irpo.files import atomic_file, atomic_folder, json_line
-from irpo.tasks import Intake, Lists, Task, build_lists
+from irpo.tasks import TASKS, Intake, Lists, Task, build_lists
 from irpo.tasks.jsonl import Jsonl, list_as_json
 from irpo.types import RankingExample
 
@@ -38,6 +38,13 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
         with atomic_file(work / CARD) as file:
             file.write(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return card
+
+
+def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:
+    """A task's lists and their card, in memory."""
+    task, intake = TASKS.build(spec), Intake(skip_bad_rows=skip_bad_rows)
+    lists = build_lists(task, intake)
+    return lists, card_of(task, spec, lists, intake)
 
 
 def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Intake) -> dict[str, Any]:

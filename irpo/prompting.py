@@ -19,9 +19,8 @@ from typing import Any, Literal
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from irpo.types import RankingExample, UserError
+from irpo.types import RankingExample, Style, UserError
 
-Style = Literal["text", "label", "response"]
 STYLES: tuple[Style, ...] = ("text", "label")  # whose answer is a list of all candidates
 PLAIN_HEADER = "\n\nAnswer:\n"  # opens the answer where a tokenizer has no chat template
 _MIN_TOKENS = 4  # a candidate is never cut shorter than this

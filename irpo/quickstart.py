@@ -12,7 +12,8 @@ from rich.console import Console
 
 from irpo.config import RunConfig, load_config
 from irpo.evaluation import Evaluation, write_results
-from irpo.pipeline import build, measure, train
+from irpo.pipeline import measure, train
+from irpo.preparing import build
 from irpo.progress import say
 from irpo.report import comparison
 from irpo.reranker import Reranker

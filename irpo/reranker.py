@@ -18,11 +18,11 @@ from irpo.generation import constrained_ranking, generate_text
 from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, default_device, load_adapter, load_model, load_tokenizer
 from irpo.parsing import parse_ranking, repair
 from irpo.progress import say
-from irpo.prompting import PromptBuilder, Style, load_template
+from irpo.prompting import PromptBuilder, load_template
 from irpo.registry import load_plugins
 from irpo.resources import prompts_dir
 from irpo.scorers import SCORERS, Length, Scorer, score_lists
-from irpo.types import Candidate, RankingExample, UserError
+from irpo.types import Candidate, RankingExample, Style, UserError
 
 Mode = Literal["score", "generate", "constrain"]
 

@@ -18,9 +18,9 @@ from irpo.attention import SPLIT, in_parts
 from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
 from irpo.models import per_layer_type
-from irpo.prompting import Prompt, Style, label_names
+from irpo.prompting import Prompt, label_names
 from irpo.registry import Registry
-from irpo.types import UserError, target_order
+from irpo.types import Style, UserError, target_order
 
 Length = Literal["sum", "mean"]
 TOKENS_PER_BATCH = 8192  # columns of one forward pass where nothing is said

@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+
+# text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer
+Style = Literal["text", "label", "response"]
 
 
 class UserError(ValueError):
@@ -49,11 +53,15 @@ class RankingExample:
 
     At least two candidates; ids are unique. Texts may repeat (they are then tied in every text-based mode);
     the builders in `irpo.candidates` do not let that happen.
+
+    `group` names what makes lists depend on each other (the wish, dialogue or question that they share): they are
+    split, resampled and permuted together. None: a list that shares nothing.
     """
 
     id: str
     query: str
     candidates: tuple[Candidate, ...]
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -64,6 +72,13 @@ class RankingExample:
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise UserError(f"example {self.id!r} holds candidate id {twice!r} twice")
+        if self.group == "":
+            raise UserError(f"example {self.id!r} has an empty group; leave it out where a list shares nothing")
+
+    @property
+    def unit(self) -> str:
+        """What splits, resampling and permutation draw: the group, else the list itself by its id."""
+        return self.id if self.group is None else self.group
 
     @property
     def relevance(self) -> tuple[float, ...]:

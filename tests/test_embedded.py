@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from irpo.encoding import encode
-from irpo.prompting import STYLES, PromptBuilder, Style, end_of_turn, label_names, load_template, markup
+from irpo.prompting import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
 from irpo.resources import embedded_dir, prompts_dir
 from irpo.tasks import Intake
 from irpo.tasks.world import World, films
+from irpo.types import Style
 
 MEGABYTE = 2**20
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}

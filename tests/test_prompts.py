@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from irpo.prompting import STYLES, Style, load_template
+from irpo.prompting import STYLES, load_template
 from irpo.resources import prompts_dir
 from irpo.tasks import TASKS
+from irpo.types import Style
 
 ALL = sorted(prompts_dir().glob("*.jinja"))
 FILES = [path for path in ALL if ".response." not in path.name]  # which ask for a list

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
 
 from irpo.parsing.labels import read_labels
 from irpo.parsing.lines import read_lines
-from irpo.types import Missing, Problem, Ranking, Unparseable
-
-Style = Literal["text", "label", "response"]
+from irpo.types import Missing, Problem, Ranking, Style, Unparseable
 
 __all__ = ["parse_ranking", "random_order", "repair"]
 
