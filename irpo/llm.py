@@ -6,13 +6,13 @@ come out again.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irpo.chance import fingerprint
 from irpo.files import json_line, need, read_rows
 from irpo.types import UserError
 
@@ -54,7 +54,7 @@ class Suggester:
     def suggest(self, context: str) -> list[str]:
         """Titles that the model would recommend after this dialogue, best first; `UserError` where nobody answers."""
         prompt = PROMPT.format(count=self._count, context=context)
-        key = hashlib.sha256(json_line([self._endpoint.model, prompt]).encode("utf-8", "backslashreplace")).hexdigest()
+        key = fingerprint(json_line([self._endpoint.model, prompt]), 64)
         if key not in self._answers:
             self._keep(key, self._ask(prompt))
         return titles_in(self._answers[key])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
@@ -10,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from irpo.chance import number_of
 from irpo.encoding import EncodedList, Layout, ListBatch, collate
 from irpo.lists import ScoredLists, slot_lists
 from irpo.objectives import Objective
@@ -91,8 +91,7 @@ def list_noise(batch: ListBatch, *, seed: int, epoch: int) -> Tensor:
     """Uniform numbers (B, K) that depend on seed, pass and list alone, however lists are batched."""
     noise = torch.zeros(batch.mask.shape)
     for row, name, size in zip(noise, batch.names, batch.mask.sum(-1).tolist(), strict=True):
-        digest = hashlib.sha256(f"{seed}:{epoch}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        generator = torch.Generator().manual_seed(number_of(f"{seed}:{epoch}:{name}") >> 1)
         row[:size] = torch.rand(size, generator=generator)
     return noise.to(batch.mask.device)
 

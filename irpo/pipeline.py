@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from irpo.candidates import group_of, in_test_split
+from irpo.chance import in_test_split
 from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, config_hash, to_yaml
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation import Evaluation, EvaluationOptions, write_results
@@ -59,7 +59,7 @@ def split_training(examples: Sequence[RankingExample], fraction: float, most: in
 
     What is set aside does not depend on order, machine or seed; which `most` of it validate follows the given order.
     """
-    aside = tuple(e for e in examples if in_test_split(group_of(e.id), fraction))
+    aside = tuple(e for e in examples if in_test_split(e.unit, fraction))
     held = {e.id for e in aside}
     kept = tuple(e for e in examples if e.id not in held)
     if not kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from irpo.parsing import random_order
+from irpo.chance import random_order
 from irpo.types import Ranking, RankingExample
 
 

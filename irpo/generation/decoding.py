@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from irpo.chance import key_of, number_of
 from irpo.encoding import EncodedList
 from irpo.generation.guided import follow
 from irpo.generation.walk import Walk
@@ -96,7 +96,11 @@ def sample_answers(
     was drawn before changes it, and no global random state is read or moved. A batch holds `lists_per_batch` answers.
     """
     repeated = [item for item in items for _ in range(sampling.samples)]
-    noise = [_seed(sampling.seed, item.id, number) for item in items for number in range(sampling.samples)]
+    noise = [
+        number_of(key_of(sampling.seed, item.id, number), octets=7)
+        for item in items
+        for number in range(sampling.samples)
+    ]
     found = _answers(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
     return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
@@ -261,8 +265,3 @@ class _Gumbel(LogitsProcessor):
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
         return scores / self.temperature - noise.log()
-
-
-def _seed(*key: object) -> int:
-    digest = hashlib.sha256("\0".join(map(ascii, key)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from irpo.candidates import Bm25, Chance
+from irpo.candidates import Bm25
+from irpo.chance import Chance
 from irpo.encoding import EncodedList
 from irpo.online.questions import Question, as_answers
 from irpo.tasks.preferences import Labels, labels_from_scores

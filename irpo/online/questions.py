@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from irpo.candidates import Chance
+from irpo.chance import Chance, number_of
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation.results import KINDS
 from irpo.generation import Sampled
@@ -46,7 +45,7 @@ def seed_of(*key: str | int) -> int:
     >>> seed_of(0, 1) == seed_of(0, 1) != seed_of(0, 2)
     True
     """
-    return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "big")
+    return number_of("/".join(map(str, key)), octets=4)
 
 
 def in_order(item: EncodedList, order: Sequence[int], id: str) -> EncodedList:

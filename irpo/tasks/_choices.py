@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from irpo.candidates import Chance, Draft, Mine, Miner, MinerName, distinct, same_answer, search_words, tidy
+from irpo.candidates import Draft, Mine, Miner, MinerName, distinct, search_words
+from irpo.chance import Chance
 from irpo.files import Row, need, shown
+from irpo.sameness import same_answer, tidy
 from irpo.tasks import Intake, Lists, Refused, Release
 from irpo.types import Candidate, RankingExample, UserError
 

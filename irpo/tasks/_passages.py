@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irpo.candidates import Chance, Draft, distinct, first_words
+from irpo.candidates import Draft, distinct, first_words
+from irpo.chance import Chance
 from irpo.tasks import Intake, Refused
 from irpo.types import Candidate, RankingExample, UserError
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from irpo.candidates import tidy
 from irpo.files import Row, need, read_rows, shown
+from irpo.sameness import tidy
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.tasks._dialogues import Dialogue, FilmLists, Speaker, Turn, merged
 from irpo.tasks._films import Film, SuggestionSource, endpoint, film

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from irpo.candidates import Chance
+from irpo.chance import Chance
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.types import Candidate, RankingExample, UnknownName, UserError, require_relevant

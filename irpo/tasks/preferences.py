@@ -11,12 +11,11 @@ A row may be any of
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from irpo.candidates import Chance, group_of, in_test_split
+from irpo.chance import Chance, fingerprint, in_test_split
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.types import Candidate, RankingExample, UserError
@@ -74,7 +73,7 @@ class Preferences:
         if "eval" in lists or not self.eval_fraction:
             return lists
         # A salt: the validation lists of a run are chosen by the hash of the bare id.
-        aside = [e for e in lists["train"] if in_test_split(f"evaluation/{group_of(e.id)}", self.eval_fraction)]
+        aside = [e for e in lists["train"] if in_test_split(f"evaluation/{e.unit}", self.eval_fraction)]
         if not aside:
             return lists
         held = {e.id for e in aside}
@@ -96,7 +95,8 @@ class Preferences:
             raise Refused("all responses have the same score")
         id = _id(row.value, prompt, list(kept))
         candidates = [Candidate(str(n), text, y, "data") for n, (text, y) in enumerate(zip(kept, labels, strict=True))]
-        return RankingExample(id, prompt, tuple(Chance("order", self.seed, id).shuffled(candidates)))
+        mixed = Chance("order", self.seed, id).shuffled(candidates)
+        return RankingExample(id, prompt, tuple(mixed), group=fingerprint(prompt))
 
 
 def parse_row(value: Mapping[str, Any]) -> tuple[str, list[str], list[float]]:
@@ -188,10 +188,6 @@ def _message(message: Any) -> tuple[str, str]:
 
 
 def _id(value: Mapping[str, Any], prompt: str, responses: list[str]) -> str:
-    """`prompt#row`, the same on every machine: rows of one prompt share the first part and are never split apart."""
+    """`prompt#row`, the same on every machine."""
     own = next((value[key] for key in ("id", "prompt_id") if isinstance(value.get(key), str) and value[key]), "")
-    return f"{_hash(prompt)}#{_hash(chr(0).join([own, *sorted(responses)]))}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return f"{fingerprint(prompt)}#{fingerprint(chr(0).join([own, *sorted(responses)]))}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from irpo.candidates import tidy
 from irpo.files import Row, need, shown
+from irpo.sameness import tidy
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.tasks._dialogues import Dialogue, FilmLists, Turn, merged
 from irpo.tasks._films import Catalogue, Film, SuggestionSource, endpoint, film

@@ -7,12 +7,12 @@ same on every machine.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
+from irpo.chance import fingerprint, number_of, order_of
 from irpo.tasks import TASKS
 from irpo.types import Candidate, RankingExample, UserError
 
@@ -92,13 +92,12 @@ class FilmQuery:
 
 def number(key: str, below: int) -> int:
     """A number in [0, below) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % below
+    return number_of(key) % below
 
 
 def shuffled(key: str, items: Sequence[T]) -> list[T]:
     """The items in an order that depends on the key alone."""
-    digests = [hashlib.sha256(f"{key}/{i}".encode()).digest() for i in range(len(items))]
-    return [items[i] for i in sorted(range(len(items)), key=digests.__getitem__)]
+    return [items[i] for i in order_of([f"{key}/{i}" for i in range(len(items))])]
 
 
 @cache
@@ -179,13 +178,12 @@ class FilmList:
 
     def example(self) -> RankingExample:
         """The list as every other module knows it; its id is a hash of its content."""
-        digest = hashlib.sha256(self.content.encode()).hexdigest()[:16]
         ids = {film.title: f"film-{i}" for i, film in enumerate(sorted(self.films, key=lambda film: film.title))}
         candidates = tuple(
             Candidate(id=ids[film.title], text=film.text, relevance=float(label), source="world")
             for film, label in zip(self.films, self.labels, strict=True)
         )
-        return RankingExample(id=f"world-{digest}", query=self.query.text, candidates=candidates)
+        return RankingExample(id=f"world-{fingerprint(self.content)}", query=self.query.text, candidates=candidates)
 
 
 def film_list(key: str, count: int, seed: int = 0) -> FilmList:
