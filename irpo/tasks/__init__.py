@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from irpo.chance import fingerprint
 from irpo.files import Row, existing, json_line, read_rows, sha256_of
 from irpo.registry import Registry
+from irpo.sameness import text_key
 from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")
@@ -229,6 +231,14 @@ def build_lists(task: Task, intake: Intake) -> Lists:
         read = ", ".join(sorted(intake.sources)) or "what was given"
         raise UserError(f"no list could be made for {split} from {read}: {why.strip('; ') or 'there are no rows'}")
     return lists
+
+
+def groups_of(asked: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """From (id, question) of lists: the group of each id whose question others ask too, a name for the question."""
+    ids: dict[str, set[str]] = {}
+    for name, question in asked:
+        ids.setdefault(text_key(question), set()).add(name)
+    return {name: fingerprint(key) for key, names in ids.items() if len(names) > 1 for name in names}
 
 
 def _without_repeats(split: str, examples: Iterable[RankingExample], intake: Intake) -> list[RankingExample]:
