@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from irpo.chance import Chance
 from irpo.sameness import singular, text_key, tidy, words_of
-from irpo.types import Candidate, UserError
+from irpo.types import Candidate, RankingExample, UserError
 
 
 def first_words(text: str, limit: int) -> str:
@@ -73,7 +73,13 @@ def search_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(singular(w) for w in words_of(text) if w not in _STOPWORDS))
 
 
-class Scorer(Protocol):
+def popularity(train: Sequence[RankingExample]) -> Mapping[str, float]:
+    """How often each text (by `text_key`) is relevant in training lists: what ranks without reading the query."""
+    relevant = (text_key(c.text) for example in train for c in example.candidates if c.relevance > 0)
+    return {key: float(count) for key, count in Counter(relevant).items()}
+
+
+class Likeness(Protocol):
     """Likeness of every text of a collection to a query, in the collection's order."""
 
     def __call__(self, query: str) -> NDArray[np.float64]: ...
@@ -138,7 +144,7 @@ class Miner:
     def __init__(self, mines: Iterable[Mine], name: MinerName = "bm25", model: str = "") -> None:
         # In the order of the alphabet, so that where scores tie the text decides.
         self._mines = sorted(mines, key=lambda mine: (mine.about, mine.texts))
-        self._score: Scorer | None = None
+        self._score: Likeness | None = None
         if self._mines:
             abouts = [mine.about for mine in self._mines]
             self._score = Bm25(abouts) if name == "bm25" else Dense(abouts, model)

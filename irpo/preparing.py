@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from irpo.files import atomic_file, atomic_folder, json_line
-from irpo.tasks import TASKS, Intake, Lists, Task, build_lists
+from irpo.tasks import TASKS, Intake, Lists, Task, build_lists, relevant_from
 from irpo.tasks.jsonl import Jsonl, list_as_json
 from irpo.types import RankingExample
 
@@ -53,6 +53,7 @@ def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Inta
         "card": _FORM,
         "task": _portable(task_spec),
         "options": _portable(_options(task)),
+        "relevant_from": relevant_from(task),  # the label from which an item counts in Recall, P, MRR and MAP
         "splits": {split: _split_card(examples) for split, examples in lists.items()},
         **_account(intake),
     }
@@ -92,6 +93,7 @@ def _split_card(examples: Sequence[RankingExample]) -> dict[str, Any]:
     relevant = [sum(label > 0 for label in example.relevance) for example in examples]
     return {
         "lists": len(examples),
+        "groups": len({example.unit for example in examples}),
         "sha256": hashlib.sha256(content).hexdigest(),  # of the split's file
         "candidates": len(candidates),
         "candidates_per_list": _counts(len(example.candidates) for example in examples),

@@ -39,6 +39,11 @@ class Task(Protocol):
 TASKS: Registry[Task] = Registry("task")
 
 
+def relevant_from(task: object) -> float:
+    """The label from which an item of a task counts as relevant in Recall, P, MRR and MAP; 1 unless the task says."""
+    return float(getattr(task, "relevant_from", 1.0))
+
+
 class Refused(Exception):
     """A sound row that makes no list (no answer, say): counted under its reason, never an error."""
 
@@ -223,6 +228,9 @@ def build_lists(task: Task, intake: Intake) -> Lists:
     if "train" in lists:
         intake.drop("train", "id is also in the evaluation split", len(lists["train"]) - len(kept))
         lists["train"] = kept
+    shared = {example.unit for example in lists.get("eval", ())} & {example.unit for example in kept}
+    if shared:
+        intake.note(f"train and eval share {len(shared)} groups, such as {min(shared)!r}: they are not independent")
     empty = [split for split, examples in lists.items() if not examples]
     if empty or not lists:
         split = empty[0] if empty else "any split"

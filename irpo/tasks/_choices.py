@@ -75,12 +75,10 @@ class ChoiceLists:
             units = [groups.get(q.id, q.id) for q in asked]
             shares = self._shares(units, intake) if split == "train" else ()
             parts = [sum(not in_test_split(unit, share) for share in shares) for unit in units]
-            miners = [
-                Miner(
-                    [q.mine for q, own in zip(asked, parts, strict=True) if own == part], self.miner, self.dense_model
-                )
-                for part in range(len(shares) + 1)
-            ]
+            mines: list[list[Mine]] = [[] for _ in (*shares, 1)]
+            for q, part in zip(asked, parts, strict=True):
+                mines[part].append(q.mine)
+            miners = [Miner(found, self.miner, self.dense_model) for found in mines]
             made = [self._list(q, miners[part], intake, split) for q, part in zip(asked, parts, strict=True)]
             built[split] = [replace(example, group=groups.get(example.id)) for example in made]
             short = sum(len(example.candidates) < self.size for example in made)

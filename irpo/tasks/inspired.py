@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from irpo.files import Row, need, read_rows, shown
 from irpo.sameness import tidy
@@ -33,6 +34,9 @@ class Inspired:
 
     Also read: turn-level rows (`full_situation`, `movies`), where a split has no rows of dialogues.
     """
+
+    # A film that someone suggested (1) was not recommended in the dialogue.
+    relevant_from: ClassVar[float] = 2.0
 
     data: str
     seed: int = 0

@@ -1,11 +1,12 @@
 """The user's own lists, and the form that `irpo prepare` writes: one JSON object a line.
 
-`{"id", "query", "candidates": [{"id", "text", "relevance", "source"}]}`; `schema.json` beside this module is its JSON
-schema. `source` may be left out ("user").
+`{"id", "query", "candidates": [{"id", "text", "relevance", "source"}], "group"}`; `schema.json` beside this module is
+its JSON schema. `source` may be left out ("user"), and `group` where a list depends on no other one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from irpo.types import Candidate, RankingExample, UnknownName, UserError, requir
 RELEASE = Release(eval_names=("test", "dev"), suffixes=(".jsonl", ".json"))
 SCHEMA = Path(__file__).with_name("schema.json")
 
-_KEYS = ("id", "query", "candidates")
+_KEYS = ("id", "query", "candidates", "group")
 _CANDIDATE_KEYS = ("id", "text", "relevance", "source")
 
 
@@ -36,6 +37,11 @@ class Jsonl:
     split: Literal["train", "eval"] | None = None
     shuffle: bool = False  # candidates by (seed, id): for data whose order tells the labels
     seed: int = 0
+    relevant_from: float = 1.0  # the label from which an item counts as relevant in Recall, P, MRR and MAP
+
+    def __post_init__(self) -> None:
+        if not 0 < self.relevant_from < float("inf"):
+            raise UserError(f"relevant_from is {self.relevant_from}; it is a label above 0")
 
     def build(self, intake: Intake) -> Lists:
         """See `irpo.tasks.Task`."""
@@ -51,7 +57,21 @@ class Jsonl:
             parse = _once(self._example)
             lists[split] = [example for path in paths for example in intake.collect(split, intake.rows(path), parse)]
             _note_order(split, lists[split], intake)
+        self._note_relevant(intake)
         return lists
+
+    def _note_relevant(self, intake: Intake) -> None:
+        """Warn where the card of prepared lists counts as relevant from another label."""
+        try:
+            folder = Path(self.data) if Path(self.data).is_dir() else Path(self.data).parent
+            said = float(json.loads((folder / "card.json").read_bytes())["relevant_from"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return
+        if said != self.relevant_from:
+            intake.note(
+                f"card.json beside these lists counts as relevant from label {said:g}, this task from "
+                f"{self.relevant_from:g}; give task.relevant_from={said:g} (train), relevant_from={said:g} (evaluate)"
+            )
 
     def _example(self, row: Row) -> RankingExample:
         example = require_relevant(parse_list(row.value))
@@ -67,8 +87,8 @@ def parse_list(value: Mapping[str, Any]) -> RankingExample:
     example_id, query = need(value, "id", str), need(value, "query", str)
     if not query.strip():
         raise UserError("'query' is empty; it must be a text")
-    candidates = need(value, "candidates", list)
-    return RankingExample(example_id, query, tuple(_candidate(c, n) for n, c in enumerate(candidates, start=1)))
+    candidates = tuple(_candidate(c, n) for n, c in enumerate(need(value, "candidates", list), start=1))
+    return RankingExample(example_id, query, candidates, need(value, "group", str) if "group" in value else None)
 
 
 def list_as_json(example: RankingExample) -> dict[str, Any]:
@@ -76,7 +96,8 @@ def list_as_json(example: RankingExample) -> dict[str, Any]:
     candidates = [
         {"id": c.id, "text": c.text, "relevance": _number(c.relevance), "source": c.source} for c in example.candidates
     ]
-    return {"id": example.id, "query": example.query, "candidates": candidates}
+    group = {} if example.group is None else {"group": example.group}
+    return {"id": example.id, "query": example.query, "candidates": candidates, **group}
 
 
 def _candidate(value: Any, number: int) -> Candidate:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from blind import blind_tables
+from handmade import a_list, build, question, write_lines
 
+from irpo.candidates import popularity
 from irpo.chance import in_test_split
-from irpo.tasks import TASKS, Intake, build_lists
+from irpo.pipeline import split_training
+from irpo.preparing import prepare
+from irpo.tasks import TASKS, Intake, build_lists, relevant_from
+from irpo.types import RankingExample, UserError
 
 DATA = Path(os.environ.get("IRPO_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -36,10 +42,96 @@ def test_w1_nothing_is_won_without_reading_the_query(task, size):
     lists = real_lists(task, size)
     held = {"eval": (lists["train"], lists["eval"])}
     for share in (0.1, 0.2):
-        inside = [e for e in lists["train"] if in_test_split(e.unit, share)]
-        held[f"validation {share}"] = ([e for e in lists["train"] if e not in inside], inside)
+        parts: dict[bool, list[RankingExample]] = {True: [], False: []}
+        for example in lists["train"]:
+            parts[in_test_split(example.unit, share)].append(example)
+        held[f"validation {share}"] = (parts[False], parts[True])
     for name, (train, asked) in held.items():
         if len(asked) < 30:  # the mean's own error would be greater than what is asked
             continue
         best, chance = blind_tables(train, asked)
         assert best < chance + 0.05, name
+
+
+# ---- W3, W8: lists that depend on each other -------------------------------------------------------------------------
+
+
+def test_w3_lists_of_one_wish_are_one_group():
+    for examples in build_lists(TASKS.build("world", train_lists=60, eval_lists=60), Intake()).values():
+        assert {e.group for e in examples} == {e.unit for e in examples}
+        for example in examples:
+            genre, country = str(example.group).split(" from ")
+            assert genre in example.query
+            assert country in example.query
+
+
+def test_w3_questions_that_are_asked_twice_are_one_group(tmp_path):
+    rows = [question(n) for n in ("sky", "leg", "coal")] + [question("sky") | {"id": "again"}]
+    write_lines(tmp_path / "train.jsonl", rows)
+    one, leg, coal, again = build("commonsenseqa", tmp_path)["train"]
+    assert one.unit == again.unit != one.id
+    assert (leg.unit, coal.unit) == ("leg", "coal")
+
+
+def test_w3_a_group_is_written_and_read_back(tmp_path):
+    rows = [a_list("a") | {"group": "anna"}, a_list("b") | {"group": "anna"}, a_list("c")]
+    write_lines(tmp_path / "in" / "train.jsonl", rows)
+    spec = {"name": "jsonl", "data": str(tmp_path / "in")}
+    card = prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec)
+    assert card["splits"]["train"]["groups"] == 2
+    assert [e.unit for e in build("jsonl", tmp_path / "out")["train"]] == ["anna", "anna", "c"]
+
+
+def test_w3_a_group_in_both_splits_is_said(tmp_path):
+    write_lines(tmp_path / "train.jsonl", [a_list("a") | {"group": "anna"}, a_list("b")])
+    write_lines(tmp_path / "eval.jsonl", [a_list("c") | {"group": "anna"}])
+    intake = Intake()
+    build("jsonl", tmp_path, intake)
+    assert any("share 1 groups, such as 'anna'" in note for note in intake.notes)
+
+
+def test_w3_no_group_is_split_apart():
+    lists = build_lists(TASKS.build("world", train_lists=400, eval_lists=1), Intake())["train"]
+    parts = split_training(lists, 0.1, 10**6)
+    assert parts.validation
+    assert not {e.group for e in parts.train} & {e.group for e in parts.validation}
+
+
+def test_w8_an_id_is_not_cut_at_a_sign_of_its_own(tmp_path):
+    write_lines(tmp_path / "train.jsonl", [a_list(f"q#{i}") for i in range(1000)])
+    parts = split_training(build("jsonl", tmp_path)["train"], 0.1, 10**6)
+    assert abs(len(parts.validation) - 100) < 48  # 5 standard deviations
+
+
+# ---- W4, A4: what is relevant, what is popular -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "label"), [("redial", 2), ("inspired", 2), ("arc", 1), ("musique", 1), ("jsonl", 1), ("preferences", 1)]
+)
+def test_w4_a_task_says_from_which_label_an_item_is_relevant(task, label):
+    assert relevant_from(TASKS.build(task, data="anywhere")) == label
+
+
+def test_w4_the_users_own_lists_and_the_card_say_it_too(tmp_path):
+    write_lines(tmp_path / "in" / "train.jsonl", [a_list("a", [2, 1, 0])])
+    spec = {"name": "jsonl", "data": str(tmp_path / "in"), "relevant_from": 2}
+    assert prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec)["relevant_from"] == 2
+    with pytest.raises(UserError, match="relevant_from is 0"):
+        TASKS.build("jsonl", data="anywhere", relevant_from=0)
+
+
+def test_w4_lists_that_were_prepared_with_another_label_say_so(tmp_path):
+    write_lines(tmp_path / "train.jsonl", [a_list("a", [2, 1, 0])])
+    (tmp_path / "card.json").write_text(json.dumps({"relevant_from": 2.0}))
+    for label, said in ((1, True), (2, False)):
+        intake = Intake()
+        build("jsonl", tmp_path, intake, relevant_from=label)
+        assert any("relevant_from=2" in note for note in intake.notes) is said
+
+
+def test_a4_popularity_counts_relevant_texts_of_training_lists(tmp_path):
+    rows = [a_list("a", [1, 0, 2]), a_list("b", [3, 0, 0])]
+    rows[1]["candidates"][0]["text"] = "TEXT  0"
+    write_lines(tmp_path / "train.jsonl", rows)
+    assert popularity(build("jsonl", tmp_path)["train"]) == {"text 0": 2.0, "text 2": 1.0}
