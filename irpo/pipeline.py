@@ -31,7 +31,7 @@ from irpo.objectives.mixture import Mixture
 from irpo.online import Job, require_sound, run_rounds
 from irpo.preparing import build
 from irpo.progress import BEST, say
-from irpo.prompting import PromptBuilder
+from irpo.prompting import PromptBuilder, cuts_of
 from irpo.report import overview
 from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
 from irpo.resources import cache_dir
@@ -72,14 +72,8 @@ def encode_examples(
 ) -> tuple[list[EncodedList], dict[str, int]]:
     """Encoded lists with their labels, and what was cut to fit `prompt.max_tokens`."""
     prompts = [builder.build(example) for example in examples]
-    cuts = {
-        "prompts": len(prompts),
-        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
-        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
-        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
-    }
     pairs = zip(prompts, examples, strict=True)
-    return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts
+    return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts_of(prompts)
 
 
 def method_of(config: RunConfig) -> Method:
@@ -277,6 +271,8 @@ def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str,
     cuts = card["cuts"]
     if cuts["prompts_cut"]:
         data.append(f"- cut to {config.prompt.max_tokens} tokens: {cuts['prompts_cut']} of {cuts['prompts']} prompts")
+    if cuts["special_texts"]:
+        data.append(f"- texts that spell special tokens of the model, kept apart by a blank: {cuts['special_texts']}")
     return "\n".join(
         [
             "---",

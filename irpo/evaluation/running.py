@@ -16,7 +16,7 @@ from irpo.evaluation.results import Answer, Evaluation, Row
 from irpo.generation import constrained_ranking, generate_text
 from irpo.measures import KS
 from irpo.parsing import parse_ranking, repair
-from irpo.prompting import Prompt, PromptBuilder
+from irpo.prompting import Prompt, PromptBuilder, cuts_of
 from irpo.scorers import SCORERS, Length, Scorer, score_lists
 from irpo.types import Ranking, RankingExample, UnknownName, UserError
 
@@ -84,9 +84,7 @@ def evaluate(
         "length": options.length,
         "seed": options.seed,
         "lists_per_batch": options.lists_per_batch,
-        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in lists.prompts),
-        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in lists.prompts),
-        "query_tokens_cut": sum(p.query_tokens_cut for p in lists.prompts),
+        **cuts_of(lists.prompts),
     }
     return Evaluation(tuple(examples), tuple(rows), tuple(options.ks), options.seed, setting)
 
