@@ -110,7 +110,19 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
         raise UserError(_not_there(name, error)) from None
     if options.quantization == "nf4":
         require_four_bit(model)
-    return use_split_attention(model).eval()
+    return use_split_attention(_never_packed(model)).eval().requires_grad_(False)
+
+
+def _never_packed(model: Any) -> Any:
+    """The model whose 4-bit weights keep their bytes on every CPU.
+
+    Where a CPU has AVX512-BF16, bitsandbytes packs a layer's weight anew in the first pass without gradients: its
+    constants are rounded, it multiplies in bfloat16 whatever the dtype, and no gradient comes back through it.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 @contextmanager
