@@ -113,6 +113,8 @@ def policy_model(config: RunConfig) -> Any:
     if m.tuning == "lora":
         options = LoraOptions(m.lora.r, m.lora.alpha, m.lora.dropout, m.lora.targets)
         model = add_lora(model, options, seed=config.seed)
+    else:
+        model.requires_grad_(True)
     if m.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     learn, whole = trainable_parameters(model)

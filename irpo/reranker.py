@@ -59,6 +59,7 @@ def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool =
         return load_model(str(folder / FULL), options)
     if not (folder / ADAPTER).is_dir():
         raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
+    base_name(name)
     if merge and options.quantization == "nf4":
         raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
     model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
@@ -73,10 +74,14 @@ def _that_run_here(options: LoadOptions) -> LoadOptions:
     return replace(options, attention="eager")
 
 
-def base_name(name: str) -> str:
-    """The model that a run, or a run on a run, began with."""
+def base_name(name: str, seen: tuple[Path, ...] = ()) -> str:
+    """The model that a run, or a run on a run, began with; `UserError` where runs name each other in a circle."""
     config = run_config(name)
-    return name if config is None else base_name(config.model.name)
+    if config is None:
+        return name
+    if (folder := Path(name).resolve()) in seen:
+        raise UserError(f"{name}: this run's model.name leads back to the run itself; name the model it began with")
+    return base_name(config.model.name, (*seen, folder))
 
 
 @dataclass(frozen=True)
