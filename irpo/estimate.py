@@ -19,7 +19,8 @@ from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
 from irpo.method import Method, Sampled
 from irpo.models import LoadOptions, LoraOptions, load_tokenizer, require_there, resolve
-from irpo.online.questions import as_answers
+from irpo.online import ON_POLICY
+from irpo.online.policy import as_answers
 from irpo.pipeline import encode_examples, method_of, split_training
 from irpo.preparing import build as build_lists
 from irpo.reranker import base_name, prompt_builder
@@ -200,9 +201,10 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
 def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
     """The lists as on-policy rounds train on them: whole answers, LarPO's of earlier rounds too."""
     online = config.online
-    if online is None or online.name == "iterative":
+    course = None if online is None else ON_POLICY.build(online.method).course
+    if online is None or course is None or not course.compares:
         return sample
-    rounds = {"current": 1, "previous": 2, "all": online.rounds}[online.memory] if online.name == "larpo" else 1
+    rounds = online.rounds if course.earlier is None else min(online.rounds, 1 + course.earlier)
     count = online.samples * rounds
 
     def drawn(item: EncodedList) -> EncodedList:

@@ -16,7 +16,7 @@ Keys = tuple[str, ...]
 # The settings that hold a plug-in: {"name": ..., option: value}, or its bare name.
 PLUGINS: tuple[Keys, ...] = (
     *(("task",), ("method", "objective"), ("method", "scorer")),
-    *(("online", "sampler"), ("online", "reward")),
+    *(("online", "sampler"), ("online", "method")),
 )
 
 

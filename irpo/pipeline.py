@@ -28,7 +28,7 @@ from irpo.models import (
 )
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
-from irpo.online import Job, require_sound, run_rounds
+from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.preparing import build
 from irpo.progress import BEST, say
 from irpo.prompting import PromptBuilder, cuts_of
@@ -125,6 +125,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     config = _anchored(config)
     method = method_of(config)
     _require_no_chance(config, method)
+    require_sound(config, method)
     _require_trackers(config)
     checkpoint = _checkpoint(out, config, resume)
     if resume and (out / CARD).is_file():
@@ -165,8 +166,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
 
 def _require_no_chance(config: RunConfig, method: Method) -> None:
     """`UserError` where dropout would make the policy that draws another than the one that is differentiated."""
-    draws = isinstance(method.objective, Sampled) or (config.online is not None and config.online.name == "reinforce")
-    if draws and config.model.tuning == "lora" and config.model.lora.dropout:
+    if isinstance(method.objective, Sampled) and config.model.tuning == "lora" and config.model.lora.dropout:
         name = type(method.objective).__name__
         raise UserError(
             f"model.lora.dropout = {config.model.lora.dropout:g}; {name} draws from the policy: set it to 0"
@@ -202,7 +202,6 @@ def _train_offline(
 
 def _train_online(job: Job, out: Path) -> dict[str, float]:
     """The rounds of `irpo.online`, on the same model, prompts and lists."""
-    require_sound(job)
     _write_config(out, job.config)
     return run_rounds(job, out, say)
 
