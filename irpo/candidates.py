@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from irpo.chance import Chance
 from irpo.sameness import singular, text_key, tidy, words_of
-from irpo.types import Candidate, UserError
+from irpo.types import Candidate, RankingExample, UserError
 
 
 def first_words(text: str, limit: int) -> str:
@@ -193,3 +193,8 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
             left[place] = 0
             if not skip(place):
                 yield place
+
+
+def popularity(train: Sequence[RankingExample]) -> dict[str, float]:
+    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know."""
+    return dict(Counter(text_key(c.text) for e in train for c in e.candidates if c.relevance > 0))

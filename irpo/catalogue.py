@@ -17,6 +17,7 @@ _REGISTRIES = {
     "metrics": ("irpo.positional", "POSITIONAL_METRICS"),
     "scorers": ("irpo.scorers", "SCORERS"),
     "tasks": ("irpo.tasks", "TASKS"),
+    "modes": ("irpo.modes", "RANKING_MODES"),
     "rewards": ("irpo.online", "REWARDS"),
     "samplers": ("irpo.generation", "SAMPLERS"),
 }

@@ -10,11 +10,12 @@ from typing import Any
 from irpo.config import OnlineConfig, TrainingConfig
 from irpo.encoding import EncodedList
 from irpo.files import atomic_file, json_line, read_rows
-from irpo.generation import SAMPLERS, Sampled, Sampler, Sampling
+from irpo.generation import SAMPLERS, Drawn, Sampler, Sampling
 from irpo.measures import pass_at
 from irpo.online.pools import Answer, Negatives, Pools, different, merged
 from irpo.online.questions import Question, as_answers, choose, drawn_lists, seed_of
 from irpo.online.rewards import REWARDS, Reward
+from irpo.progress import BEST
 from irpo.training import ListTrainer
 
 ANSWERS = "answers.jsonl"  # of a round's folder: what LarPO drew, for the memory of later rounds
@@ -32,7 +33,7 @@ class Policy:
 
     def draw(
         self, questions: Sequence[Question], *key: str | int, temperature: float | None = None
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         """`samples` answers to each question; which ones depends on the policy, the run's seed, the key and the ids."""
         sampler: Sampler = SAMPLERS.build(self.options.sampler)
         seed = seed_of(self.seed, *key)
@@ -170,5 +171,5 @@ class DrawingTrainer(ListTrainer):
     def _shown(self, lists: Any) -> dict[str, Any]:
         mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)
         shown = super()._shown(lists)
-        shown.pop("train_ndcg@10", None)  # its gains are of labels, these are rewards
+        shown.pop(f"train_{BEST}", None)  # its gains are of labels, these are rewards
         return {**shown, "mean_reward": mean_reward}

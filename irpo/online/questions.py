@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from irpo.chance import Chance, number_of
 from irpo.encoding import EncodedList, encode
-from irpo.evaluation.results import KINDS
-from irpo.generation import Sampled
+from irpo.evaluation.results import kind_of
+from irpo.generation import Drawn
 from irpo.parsing import parse_ranking
 from irpo.prompting import Prompt, PromptBuilder
 from irpo.types import RankingExample
@@ -59,7 +59,7 @@ def in_order(item: EncodedList, order: Sequence[int], id: str) -> EncodedList:
 
 
 def drawn_lists(
-    questions: Sequence[Question], answers: Sequence[Sequence[Sampled]]
+    questions: Sequence[Question], answers: Sequence[Sequence[Drawn]]
 ) -> tuple[list[EncodedList], Counter[str]]:
     """The drawn answers that are complete permutations, as lists in their order with the ground truth's labels.
 
@@ -72,7 +72,7 @@ def drawn_lists(
         for number, sample in enumerate(samples):
             ranking, problems = parse_ranking(sample.text, question.prompt.names, question.prompt.style)
             if problems:
-                dropped[next(kind for kind, cls in KINDS.items() if isinstance(problems[0], cls))] += 1
+                dropped[kind_of(problems[0])] += 1
             else:
                 kept.append(in_order(question.item, ranking.order, f"{question.example.id}#{number}"))
     return kept, dropped

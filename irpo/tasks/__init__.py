@@ -231,6 +231,11 @@ def build_lists(task: Task, intake: Intake) -> Lists:
     return lists
 
 
+def relevant_from(task: Task) -> float:
+    """The label from which a candidate counts as relevant in Recall, P, MRR and MAP: the task's word, else 1."""
+    return float(getattr(task, "relevant_from", 1.0))
+
+
 def _without_repeats(split: str, examples: Iterable[RankingExample], intake: Intake) -> list[RankingExample]:
     kept: dict[str, RankingExample] = {}
     for example in examples:
