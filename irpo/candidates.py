@@ -199,3 +199,8 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
             left[place] = 0
             if not skip(place):
                 yield place
+
+
+def popularity(train: Sequence[RankingExample]) -> dict[str, float]:
+    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know."""
+    return dict(Counter(text_key(c.text) for e in train for c in e.candidates if c.relevance > 0))

@@ -19,6 +19,7 @@ _REGISTRIES = {
     "tasks": ("irpo.tasks", "TASKS"),
     "on_policy": ("irpo.online", "ON_POLICY"),
     "rewards": ("irpo.online.rewards", "REWARDS"),
+    "modes": ("irpo.modes", "RANKING_MODES"),
     "samplers": ("irpo.generation", "SAMPLERS"),
 }
 

@@ -140,7 +140,7 @@ def evaluate(
     given = {"data": data, "seed": seed}
     pairs = _pairs(options) | {key: value for key, value in given.items() if value is not None}
     chosen: dict[str, Any] = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
-    chosen["modes"] = tuple(_modes(mode)) if mode else None
+    chosen["modes"] = tuple({"name": name} for name in _modes(mode)) if mode else None
     spec = _task_spec(like or model, task, pairs)
     own = run_config(like or model)
     settings = own.evaluation if own else EvaluationConfig()
@@ -175,7 +175,9 @@ def rank(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="objectives, metrics, scorers, tasks, rewards, samplers.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="objectives, metrics, scorers, tasks, modes, rewards, samplers.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -260,12 +262,10 @@ def _task_spec(model: str, task: str | None, pairs: dict[str, Any]) -> dict[str,
     return {**config.task, **pairs}
 
 
-def _modes(modes: list[str]) -> list[Any]:
-    from typing import get_args
+def _modes(modes: list[str]) -> list[str]:
+    from irpo.modes import RANKING_MODES
 
-    from irpo.config import Mode
-
-    return [_one_of("mode", mode, get_args(Mode)) for mode in dict.fromkeys(modes)]
+    return [_one_of("mode", mode, tuple(RANKING_MODES)) for mode in dict.fromkeys(modes)]
 
 
 def _style(style: str | None) -> Any:

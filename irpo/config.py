@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from irpo.layers import Layers
+from irpo.measures import MEASURES, measure_of
 from irpo.types import Style, UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
-Mode = Literal["score", "generate", "constrain"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -32,6 +32,7 @@ def _plugin(spec: Any) -> Any:
 
 
 PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin)]  # {"name": ..., option: value}
+MeasureName = Annotated[str, AfterValidator(lambda text: str(measure_of(text)))]  # NDCG@10, Recall@5, MRR, ...
 
 
 class _Section(BaseModel):
@@ -126,9 +127,11 @@ class TrainingConfig(_Section):
 class EvaluationConfig(_Section):
     """How a ranker is measured."""
 
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = ("score", "generate", "constrain")
-    ks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3, 5, 10, 20)  # cut-offs of NDCG, recall, precision
-    lists_per_batch: Positive = 8
+    modes: Annotated[tuple[PluginSpec, ...], Field(min_length=1)] = tuple(
+        {"name": name} for name in ("score", "generate", "constrain")
+    )
+    measures: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = MEASURES  # NDCG@10, or the first, is the main
+    lists_per_batch: Positive | None = None  # None: as many as the device holds
     max_lists: Positive | None = None  # None: all of them
 
 
@@ -173,6 +176,8 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _reference_exists(self) -> Self:
+        if not self.plugins:
+            _require_modes(self.evaluation)
         if self.model.tuning == "full" and self.method.reference == "adapters_off":
             raise ValueError(
                 "method.reference 'adapters_off' needs model.tuning 'lora'; "
@@ -182,6 +187,13 @@ class RunConfig(_Section):
         if first and self.model.tuning == "full" and self.method.reference != "none":
             raise ValueError("online.reference 'first' needs model.tuning 'lora'; with 'full' choose previous")
         return self
+
+
+def _require_modes(evaluation: EvaluationConfig) -> None:
+    from irpo.modes import RANKING_MODES
+
+    for mode in evaluation.modes:
+        RANKING_MODES.build(mode)
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:

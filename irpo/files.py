@@ -243,11 +243,12 @@ _NAMES: dict[type, str] = {
 
 
 @contextmanager
-def atomic_folder(out: Path, owned: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Iterator[Path]:
     """A temporary folder beside `out`; its files are moved into `out` when the block ends well, else all are removed.
 
     `owned` are the names that this kind of output may have: those that were not written this time are
-    removed from `out`, so that it never mixes two runs. Other files in `out` stay.
+    removed from `out`, so that it never mixes two runs. Other files in `out` stay. `last` is the file that says that
+    the folder is whole: it is taken away before anything is replaced, and comes back when all is there.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: the output folder's name is taken by a file")
@@ -259,9 +260,9 @@ def atomic_folder(out: Path, owned: Sequence[str] = ()) -> Iterator[Path]:
     try:
         yield work
         out.mkdir(exist_ok=True)
-        written = sorted(path.name for path in work.iterdir())
-        for name in owned:
-            if name not in written:
+        written = sorted((path.name for path in work.iterdir()), key=lambda name: (name == last, name))
+        for name in (last, *owned):
+            if name and (name == last or name not in written):
                 (out / name).unlink(missing_ok=True)
         for name in written:
             os.replace(work / name, out / name)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from irpo.candidates import popularity
 from irpo.chance import in_test_split
 from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, config_hash, to_yaml
 from irpo.encoding import EncodedList, encode
-from irpo.evaluation import Evaluation, EvaluationOptions, write_results
+from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
 from irpo.method import Method, Sampled
 from irpo.models import (
@@ -32,10 +33,12 @@ from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.preparing import build
 from irpo.progress import BEST, say
 from irpo.prompting import PromptBuilder, cuts_of
+from irpo.registry import Spec
 from irpo.report import overview
-from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
+from irpo.reranker import Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
 from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
+from irpo.tasks import TASKS, relevant_from
 from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, Style, UserError
 
@@ -312,7 +315,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
     style: Style | None = None,
     like: str | None = None,
     skip_bad_rows: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
 
     `like` is a run whose prompt, scorer and loading a base model is to be given, so
@@ -332,20 +335,35 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
         "task": spec["name"],
         "lists_sha256": card["splits"]["eval"]["sha256"][:16],
     }
-    found = measure(ranker, lists["eval"][: settings.max_lists], settings)
-    summary = write_results(out, found, about)
+    examples = lists["eval"][: settings.max_lists]
+    found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()))
+    summary = write_results(out, replace(found, about=about))
     Console().print(overview(summary).table())
     say(f"written to {out}: report.md, results.json, per_query.jsonl, runs, qrels")
     return summary
 
 
-def measure(ranker: Reranker, examples: Sequence[RankingExample], settings: EvaluationConfig) -> Evaluation:
-    """A loaded ranker in the configured modes, with the baselines."""
-    options = EvaluationOptions(settings.modes, settings.ks, settings.lists_per_batch, length=ranker.length)
+def measure(
+    ranker: Reranker,
+    examples: Sequence[RankingExample],
+    settings: EvaluationConfig,
+    *,
+    task: Mapping[str, Any],
+    train: Sequence[RankingExample] = (),
+) -> Evaluation:
+    """A loaded ranker in the configured modes, with the baselines; the task says which labels count as relevant.
+
+    `train` are the lists that popularity is counted in.
+    """
+    start = relevant_from(TASKS.build(task))
+    options = EvaluationOptions(
+        settings.modes, settings.measures, settings.lists_per_batch, length=ranker.length, relevant_from=start
+    )
     check_model(ranker.model)
-    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options)
+    counts = popularity(train)
+    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
-def rank(model: str, query: str, documents: Sequence[str], mode: Mode, style: Style | None = None) -> list[Ranked]:
+def rank(model: str, query: str, documents: Sequence[str], mode: Spec, style: Style | None = None) -> list[Ranked]:
     """The documents for a query, best first."""
     return Reranker.load(model, style=style).rank(query, documents, mode)

@@ -16,8 +16,8 @@ from transformers import ProgressCallback, TrainerCallback
 
 from irpo.encoding import ListBatch
 
-BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
-SHOWN = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
+BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
+SHOWN = {"loss": "loss", f"train_{BEST}": f"train {BEST}", f"eval_{BEST}": f"validation {BEST}"}
 _console = Console(stderr=True, highlight=False)
 
 

@@ -230,7 +230,7 @@ class ListTrainer(Trainer):
         }
         if self.method.scorer.separable or lists.owner is not None:  # else the scores were taken in the gold order
             rows = [(row[m], y[m].tolist()) for row, y, m in zip(policy, relevance, mask, strict=True)]
-            shown["train_ndcg@10"] = torch.tensor([ndcg_of(row, y, 10) for row, y in rows])
+            shown[f"train_{BEST}"] = torch.tensor([ndcg_of(row, y, 10) for row, y in rows])
         return shown
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:

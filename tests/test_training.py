@@ -101,7 +101,7 @@ def test_precomputed_and_adapters_off_are_the_same_reference(tmp_path):
 def test_the_log_shows_what_was_promised(tmp_path):
     run = trainer(tmp_path, method("irpo", nll_weight=0.1))
     run.go(None)
-    keys = {"loss", "reward_margin", "train_ndcg@10", "rho_entropy", "tokens_per_s", "peak_memory_mb", "target_nll"}
+    keys = {"loss", "reward_margin", "train_NDCG@10", "rho_entropy", "tokens_per_s", "peak_memory_mb", "target_nll"}
     assert keys <= lines(run)[0].keys()
     assert peak_memory() > 0
 
@@ -109,7 +109,7 @@ def test_the_log_shows_what_was_promised(tmp_path):
 def test_the_gold_order_is_not_logged_as_a_ranking(tmp_path):
     run = trainer(tmp_path, method("irpo", "list"))
     run.go(None)
-    assert "train_ndcg@10" not in lines(run)[0]
+    assert "train_NDCG@10" not in lines(run)[0]
 
 
 def test_several_gpus_in_sight_are_one(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from irpo.encoding import EncodedList
-from irpo.generation.decoding import MARGIN, Sampled, Sampling, answer_tokens, as_sampled, sample_answers
+from irpo.generation.decoding import MARGIN, Drawn, Sampling, answer_tokens, as_drawn, sample_answers
 from irpo.registry import Registry
 from irpo.types import UserError
 
@@ -25,7 +25,7 @@ class Sampler(Protocol):
         items: Sequence[EncodedList],
         sampling: Sampling,
         max_new_tokens: int | None = None,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         """`sampling.samples` answers to each list's prompt, in the given order of lists."""
         ...
 
@@ -47,7 +47,7 @@ class Transformers:
         items: Sequence[EncodedList],
         sampling: Sampling,
         max_new_tokens: int | None = None,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         size = self.answers_per_batch
         return sample_answers(model, tokenizer, items, sampling, lists_per_batch=size, max_new_tokens=max_new_tokens)
 
@@ -68,7 +68,7 @@ class Vllm:
         items: Sequence[EncodedList],
         sampling: Sampling,
         max_new_tokens: int | None = None,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         vllm = _library()
         if not hasattr(model, "peft_config"):
             raise UserError("sampler 'vllm' takes the policy as a LoRA adapter; set model.tuning to 'lora'")
@@ -89,7 +89,7 @@ class Vllm:
             model.save_pretrained(folder)
             adapter = vllm.lora.request.LoRARequest(Path(folder).name, _next_adapter(), folder)
             outputs = engine.generate(prompts, settings, use_tqdm=False, lora_request=adapter)
-        return [[as_sampled(tokenizer, list(o.token_ids), stop) for o in found.outputs] for found in outputs]
+        return [[as_drawn(tokenizer, list(o.token_ids), stop) for o in found.outputs] for found in outputs]
 
 
 def _library() -> Any:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from irpo.config import OnlineConfig
 from irpo.encoding import EncodedList, PromptedList
 from irpo.evaluation.results import KINDS
-from irpo.generation import Sampled
+from irpo.generation import Drawn
 from irpo.method import Method
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Policy, Round
@@ -43,7 +43,7 @@ class Iterative:
 
 
 def drawn_lists(
-    questions: Sequence[PromptedList], answers: Sequence[Sequence[Sampled]]
+    questions: Sequence[PromptedList], answers: Sequence[Sequence[Drawn]]
 ) -> tuple[list[EncodedList], Counter[str]]:
     """The drawn answers that are complete permutations, as lists in their order with the ground truth's labels.
 

@@ -17,7 +17,7 @@ from irpo.models import default_device, resolve
 from irpo.parsing import parse_ranking
 from irpo.registry import Registry
 from irpo.specials import without_specials
-from irpo.types import UserError, Style
+from irpo.types import Style, UserError
 
 
 class Reward(Protocol):
