@@ -17,9 +17,9 @@ _REGISTRIES = {
     "metrics": ("irpo.positional", "POSITIONAL_METRICS"),
     "scorers": ("irpo.scorers", "SCORERS"),
     "tasks": ("irpo.tasks", "TASKS"),
+    "modes": ("irpo.modes", "RANKING_MODES"),
     "on_policy": ("irpo.online", "ON_POLICY"),
     "rewards": ("irpo.online.rewards", "REWARDS"),
-    "modes": ("irpo.modes", "RANKING_MODES"),
     "samplers": ("irpo.generation", "SAMPLERS"),
 }
 
