@@ -13,7 +13,7 @@ from typing import Any, cast
 from irpo.files import atomic_file, atomic_folder, json_line
 from irpo.tasks import TASKS, Intake, Lists, Task, build_lists, relevant_from
 from irpo.tasks.jsonl import Jsonl, list_as_json
-from irpo.types import RankingExample
+from irpo.types import RankingExample, UserError
 
 CARD = "card.json"
 FILES = {"train": "train.jsonl", "eval": "eval.jsonl"}
@@ -26,8 +26,10 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
 
     The files appear together when all are written; an older run's are replaced, and on an error nothing is left.
     The same task on the same data writes the same bytes on every machine: the card names files, never folders.
-    `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`).
+    `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`). `UserError` for an `out` that is the data's
+    folder, lies in it, or holds what the task reads under a name of ours: where it reads it never writes.
     """
+    _require_apart(task, out)
     intake = Intake(skip_bad_rows=skip_bad_rows)
     lists = build_lists(task, intake)
     card = card_of(task, task_spec, lists, intake)
@@ -38,6 +40,17 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
         with atomic_file(work / CARD) as file:
             file.write(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return card
+
+
+def _require_apart(task: Task, out: Path) -> None:
+    target = out.resolve()
+    for option, value in _options(task).items():
+        if not isinstance(value, (str, Path)) or not Path(value).exists():
+            continue
+        read = Path(value).resolve()
+        inside = read.is_dir() and (target == read or read in target.parents)
+        if inside or read in [target / name for name in (*FILES.values(), CARD)]:
+            raise UserError(f"--out {out}: would write where {option} ({value}) is read; give a folder apart from it")
 
 
 def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:

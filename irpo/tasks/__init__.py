@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from irpo.chance import fingerprint
-from irpo.files import Row, existing, json_line, read_rows, sha256_of
+from irpo.files import Row, existing, json_line, read_rows, sha256_of, unwritable
 from irpo.registry import Registry
 from irpo.sameness import text_key
 from irpo.types import RankingExample, UserError
@@ -61,6 +61,7 @@ class Release:
     prefer: str = ""
     hub: str = ""
     hub_config: str | None = None
+    form: str = ""  # what the files hold, said where none is found
 
 
 _SPLIT_WORDS = {
@@ -128,8 +129,8 @@ class Intake:
         count = 0
         for row in read_rows(path):
             count += 1
-            if row.problem:
-                self.bad(row, row.problem)
+            if problem := row.problem or unwritable(row.value):
+                self.bad(row, problem)
             else:
                 yield row
         self.source(path.name, sha256_of(path), count)
@@ -205,14 +206,20 @@ def split_files(data: Path, release: Release) -> dict[str, list[Path]]:
     by_name: dict[str, list[Path]] = {}
     for path in sorted(data.iterdir()):
         name = split_of(path)
-        if path.is_file() and path.suffix.lower() in release.suffixes and name:
+        if path.suffix.lower() in release.suffixes and name:
             by_name.setdefault(name, []).append(path)
     chosen = {"train": "train", "eval": next((name for name in release.eval_names if name in by_name), "")}
     found = {split: _preferred(by_name[name], release.prefer) for split, name in chosen.items() if name in by_name}
     if not found:
         wanted = " or ".join(("train", *release.eval_names))
         kinds = ", ".join(release.suffixes)
-        raise UserError(f"{data}: no file here ({kinds}) has {wanted} as a word of its name; give a folder or a file")
+        raise UserError(
+            f"{data}: no file here ({kinds}) has {wanted} as a word of its name; give a folder or a file{release.form}"
+        )
+    for path in (path for paths in found.values() for path in paths):
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
+            raise UserError(f"{path}: this is {what}; a file is needed here, or another name")
     return found
 
 

@@ -136,7 +136,7 @@ def _scored(found: Sequence[Any], key: str) -> tuple[list[str], list[float]]:
 def _number(value: object, name: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not abs(number) < float("inf"):
         raise UserError(f"{name!r} is {shown(value)}; it must be a finite number")
