@@ -19,6 +19,7 @@ CARD = "card.json"
 FILES = {"train": "train.jsonl", "eval": "eval.jsonl"}
 _FORM = 1  # of the card; a reader may refuse one that it does not know
 _FIRST_BAD_ROWS = 20
+_MOST_LABELS = 8  # in a summary
 
 
 def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_rows: bool = False) -> dict[str, Any]:
@@ -70,6 +71,32 @@ def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Inta
         "splits": {split: _split_card(examples) for split, examples in lists.items()},
         **_account(intake),
     }
+
+
+def summary(card: Mapping[str, Any]) -> str:
+    """What a card says, in a few lines."""
+    lines = [_summary_of(split, part) for split, part in card["splits"].items()]
+    if card["relevant_from"] != 1:
+        lines.append(f"relevant from label {card['relevant_from']:g} (Recall, P, MRR, MAP)")
+    for split, reasons in card["dropped"].items():
+        lines.append(f"{split}, left out: " + "; ".join(f"{count} x {reason}" for reason, count in reasons.items()))
+    bad = card["bad_rows"]
+    if bad["count"]:
+        lines.append(f"{_many(bad['count'], 'bad row')} left out: {bad['first'][0]}" + (", ..." * (bad["count"] > 1)))
+    return "\n".join([*lines, *(f"note: {note}" for note in card["notes"]), f"{CARD} says all of it"])
+
+
+def _summary_of(split: str, part: Mapping[str, Any]) -> str:
+    sizes = sorted(map(int, part["candidates_per_list"]))
+    each = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+    labels = [f"{label} ({count})" for label, count in part["labels"].items()]
+    shown = ", ".join(labels if len(labels) <= _MOST_LABELS else [*labels[:_MOST_LABELS], "..."])
+    groups = f" in {_many(part['groups'], 'group')}" if part["groups"] < part["lists"] else ""
+    return f"{split}: {_many(part['lists'], 'list')}{groups}, {each} candidates each, labels {shown}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _lines(examples: Sequence[RankingExample]) -> Iterable[str]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from irpo.chance import Chance
 from irpo.files import Row, need, shown
-from irpo.tasks import TASKS, Intake, Lists, Release, split_files
+from irpo.tasks import TASKS, Intake, Lists, Release, is_hub, split_files
 from irpo.types import MAX_LABEL, Candidate, RankingExample, UnknownName, UserError, require_relevant
 
 RELEASE = Release(
@@ -50,7 +50,7 @@ class Jsonl:
 
     def build(self, intake: Intake) -> Lists:
         """See `irpo.tasks.Task`."""
-        if self.data == "hub":
+        if is_hub(self.data):
             raise UserError("data: 'hub': the jsonl task reads files; give a folder or a file")
         files = split_files(Path(self.data), RELEASE)
         if self.split is not None:

@@ -16,10 +16,11 @@ from irpo.candidates import popularity
 from irpo.chance import in_test_split
 from irpo.encoding import EncodedList
 from irpo.files import atomic_file, atomic_folder
+from irpo.llm import Endpoint, Suggester
 from irpo.method import Method
 from irpo.objectives import OBJECTIVES
 from irpo.pipeline import split_training
-from irpo.preparing import prepare
+from irpo.preparing import prepare, summary
 from irpo.scorers import SCORERS
 from irpo.tasks import TASKS, Intake, build_lists, relevant_from
 from irpo.types import RankingExample, UserError
@@ -274,3 +275,145 @@ def test_u18_a_label_that_the_objective_cannot_use_is_found_at_its_row(tmp_path)
     item = EncodedList("b", (), ((), ()), ((), ()), (), example.relevance)
     with pytest.raises(UserError, match=r"train\.jsonl:2: list 'b' has a label of 100; IRPO uses labels from 0 to 64"):
         Method(OBJECTIVES.build("irpo"), SCORERS.build("independent")).require_labels([item], {"b": example.where})
+
+
+# ---- D2, D4, D5, T: what the hub holds -------------------------------------------------------------------------------
+
+HH = {"chosen": "\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: A planet?\n\nAssistant: Mars.", "rejected": ""}
+HH["rejected"] = HH["chosen"].replace("Mars", "No")
+NECTAR = {
+    "prompt": "\n\nHuman: A planet?\n\nAssistant: ",
+    "answers": [{"answer": "Mars.", "rank": 1.0}, {"answer": "No.", "rank": 2.0}],
+    "source": ["hand-written"],
+}
+HELPSTEER = {
+    "context": [{"role": "user", "content": "A planet?"}],
+    "response1": "Mars.",
+    "response2": "No.",
+    "overall_preference": -2,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (HH, "user: Hi.\n\nassistant: Yes?\n\nuser: A planet?"),
+        (NECTAR, "A planet?"),
+        (HELPSTEER, "A planet?"),
+        (HELPSTEER | {"response1": "No.", "response2": "Mars.", "overall_preference": 3}, "A planet?"),
+    ],
+    ids=["hh-rlhf", "Nectar", "HelpSteer3", "HelpSteer3 the other way"],
+)
+def test_d2_rows_of_the_preference_sets(tmp_path, row, prompt):
+    write_lines(tmp_path / "train.jsonl", [row])
+    (example,) = build("preferences", tmp_path, eval_fraction=0)["train"]
+    assert example.query == prompt
+    assert {c.text: c.relevance for c in example.candidates} == {"Mars.": 1, "No.": 0}
+
+
+def test_d2_rows_that_cannot_be_told_apart_are_counted(tmp_path):
+    other = HH | {"rejected": HH["rejected"].replace("Hi.", "Hello.")}
+    write_lines(tmp_path / "train.jsonl", [HH, other, HELPSTEER | {"overall_preference": 0}])
+    intake = Intake()
+    assert len(build("preferences", tmp_path, intake, eval_fraction=0)["train"]) == 1
+    assert intake.dropped["train"] == {
+        "the conversations differ before their last turn": 1,
+        "all responses have the same score": 1,
+    }
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The hub as a mapping: (id, config, revision) -> split -> rows."""
+    shelf = {}
+
+    def load(name, config=None, *, revision=None):
+        return shelf[name, config, revision]
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    return shelf
+
+
+def pairs(*prompts):
+    return [{"prompt": p, "chosen": "yes", "rejected": "no"} for p in prompts]
+
+
+def test_d2_t_splits_of_several_words(hub):
+    names = ("train_prefs", "train_sft", "test_prefs", "test_sft", "train_gen", "test_gen")
+    hub["h4", None, None] = {name: pairs(name) for name in names}
+    lists = build("preferences", "hub", hub="h4")
+    assert {split: [e.query for e in found] for split, found in lists.items()} == {
+        "train": ["train_prefs"],
+        "eval": ["test_prefs"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("default", "extra"), "'x' has the splits default, extra, none of them train or test or dev"),
+        (("train_a", "train_b"), "'x' has several splits for train: train_a, train_b"),
+    ],
+)
+def test_t_a_hub_dataset_without_our_splits_is_one_line(hub, names, problem):
+    hub["x", None, None] = {name: pairs("a") for name in names}
+    with pytest.raises(UserError, match=problem):
+        build("preferences", "hub", hub="x")
+
+
+def test_t_preferences_without_training_rows_are_evaluated(hub):
+    hub["x", "preference", None] = {"validation": pairs("a", "b")}
+    assert sorted(build("preferences", "hub", hub="x", hub_config="preference")) == ["eval"]
+
+
+def test_d4_inspired_on_the_hub_is_said_to_be_an_adaptation():
+    with pytest.raises(UserError, match="the hub has INSPIRED in others' adaptations alone"):
+        build("inspired", "hub")
+
+
+def test_d5_a_revision_of_the_hub_can_be_pinned(hub):
+    hub["x", None, "1a2b3c"] = {"train": pairs("pinned", "too"), "test": pairs("a")}
+    lists = build("preferences", "hub@1a2b3c", hub="x")
+    assert [e.query for e in lists["train"]] == ["pinned", "too"]
+
+
+# ---- L11: a cache whose last line was torn ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [1, 9, 60, "in a letter", "all but the line's end"])
+def test_l11_a_torn_last_answer_is_asked_again(tmp_path, monkeypatch, kept):
+    place = Endpoint("http://nowhere", "m", tmp_path / "cache.jsonl")
+    asked = []
+    monkeypatch.setattr(Suggester, "_ask", lambda self, prompt: asked.append(prompt) or "Amélie (2001)")
+    assert [Suggester(place).suggest(context) for context in ("one", "two")] == [["Amélie (2001)"]] * 2
+    whole = place.cache.read_bytes()
+    first, second = whole.splitlines(keepends=True)
+    cut = {"in a letter": second.index("é".encode()) + 1, "all but the line's end": len(second) - 1}.get(kept, kept)
+    place.cache.write_bytes(first + second[:cut])
+    asked.clear()
+    assert [Suggester(place).suggest(context) for context in ("one", "two")] == [["Amélie (2001)"]] * 2
+    assert len(asked) == (cut < len(second) - 1)
+    assert place.cache.read_bytes() == whole
+
+
+def test_l11_another_file_is_not_cut(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("line\nno cache of ours")
+    with pytest.raises(UserError):
+        Suggester(Endpoint("http://nowhere", "m", path))
+    assert path.read_text() == "line\nno cache of ours"
+
+
+# ---- U14: prepare says what it made, in short ------------------------------------------------------------------------
+
+
+def test_u14_a_card_in_short(tmp_path):
+    rows = [a_list("a", [2, 1, 0]) | {"group": "g"}, a_list("b") | {"group": "g"}, {"id": "torn"}]
+    write_lines(tmp_path / "in" / "train.jsonl", rows)
+    spec = {"name": "jsonl", "data": str(tmp_path / "in"), "relevant_from": 2}
+    card = prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec, skip_bad_rows=True)
+    text = summary(card)
+    assert "train: 2 lists in 1 group, 2 to 3 candidates each, labels 0 (2), 1 (2), 2 (1)" in text
+    assert "relevant from label 2" in text
+    assert "1 bad row left out: train.jsonl:3: " in text
+    assert len(text.splitlines()) < 10
