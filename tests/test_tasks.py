@@ -74,16 +74,16 @@ def test_bad_rows_are_errors_or_counted(tmp_path):
 def test_the_hubs_rows_through_datasets(monkeypatch):
     rows = {"train": [hub_question(question(n)) for n in QUESTIONS], "validation": [hub_question(question("sky"))]}
     asked = []
-    monkeypatch.setattr("datasets.load_dataset", lambda *spec, revision: asked.append((*spec, revision)) or rows)
+    monkeypatch.setattr("datasets.load_dataset", lambda *spec: asked.append(spec) or rows)
     intake = Intake()
     lists = build("arc", "hub", intake)
-    assert asked == [("allenai/ai2_arc", "ARC-Challenge", None)]
+    assert asked == [("allenai/ai2_arc", "ARC-Challenge")]
     assert [e.id for e in lists["eval"]] == ["sky"]
     assert intake.sources["hub:allenai/ai2_arc/train"]["rows"] == 6
 
 
 def test_a_hub_out_of_reach(monkeypatch):
-    def fail(*spec, **options):
+    def fail(*spec):
         raise ConnectionError("no route\nat all")
 
     monkeypatch.setattr("datasets.load_dataset", fail)

@@ -21,6 +21,7 @@ from irpo.chance import fingerprint
 from irpo.files import Row, existing, json_line, read_rows, sha256_of, unwritable
 from irpo.registry import Registry
 from irpo.sameness import text_key
+from irpo.tasks._hub import is_hub, load_hub
 from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ class Intake:
     def splits(self, data: str, release: Release) -> dict[str, Iterable[Row]]:
         """The rows of "train" and "eval" that a folder, a file or the hub holds; `UserError` where neither is there."""
         if is_hub(data):
-            return self._hub(release, data.partition("@")[2] or None)
+            return self._hub(data, release)
         files = split_files(Path(data), release)
         return {split: self._chain(paths) for split, paths in files.items()}
 
@@ -163,8 +164,8 @@ class Intake:
         for path in paths:
             yield from self.rows(path)
 
-    def _hub(self, release: Release, revision: str | None) -> dict[str, Iterable[Row]]:
-        found = _load_hub(release, revision)
+    def _hub(self, data: str, release: Release) -> dict[str, Iterable[Row]]:
+        found = load_hub(data, release.hub, release.hub_config)
         names = _hub_splits(found, release)
         return {split: self._hub_rows(f"hub:{release.hub}/{name}", found[name]) for split, name in names.items()}
 
@@ -174,11 +175,6 @@ class Intake:
             digest.update(json_line(value).encode("utf-8", "backslashreplace") + b"\n")
             yield Row(value, name, count)
         self.source(name, digest.hexdigest(), count)
-
-
-def is_hub(data: str) -> bool:
-    """Whether a task's `data` means the hub, at a revision ("hub@1a2b3c", "hub@main") or at the newest."""
-    return data == "hub" or data.startswith("hub@")
 
 
 def _hub_splits(names: Iterable[str], release: Release) -> dict[str, str]:
@@ -201,25 +197,6 @@ def _hub_splits(names: Iterable[str], release: Release) -> dict[str, str]:
     if not found:
         wanted = " or ".join(("train", *release.eval_names))
         raise UserError(f"data: 'hub': {release.hub!r} has the splits {', '.join(names)}, none of them {wanted}")
-    return found
-
-
-def _load_hub(release: Release, revision: str | None) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    if not release.hub:
-        raise UserError("data: 'hub': this dataset is not on the hub; give the folder of its files")
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        found: Mapping[str, Iterable[Mapping[str, Any]]] = datasets.load_dataset(
-            release.hub, release.hub_config, revision=revision
-        )
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"data: 'hub': dataset {release.hub!r} cannot be had from the hub ({reason}); "
-            "give the folder of its files, or go online"
-        ) from None
     return found
 
 

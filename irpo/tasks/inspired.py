@@ -11,9 +11,10 @@ from typing import ClassVar
 
 from irpo.files import Row, need, read_rows, shown
 from irpo.sameness import tidy
-from irpo.tasks import TASKS, Intake, Lists, Release, is_hub, split_files
+from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.tasks._dialogues import Dialogue, FilmLists, Speaker, Turn, merged
 from irpo.tasks._films import Film, SuggestionSource, endpoint, film
+from irpo.tasks._hub import is_hub
 from irpo.tasks.redial import corpus_of
 from irpo.types import UserError
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from irpo.chance import Chance
 from irpo.files import Row, need, shown
-from irpo.tasks import TASKS, Intake, Lists, Release, is_hub, split_files
+from irpo.tasks import TASKS, Intake, Lists, Release, split_files
+from irpo.tasks._hub import is_hub
 from irpo.types import MAX_LABEL, Candidate, RankingExample, UnknownName, UserError, require_relevant
 
 RELEASE = Release(

@@ -325,9 +325,10 @@ def test_d2_rows_that_cannot_be_told_apart_are_counted(tmp_path):
 @pytest.fixture
 def hub(monkeypatch):
     """The hub as a mapping: (id, config, revision) -> split -> rows."""
+    monkeypatch.setattr("irpo.tasks._hub._answers", lambda name, revision: True)
     shelf = {}
 
-    def load(name, config=None, *, revision=None):
+    def load(name, config, revision=None):
         return shelf[name, config, revision]
 
     monkeypatch.setattr("datasets.load_dataset", load)
