@@ -146,7 +146,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     builder = prompt_builder(tokenizer, template, config.prompt.style, config.prompt.max_tokens)
     encoded, cuts = encode_examples(builder, splits.train)
     validation, _ = encode_examples(builder, splits.validation)
-    method.require_labels(encoded)
+    method.require_labels(encoded, {example.id: example.where for example in splits.train})
     method.batch(encoded[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     unused = len(lists["train"]) - len(encoded) - len(validation)
     say(

@@ -139,7 +139,7 @@ def _candidate(**change: Any) -> dict[str, Any]:
 
 
 BAD_LISTS = [
-    (_candidate(relevance=-1), "candidate 2: candidate 'c1' has relevance -1.0; a label is a finite number >= 0"),
+    (_candidate(relevance=-1), "candidate 2: 'relevance' is -1; a label is a number from 0 to 1000"),
     (_candidate(relevance=None), "candidate 2: 'relevance' is None; it must be"),
     (_candidate(relevance=True), "candidate 2: 'relevance' is True; it must be"),
     (_candidate(text="  "), "candidate 'c1' has an empty text"),
@@ -168,7 +168,7 @@ def test_a_bad_list_is_one_clear_line_with_its_place(tmp_path, row, message):
 
 def test_nan_is_no_label(tmp_path):
     path = write_lines(tmp_path / "train.jsonl", [_candidate(relevance=float("nan"))])
-    with pytest.raises(UserError, match="relevance nan; a label is a finite number"):
+    with pytest.raises(UserError, match="'relevance' is nan; a label is a number from 0"):
         build("jsonl", path)
 
 

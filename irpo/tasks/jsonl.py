@@ -15,9 +15,15 @@ from typing import Any, Literal
 from irpo.chance import Chance
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
-from irpo.types import Candidate, RankingExample, UnknownName, UserError, require_relevant
+from irpo.tasks._hub import is_hub
+from irpo.types import MAX_LABEL, Candidate, RankingExample, UnknownName, UserError, require_relevant
 
-RELEASE = Release(eval_names=("test", "dev"), suffixes=(".jsonl", ".json"))
+RELEASE = Release(
+    eval_names=("test", "dev"),
+    suffixes=(".jsonl", ".json"),
+    form='; this task reads one list a line, {"id", "query", "candidates": [{"id", "text", "relevance"}, ...]}: '
+    '"Your own data" in the README says how to write CSV, TREC or BEIR files so',
+)
 SCHEMA = Path(__file__).with_name("schema.json")
 
 _KEYS = ("id", "query", "candidates", "group")
@@ -45,7 +51,7 @@ class Jsonl:
 
     def build(self, intake: Intake) -> Lists:
         """See `irpo.tasks.Task`."""
-        if self.data == "hub":
+        if is_hub(self.data):
             raise UserError("data: 'hub': the jsonl task reads files; give a folder or a file")
         files = split_files(Path(self.data), RELEASE)
         if self.split is not None:
@@ -74,7 +80,7 @@ class Jsonl:
             )
 
     def _example(self, row: Row) -> RankingExample:
-        example = require_relevant(parse_list(row.value))
+        example = replace(require_relevant(parse_list(row.value)), where=row.where)
         if not self.shuffle:
             return example
         mixed = Chance("order", self.seed, example.id).shuffled(example.candidates)
@@ -105,9 +111,11 @@ def _candidate(value: Any, number: int) -> Candidate:
         raise UserError(f"candidate {number} is {shown(value)}; it must be an object")
     try:
         _only(value, _CANDIDATE_KEYS, "a candidate")
-        label = float(need(value, "relevance", (int, float)))
+        label = need(value, "relevance", (int, float))
+        if not 0 <= label <= MAX_LABEL:  # before it is a float, which holds no 10**400
+            raise UserError(f"'relevance' is {shown(label)}; a label is a number from 0 to {MAX_LABEL:g}")
         source = need(value, "source", str, "user")
-        return Candidate(need(value, "id", str), need(value, "text", str), label, source)
+        return Candidate(need(value, "id", str), need(value, "text", str), float(label), source)
     except UserError as error:
         raise UserError(f"candidate {number}: {error}") from None
 
@@ -115,7 +123,9 @@ def _candidate(value: Any, number: int) -> Candidate:
 def _only(value: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> None:
     for key in value:
         if key not in allowed:
-            raise UnknownName(f"unknown key {key!r}; the keys of {what} are {', '.join(allowed)}")
+            raise UnknownName(
+                f'unknown key {key!r}; the keys of {what} are {", ".join(allowed)} (see "Your own data" in the README)'
+            )
 
 
 def _number(label: float) -> int | float:

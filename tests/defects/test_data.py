@@ -135,3 +135,104 @@ def test_a4_popularity_counts_relevant_texts_of_training_lists(tmp_path):
     rows[1]["candidates"][0]["text"] = "TEXT  0"
     write_lines(tmp_path / "train.jsonl", rows)
     assert popularity(build("jsonl", tmp_path)["train"]) == {"text 0": 2.0, "text 2": 1.0}
+
+
+# ---- D2, D4, D5, T: what the hub holds -------------------------------------------------------------------------------
+
+HH = {"chosen": "\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: A planet?\n\nAssistant: Mars.", "rejected": ""}
+HH["rejected"] = HH["chosen"].replace("Mars", "No")
+NECTAR = {
+    "prompt": "\n\nHuman: A planet?\n\nAssistant: ",
+    "answers": [{"answer": "Mars.", "rank": 1.0}, {"answer": "No.", "rank": 2.0}],
+    "source": ["hand-written"],
+}
+HELPSTEER = {
+    "context": [{"role": "user", "content": "A planet?"}],
+    "response1": "Mars.",
+    "response2": "No.",
+    "overall_preference": -2,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (HH, "user: Hi.\n\nassistant: Yes?\n\nuser: A planet?"),
+        (NECTAR, "A planet?"),
+        (HELPSTEER, "A planet?"),
+        (HELPSTEER | {"response1": "No.", "response2": "Mars.", "overall_preference": 3}, "A planet?"),
+    ],
+    ids=["hh-rlhf", "Nectar", "HelpSteer3", "HelpSteer3 the other way"],
+)
+def test_d2_rows_of_the_preference_sets(tmp_path, row, prompt):
+    write_lines(tmp_path / "train.jsonl", [row])
+    (example,) = build("preferences", tmp_path, eval_fraction=0)["train"]
+    assert example.query == prompt
+    assert {c.text: c.relevance for c in example.candidates} == {"Mars.": 1, "No.": 0}
+
+
+def test_d2_rows_that_cannot_be_told_apart_are_counted(tmp_path):
+    other = HH | {"rejected": HH["rejected"].replace("Hi.", "Hello.")}
+    write_lines(tmp_path / "train.jsonl", [HH, other, HELPSTEER | {"overall_preference": 0}])
+    intake = Intake()
+    assert len(build("preferences", tmp_path, intake, eval_fraction=0)["train"]) == 1
+    assert intake.dropped["train"] == {
+        "the conversations differ before their last turn": 1,
+        "all responses have the same score": 1,
+    }
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The hub as a mapping: (id, config, revision) -> split -> rows."""
+    monkeypatch.setattr("irpo.tasks._hub._answers", lambda name, revision: True)
+    shelf = {}
+
+    def load(name, config, revision=None):
+        return shelf[name, config, revision]
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    return shelf
+
+
+def pairs(*prompts):
+    return [{"prompt": p, "chosen": "yes", "rejected": "no"} for p in prompts]
+
+
+def test_d2_t_splits_of_several_words(hub):
+    names = ("train_prefs", "train_sft", "test_prefs", "test_sft", "train_gen", "test_gen")
+    hub["h4", None, None] = {name: pairs(name) for name in names}
+    lists = build("preferences", "hub", hub="h4")
+    assert {split: [e.query for e in found] for split, found in lists.items()} == {
+        "train": ["train_prefs"],
+        "eval": ["test_prefs"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("default", "extra"), "'x' has the splits default, extra, none of them train or test or dev"),
+        (("train_a", "train_b"), "'x' has several splits for train: train_a, train_b"),
+    ],
+)
+def test_t_a_hub_dataset_without_our_splits_is_one_line(hub, names, problem):
+    hub["x", None, None] = {name: pairs("a") for name in names}
+    with pytest.raises(UserError, match=problem):
+        build("preferences", "hub", hub="x")
+
+
+def test_t_preferences_without_training_rows_are_evaluated(hub):
+    hub["x", "preference", None] = {"validation": pairs("a", "b")}
+    assert sorted(build("preferences", "hub", hub="x", hub_config="preference")) == ["eval"]
+
+
+def test_d4_inspired_on_the_hub_is_said_to_be_an_adaptation():
+    with pytest.raises(UserError, match="the hub has INSPIRED in others' adaptations alone"):
+        build("inspired", "hub")
+
+
+def test_d5_a_revision_of_the_hub_can_be_pinned(hub):
+    hub["x", None, "1a2b3c"] = {"train": pairs("pinned", "too"), "test": pairs("a")}
+    lists = build("preferences", "hub@1a2b3c", hub="x")
+    assert [e.query for e in lists["train"]] == ["pinned", "too"]
