@@ -54,7 +54,7 @@ class LoraConfig(_Section):
 class ModelConfig(_Section):
     """Which model, how it is loaded and which of its weights learn."""
 
-    name: str  # "embedded", a folder, a hub id, or a finished run's folder
+    name: str  # "embedded", a folder, a hub id (ID@REVISION pins a commit), or a finished run's folder
     tuning: Literal["lora", "full"] = "lora"
     quantization: Literal["nf4", "none"] = "none"  # nf4: base weights in 4 bits (QLoRA)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU

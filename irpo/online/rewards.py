@@ -92,9 +92,10 @@ def _judge(name: str) -> tuple[Any, Any]:
     """Tokenizer and reward model, loaded once."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    place, revision = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
-        model = AutoModelForSequenceClassification.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"reward 'model': {name!r} cannot be loaded as a sequence classifier ({reason})") from None

@@ -1,8 +1,8 @@
 """Tasks: a module a dataset, each building ranking examples from the authors' files or from the hub's rows.
 
-A task is a frozen dataclass whose fields are its options (`data`: a folder, a file or "hub"; `seed`; ...) and whose
-one method `build(intake)` gives the lists of "train" and "eval", one for each split that the folder holds. A new module
-in this package registers itself; a module whose name begins with `_` holds what several tasks share.
+A task is a frozen dataclass whose fields are its options (`data`: a folder, a file, "hub" or "hub@REVISION"; ...) and
+whose one method `build(intake)` gives the lists of "train" and "eval", one for each split that the folder holds. A new
+module in this package registers itself; a module whose name begins with `_` holds what several tasks share.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from irpo.files import Row, existing, json_line, read_rows, sha256_of
 from irpo.registry import Registry
+from irpo.tasks._hub import is_hub, load_hub
 from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")
@@ -146,8 +147,8 @@ class Intake:
 
     def splits(self, data: str, release: Release) -> dict[str, Iterable[Row]]:
         """The rows of "train" and "eval" that a folder, a file or the hub holds; `UserError` where neither is there."""
-        if data == "hub":
-            return self._hub(release)
+        if is_hub(data):
+            return self._hub(data, release)
         files = split_files(Path(data), release)
         return {split: self._chain(paths) for split, paths in files.items()}
 
@@ -155,8 +156,8 @@ class Intake:
         for path in paths:
             yield from self.rows(path)
 
-    def _hub(self, release: Release) -> dict[str, Iterable[Row]]:
-        found = _load_hub(release)
+    def _hub(self, data: str, release: Release) -> dict[str, Iterable[Row]]:
+        found = load_hub(data, release.hub, release.hub_config)
         names = {_SPLIT_WORDS.get(name, name): name for name in found}
         chosen = {"train": names.get("train"), "eval": next((names[n] for n in release.eval_names if n in names), None)}
         return {
@@ -169,23 +170,6 @@ class Intake:
             digest.update(json_line(value).encode("utf-8", "backslashreplace") + b"\n")
             yield Row(value, name, count)
         self.source(name, digest.hexdigest(), count)
-
-
-def _load_hub(release: Release) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    if not release.hub:
-        raise UserError("data: 'hub': this dataset is not on the hub; give the folder of its files")
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        found: Mapping[str, Iterable[Mapping[str, Any]]] = datasets.load_dataset(release.hub, release.hub_config)
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"data: 'hub': dataset {release.hub!r} cannot be had from the hub ({reason}); "
-            "give the folder of its files, or go online"
-        ) from None
-    return found
 
 
 def split_files(data: Path, release: Release) -> dict[str, list[Path]]:

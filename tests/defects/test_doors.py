@@ -237,3 +237,106 @@ def test_u14_prepare_prints_a_summary(irpo, tmp_path):
     assert len(out.splitlines()) < 12
     assert "20 lists" in out
     assert json.loads((tmp_path / "lists" / "card.json").read_text())["splits"]["train"]["lists"] == 20
+
+
+def test_u13_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    import datasets
+    from huggingface_hub import HfApi
+
+    from irpo.tasks._hub import load_hub
+
+    asked = []
+
+    def silent(self, *args, **kwargs):
+        asked.append(args)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "dataset_info", silent)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+
+    def load(*spec, **_):
+        assert datasets.config.HF_HUB_OFFLINE  # so that the library tries nothing itself
+        raise ConnectionError("not in the cache")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(UserError, match="the hub cannot be reached: go online, or give the folder"):
+        load_hub("hub", "allenai/ai2_arc", None)
+    assert len(asked) == 1
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_d5_a_revision_of_the_hub_can_be_pinned(monkeypatch):
+    import transformers
+
+    from irpo import models
+    from irpo.tasks._hub import load_hub
+
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *spec, **more: asked.append((*spec, more)) or {})
+    load_hub("hub@v2", "allenai/ai2_arc", "ARC-Challenge")
+    assert asked == [("allenai/ai2_arc", "ARC-Challenge", {"revision": "v2"})]
+
+    def tokenizer(place, revision):
+        asked.append((place, revision))
+        raise OSError("enough")
+
+    monkeypatch.setattr(models, "require_there", lambda name: None)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", tokenizer)
+    with pytest.raises(UserError, match="cannot load model 'who/what@abc123'"):
+        models.load_tokenizer("who/what@abc123")
+    assert asked[-1] == ("who/what", "abc123")
+
+
+def test_d1_every_model_config_carries_a_learning_rate_for_lora():
+    from irpo.config import load_config
+    from irpo.resources import configs_dir
+
+    files = sorted((configs_dir() / "models").glob("*.yaml"))
+    assert len(files) >= 11
+    for file in files:
+        config = load_config([file, "tasks/world.yaml", "methods/sft.yaml"])
+        assert config.model.tuning == "lora"
+        assert 5e-5 <= config.training.learning_rate <= 3e-4, file.name
+
+
+IMPLIED = {"accelerate", "pytrec-eval-terrier", "bitsandbytes"}  # other libraries import them for us
+
+
+def test_m3_what_is_imported_is_declared_and_nothing_else():
+    import ast
+    import re
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [
+        x for key in ("llm", "dense", "vllm") for x in project["optional-dependencies"][key]
+    ]
+    declared = {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in wanted}
+    names = {"yaml": "pyyaml"}
+    imported = set()
+    for path in (root / "irpo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                imported.add(node.module.partition(".")[0])
+    foreign = {names.get(name, name.replace("_", "-")) for name in imported - set(sys.stdlib_module_names) - {"irpo"}}
+    assert foreign - declared == set()
+    assert declared - foreign - IMPLIED == set()
+
+
+def test_m3_memory_is_known_where_unix_is_not(monkeypatch):
+    from types import SimpleNamespace
+
+    import psutil
+
+    from irpo import machine
+
+    assert machine.memory() > 2**28
+    assert machine.peak_of_process() > 2**24
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has none
+    monkeypatch.delattr("os.sysconf", raising=False)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7)))
+    assert machine.peak_of_process() == 7
+    assert machine.memory() > 2**28
