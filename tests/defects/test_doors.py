@@ -340,3 +340,50 @@ def test_m3_memory_is_known_where_unix_is_not(monkeypatch):
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7)))
     assert machine.peak_of_process() == 7
     assert machine.memory() > 2**28
+
+
+def quickstart_of(monkeypatch, write):
+    """The quickstart whose training is `write(folder)`, and nothing measured."""
+    from irpo import quickstart
+
+    def compare(work, out, config_file):
+        write(work)
+        return {}
+
+    monkeypatch.setattr(quickstart, "_compare", compare)
+    return quickstart.run
+
+
+def test_u2_an_earlier_quickstart_stays_until_the_new_one_is_whole(monkeypatch, tmp_path):
+    def write(folder, text="new"):
+        (folder / "irpo").mkdir()
+        (folder / "irpo" / "report.md").write_text(text)
+        (folder / "report.md").write_text(text)
+
+    def fails(folder):
+        write(folder)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "runs" / "quickstart"
+    quickstart_of(monkeypatch, lambda folder: write(folder, "old"))(out)
+    (out / "notes.txt").write_text("mine")
+    (out / "irpo-mine").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        quickstart_of(monkeypatch, fails)(out)
+    assert (out / "report.md").read_text() == (out / "irpo" / "report.md").read_text() == "old"
+    quickstart_of(monkeypatch, write)(out)
+    assert (out / "report.md").read_text() == (out / "irpo" / "report.md").read_text() == "new"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "irpo-mine").is_dir()
+    assert [path.name for path in out.parent.iterdir()] == ["quickstart"]
+
+
+def test_u12_the_report_says_what_was_compared(tmp_path):
+    from irpo.config import load_config
+    from irpo.quickstart import _length, _subject
+
+    files = ["methods/irpo.yaml", "quickstart.yaml"]
+    assert _subject(load_config(files)) == "The embedded model on its synthetic world: LoRA rank 8"
+    own = load_config(files, ["task={name: jsonl, data: mine}", "model.name=runs/x", "training.updates=null"])
+    assert _subject(own) == "runs/x on the task jsonl: mine: LoRA rank 8"
+    assert _length(own) == "passes over the data: 1, in updates"
