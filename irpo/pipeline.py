@@ -24,6 +24,7 @@ from irpo.models import (
     add_lora,
     four_bit_layers,
     load_tokenizer,
+    resolve,
     trainable_parameters,
     without_dropout,
 )
@@ -281,7 +282,7 @@ def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str,
         [
             "---",
             "library_name: peft" if config.model.tuning == "lora" else "library_name: transformers",
-            f"base_model: {base_name(config.model.name)}",
+            f"base_model: {resolve(base_name(config.model.name))[0]}",
             "tags: [irpo, reranker, listwise-ranking]",
             "---",
             f"# {m.title} on {config.task['name']}",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback
 
 from irpo.encoding import ListBatch
+from irpo.machine import peak_of_process
 
 BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
 SHOWN = {"loss": "loss", f"train_{BEST}": f"train {BEST}", f"eval_{BEST}": f"validation {BEST}"}
@@ -57,8 +56,7 @@ def peak_memory() -> int:
     """Peak memory in bytes: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_of_process()
 
 
 class Progress(ProgressCallback):
