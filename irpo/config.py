@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from irpo.layers import Layers
 from irpo.measures import MEASURES, measure_of
+from irpo.registry import meant, require_module
 from irpo.types import Style, UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
@@ -33,6 +34,9 @@ def _plugin(spec: Any) -> Any:
 
 PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin)]  # {"name": ..., option: value}
 MeasureName = Annotated[str, AfterValidator(lambda text: str(measure_of(text)))]  # NDCG@10, Recall@5, MRR, ...
+
+
+PluginModule = Annotated[str, AfterValidator(require_module)]  # my_package.losses
 
 
 class _Section(BaseModel):
@@ -182,12 +186,10 @@ class RunConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of order, adapter, dropout, sampling; tasks have their own
-    plugins: tuple[str, ...] = ()  # modules to import, so that they register the user's plug-ins
+    plugins: tuple[PluginModule, ...] = ()  # modules to import, so that they register the user's plug-ins
 
     @model_validator(mode="after")
     def _reference_exists(self) -> Self:
-        if not self.plugins:
-            _require_modes(self.evaluation)
         if self.model.tuning == "full" and self.method.reference == "adapters_off":
             raise ValueError(
                 "method.reference 'adapters_off' needs model.tuning 'lora'; "
@@ -199,24 +201,27 @@ class RunConfig(_Section):
         return self
 
 
-def _require_modes(evaluation: EvaluationConfig) -> None:
-    from irpo.modes import RANKING_MODES
-
-    for mode in evaluation.modes:
-        RANKING_MODES.build(mode)
-
-
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
     """Merge YAML files in order, then `key.sub=value` overrides, and validate the whole.
 
     A file that is not there is looked for among the shipped configurations. Mappings merge, everything else
     replaces; a plug-in's mapping with another `name` replaces the earlier one, options and all.
     """
+    return config_of(layered(files, overrides))
+
+
+def layered(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Layers:
+    """The layers merged, and where each key was set; nothing is validated."""
     layers = Layers()
     for file in files:
         layers.add_file(file)
     for override in overrides:
         layers.add_override(override)
+    return layers
+
+
+def config_of(layers: Layers) -> RunConfig:
+    """The merged layers as a run's configuration; plug-ins are resolved later."""
     try:
         return RunConfig.model_validate(layers.merged)
     except ValidationError as error:
@@ -243,13 +248,27 @@ def _user_error(error: ValidationError, layers: Layers) -> UserError:
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(section.model_fields)
         inside = f" of {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
-        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}")
+        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys)}")
     if first["type"] == "missing":
         return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
     same_key = [e["msg"].removeprefix("Value error, ") for e in error.errors() if _section(e["loc"])[1] == keys]
     reason = ", or: ".join(dict.fromkeys(same_key)).replace("tuple", "list").replace("dictionary", "mapping")
     given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
     return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
+
+
+def _meant(keys: tuple[str, ...]) -> str:
+    """The key that is near: of the same name in another section, or of nearly the same."""
+    known = list(_all_keys(RunConfig))
+    same = [".".join(way) for way in known if way[-1] == keys[-1]]
+    return f" (did you mean {same[0]!r}?)" if same else meant(".".join(keys), map(".".join, known))
+
+
+def _all_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        yield (*above, name)
+        if inner := _inner(field.annotation):
+            yield from _all_keys(inner, (*above, name))
 
 
 _HINTS = {
@@ -266,11 +285,7 @@ def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ..
     for step in loc:
         keys.append(str(step))
         field = section.model_fields.get(str(step))
-        inner = (
-            next((t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)), None)
-            if field
-            else None
-        )
+        inner = _inner(field.annotation) if field else None
         if inner is None:
             break
         if len(keys) < len(loc):
@@ -278,5 +293,7 @@ def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ..
     return section, tuple(keys)
 
 
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, if it holds one."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -58,6 +58,25 @@ def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Inta
     }
 
 
+def summary(card: Mapping[str, Any]) -> str:
+    """What a reader wants of a card at once: lists and candidates of each split, what was left out, the notes."""
+    lines = [
+        f"{split}: {part['lists']} lists of {_range(part['candidates_per_list'])} candidates, "
+        f"{_range(part['relevant_per_list'])} of them relevant"
+        for split, part in card["splits"].items()
+    ]
+    for split, reasons in card["dropped"].items():
+        lines += [f"{split}: left out: {count} x {reason}" for reason, count in reasons.items()]
+    if count := card["bad_rows"]["count"]:
+        lines.append(f"left out: {count} bad rows, first {card['bad_rows']['first'][0]}")
+    return "\n".join([*lines, *(f"note: {note}" for note in card["notes"])])
+
+
+def _range(counts: Mapping[str, int]) -> str:
+    least, most = min(map(int, counts)), max(map(int, counts))
+    return str(least) if least == most else f"{least} to {most}"
+
+
 def _lines(examples: Sequence[RankingExample]) -> Iterable[str]:
     return (json_line(list_as_json(example)) + "\n" for example in examples)
 

@@ -20,6 +20,8 @@ class UserError(ValueError):
     The command line prints it and exits with status 2.
     """
 
+    keys: tuple[str, ...] = ()  # in a plug-in's mapping, the way to the option that is wrong: ("metric", "k")
+
 
 class UnknownName(UserError):
     """A plug-in, option or key that does not exist."""

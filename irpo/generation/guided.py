@@ -97,5 +97,5 @@ def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> lis
     else:  # quantized, or with an adapter
         logits = head(states)[row, token].float()
     values = torch.split(logits.nan_to_num(nan=-torch.inf), [len(tokens) for tokens in allowed])
-    best = pad_sequence(values, batch_first=True, padding_value=-torch.inf).argmax(-1).tolist()
+    best = pad_sequence(list(values), batch_first=True, padding_value=-torch.inf).argmax(-1).tolist()
     return [tokens[index] for tokens, index in zip(allowed, best, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from irpo.measures import ndcg
 from irpo.models import default_device, resolve
 from irpo.online.questions import Question
 from irpo.parsing import parse_ranking
-from irpo.registry import Registry
+from irpo.registry import Registry, import_named
 from irpo.types import UserError
 
 
@@ -129,8 +128,8 @@ class Python:
 def _function(spec: str) -> Callable[..., Any]:
     module, _, name = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name) if module and name else None
-    except (ModuleNotFoundError, AttributeError) as error:
+        found = getattr(import_named(module, "reward 'python'"), name) if module and name else None
+    except AttributeError as error:
         raise UserError(f"reward 'python': function = {spec!r}: {error}") from None
     if not callable(found):
         raise UserError(f"reward 'python': function = {spec!r}; give module:function, of a module that can be imported")

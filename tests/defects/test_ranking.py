@@ -16,6 +16,7 @@ from tiny import tiny_model, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irpo.candidates import popularity
+from irpo.checks import checked_config
 from irpo.encoding import prompted
 from irpo.evaluation import Evaluation, EvaluationOptions, RankerResult, evaluate, write_results
 from irpo.generation import SAMPLERS, Sampling, answer_tokens, constrained_ranking, in_batches
@@ -28,7 +29,7 @@ from irpo.reranker import Reranker
 from irpo.scorers import Independent
 from irpo.significance import against, mean_interval, paired_p_value
 from irpo.training import ndcg_of
-from irpo.types import Candidate, Ranking, RankingExample
+from irpo.types import Candidate, Ranking, RankingExample, UserError
 
 TOKENIZER = tiny_tokenizer()
 TEMPLATE = Template("{{ query }}\n{% for c in candidates %}[{{ c.name }}] {{ c.text }}\n{% endfor %}")
@@ -285,6 +286,14 @@ def test_w13_vllm_draws_from_the_weights_that_are_trained(monkeypatch, four_bit)
     items = [asked.tokens for asked in prompted(BUILDER, [example()], labels=False)]
     SAMPLERS.build({"name": "vllm", "memory_fraction": 0.3 + 0.1 * four_bit})(model, TOKENIZER, items, Sampling())
     assert asked.get("quantization") == ("bitsandbytes" if four_bit else None)
+
+
+def test_b1_a_modes_name_and_options_are_checked_with_the_configuration():
+    layers = ["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
+    with pytest.raises(UserError, match=r"\[score, guess\].*unknown ranking mode 'guess'"):
+        checked_config(layers, ["evaluation.modes=[score, guess]"])
+    with pytest.raises(UserError, match="unknown option 'window' of ranking mode 'score'"):
+        checked_config(layers, ["evaluation.modes=[{name: score, window: 5}]"])
 
 
 # ---- B1 --------------------------------------------------------------------------------------------------------------
