@@ -180,8 +180,24 @@ def _asked(
     lists = prompted(ranker.builder, examples, labels=False)
     found: dict[int, T] = {}
     for chosen in ranker.batches(lists, what):
-        found.update(zip(chosen, work([lists[i].tokens for i in chosen]), strict=True))
+        found.update(zip(chosen, _as_fits(work, [lists[i].tokens for i in chosen]), strict=True))
     return ((asked, found[i]) for i, asked in enumerate(lists))
+
+
+def _as_fits(work: Callable[[Sequence[EncodedList]], Sequence[T]], items: Sequence[EncodedList]) -> Sequence[T]:
+    """The work on all lists at once, or in halves where memory does not hold them; what is found is the same."""
+    import torch
+
+    try:
+        return work(items)
+    except torch.OutOfMemoryError:
+        if len(items) == 1:
+            raise UserError("out of memory with one list; give fewer --max-tokens, or take a smaller model") from None
+    # Here, not in the handler: there the traceback still holds the tensors of the attempt.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(items) // 2
+    return [*_as_fits(work, items[:half]), *_as_fits(work, items[half:])]
 
 
 def _by_scores(ranker: Ranker, asked: PromptedList, scores: Sequence[float]) -> RankedList:

@@ -28,6 +28,7 @@ from irpo.encoding import EncodedList, ListBatch
 from irpo.lists import ScoredLists, implicit_reward, masked_sum
 from irpo.measures import ndcg
 from irpo.method import Method, Sampled, list_noise, table_of
+from irpo.modes import by_score, key_of
 from irpo.objectives.irpo import importance_weights
 from irpo.progress import BEST, Lines, Progress, Tally, say
 from irpo.reference import reference_tables
@@ -41,10 +42,9 @@ from irpo.scorers import (
 from irpo.types import UserError
 
 
-def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int) -> float:
-    """NDCG@k of a list ranked by score; ties count against us (the less relevant first)."""
-    values = scores.tolist()
-    return ndcg(sorted(range(len(values)), key=lambda j: (-values[j], relevance[j])), relevance, k)
+def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int, key: object = "") -> float:
+    """NDCG@k of a list ranked by score, equal scores in the order that `irpo evaluate` and `irpo rank` put them in."""
+    return ndcg(by_score(scores.tolist(), key)[0].order, relevance, k)
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,8 @@ class ListTrainer(Trainer):
         hidden = [item.without_labels() for item in self.validation]
         with self._autocast():
             scores = score_lists(self.model, self.tokenizer, hidden, self.method.scorer, length=self.method.length)
-        each = [ndcg_of(row, item.relevance, 10) for row, item in zip(scores, self.validation, strict=True)]
+        pairs = zip(scores, self.validation, strict=True)
+        each = [ndcg_of(row, item.relevance, 10, key_of(item)) for row, item in pairs]
         seconds = round(time.perf_counter() - start, 3)
         return {f"eval_{BEST}": sum(each) / len(each), "eval_lists": len(hidden), "eval_seconds": seconds}
 

@@ -104,7 +104,6 @@ def test_an_unknown_key_on_top_lists_the_sections():
         ("training.warmup_fraction=1", "less than 1"),
         ("model.quantization=int8", "'nf4' or 'none'"),
         ("model.lora.targets=3", "'all-linear', or: Input should be a valid list"),
-        ("evaluation.modes=[score, guess]", "unknown ranking mode 'guess'; choose from constrain, generate, score"),
         ("evaluation.modes=[]", "at least 1 item"),
         ("evaluation.measures=NDCG@10", "evaluation.measures = 'NDCG@10': Input should be a valid list"),
         ("evaluation.measures=[ndcg@10]", "unknown measure 'ndcg@10'; choose from NDCG@k, Recall@k, P@k, MRR, MAP"),

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from irpo.encoding import EncodedList
 from irpo.generation.decoding import MARGIN, Drawn, Sampling, answer_tokens, as_drawn, sample_answers
+from irpo.models import four_bit_layers
 from irpo.registry import Registry
 from irpo.types import UserError
 
@@ -55,7 +56,10 @@ class Transformers:
 @SAMPLERS.register("vllm")
 @dataclass(frozen=True)
 class Vllm:
-    """A vLLM engine (extra `vllm`, a GPU) that holds the base model once; the policy reaches it as a LoRA adapter."""
+    """A vLLM engine (extra `vllm`, a GPU) that holds the base model once; the policy reaches it as a LoRA adapter.
+
+    Where training is on a base in 4 bits, so is the engine: vLLM quantizes the same weights as it loads them.
+    """
 
     memory_fraction: float = 0.4  # of the GPU's memory, the engine's share beside training
     max_lora_rank: int = 64
@@ -72,7 +76,8 @@ class Vllm:
         vllm = _library()
         if not hasattr(model, "peft_config"):
             raise UserError("sampler 'vllm' takes the policy as a LoRA adapter; set model.tuning to 'lora'")
-        engine = _engine(model.get_base_model().config.name_or_path, self)
+        base = model.get_base_model()
+        engine = _engine(base.config.name_or_path, self, four_bit_layers(base) > 0)
         stop = sorted({item.end for item in items} | {int(tokenizer.eos_token_id)})
         prompts = [{"prompt_token_ids": list(item.prompt)} for item in items]
         settings = [
@@ -102,14 +107,17 @@ def _library() -> Any:
 
 
 @cache
-def _engine(base: str, options: Vllm) -> Any:
+def _engine(base: str, options: Vllm, four_bit: bool) -> Any:
     """One engine a base model: loading it takes minutes."""
+    # Answers drawn from other weights than the trained ones would be off-policy. Without a word vLLM loads whole ones.
+    quantized = {"quantization": "bitsandbytes"} if four_bit else {}
     return _library().LLM(
         model=base,
         enable_lora=True,
         max_lora_rank=options.max_lora_rank,
         gpu_memory_utilization=options.memory_fraction,
         max_model_len=options.max_tokens,
+        **quantized,
     )
 
 
