@@ -161,6 +161,12 @@ def _not_there(name: str, error: Exception) -> str:
     return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
 
 
+def causal_lm(model: Any) -> Any:
+    """The causal LM inside a PEFT or DDP wrapper (LoRA layers live in it)."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
 def per_layer_type(config: Any, make: Callable[[int | None], T]) -> T | dict[str, T]:
     """What a family's forward takes as a mask: one, or one a layer type (Gemma, Qwen); `make` is given the window."""
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)

@@ -106,7 +106,8 @@ def policy_model(config: RunConfig) -> Any:
         raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
     dtype = "float32" if m.mixed else m.dtype  # small updates vanish in bfloat16
     model = load_weights(m.name, LoadOptions(m.quantization, dtype, m.attention), merge=True)
-    check_model(model)
+    if note := check_model(model):
+        say(note)
     without_dropout(model)
     if m.quantization == "nf4":
         say(f"4-bit: on, {four_bit_layers(model)} linear layers hold NF4 weights")
@@ -347,7 +348,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
 def measure(ranker: Reranker, examples: Sequence[RankingExample], settings: EvaluationConfig) -> Evaluation:
     """A loaded ranker in the configured modes, with the baselines."""
     options = EvaluationOptions(settings.modes, settings.ks, settings.lists_per_batch, length=ranker.length)
-    check_model(ranker.model)
+    if note := check_model(ranker.model):
+        say(note)
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options)
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from irpo.attention import SPLIT, in_parts
 from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
-from irpo.models import per_layer_type
+from irpo.models import causal_lm, per_layer_type
 from irpo.prompting import Prompt, label_names
 from irpo.registry import Registry
 from irpo.types import Style, UserError, target_order
+from irpo.whole import one_row, only_attention, remember, whole_states
 
 Length = Literal["sum", "mean"]
 TOKENS_PER_BATCH = 8192  # columns of one forward pass where nothing is said
@@ -169,12 +170,6 @@ def in_budget(layouts: Sequence[Layout], tokens: int) -> list[list[int]]:
     return groups
 
 
-def causal_lm(model: Any) -> Any:
-    """The causal LM inside a PEFT or DDP wrapper (LoRA layers live in it)."""
-    inner = getattr(model, "module", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-
-
 def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
     """The batch's mask as this model family takes it: one, or one a layer type (Gemma, Qwen).
 
@@ -194,6 +189,8 @@ def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
 
 def hidden_states(model: Any, batch: ListBatch) -> Tensor:
     """Last hidden states of the batch's cells, (N, H)."""
+    if not one_row(model):
+        return whole_states(model, batch)
     lm = causal_lm(model)
     config = lm.config.get_text_config()
     masks = attention_masks(config, batch, lm.dtype)
@@ -285,32 +282,49 @@ def score(
 
 
 @torch.no_grad()
-def check_model(model: Any) -> None:
-    """`UserError` where this model family does not take our mask and head as its own forward pass would.
+def check_model(model: Any) -> str | None:
+    """How this model family is to be scored: found out once, kept with the model, and None or the note to say.
 
-    Two branches of one prompt are scored in one row and as two sequences by the model's own logits. A family whose
-    logits have a last step that we do not know, or that ignores a 4-D mask, is found out here and not in the results.
+    Eight branches of one prompt are scored in one row and as sequences by the model's own logits. A family that mixes
+    attention with other layers, or ignores our mask, is scored in whole sequences from then on. `UserError` where those
+    differ as well: its logits have a last step that we do not know.
     """
+    lm = causal_lm(model)
+    family = lm.config.model_type
+    remember(model, True)
+    problem = _difference(model) if only_attention(lm.config) else "it mixes attention with other layers"
+    if problem is None:
+        return None
+    remember(model, False)
+    if (left := _difference(model)) is not None:
+        remember(model, None)
+        raise UserError(f"model family {family!r} cannot be scored: {left}; try model.attention=eager")
+    return (
+        f"note: model family {family!r} is scored in whole sequences, one a candidate: the same numbers, slower and "
+        f"without sharing the prompt ({problem})"
+    )
+
+
+def _difference(model: Any) -> str | None:
+    """Where our scores of eight candidates differ from the model's own logits, None where they do not."""
     lm = causal_lm(model)
     vocabulary = lm.config.get_text_config().vocab_size
     words = torch.randint(3, vocabulary, (70,), generator=_seeded()).tolist()
     bodies = tuple(tuple(words[start : start + 8]) for start in range(6, 70, 8))
     item = EncodedList("check", tuple(words[:5]), ((words[5],),) * 8, bodies, (), (0.0,) * 8)
-    family = lm.config.model_type
     try:
         batch = make_batch([item], Independent()).to(lm.device)
         ours = score_batch(model, batch).first[0].tolist()
         theirs = [_alone(lm, words[:6], body) for body in bodies]
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"model family {family!r} cannot be scored in one pass: {reason}") from None
+    except torch.OutOfMemoryError:
+        raise UserError("out of memory with the model alone and 70 tokens; take a smaller model, or 4 bits") from None
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        return " ".join(str(error).split())[:160] or type(error).__name__
     tolerance = 1e-3 if lm.dtype == torch.float32 else 1.0  # two roundings of the same 8 tokens, and no more
     worst = max(range(8), key=lambda j: abs(ours[j] - theirs[j]))
-    if not abs(ours[worst] - theirs[worst]) <= tolerance + 1e-3 * abs(theirs[worst]):
-        raise UserError(
-            f"model family {family!r} cannot be scored in one pass: a candidate got "
-            f"{ours[worst]:.4f} nats, {theirs[worst]:.4f} alone; try model.attention=eager"
-        )
+    if abs(ours[worst] - theirs[worst]) <= tolerance + 1e-3 * abs(theirs[worst]):
+        return None
+    return f"in one pass a candidate got {ours[worst]:.4f} nats, {theirs[worst]:.4f} alone"
 
 
 def _alone(lm: Any, before: Sequence[int], body: Sequence[int]) -> float:
