@@ -36,7 +36,7 @@ from irpo.report import overview
 from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
 from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
-from irpo.training import ListTrainer, Loop, training_arguments
+from irpo.training import ListTrainer, Loop, require_optimizer, training_arguments
 from irpo.types import RankingExample, Style, UserError
 
 _REFERENCES = {
@@ -133,6 +133,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     method = method_of(config)
     _require_no_chance(config, method)
     _require_trackers(config)
+    require_optimizer(config.training)
     checkpoint = _checkpoint(out, config, resume)
     if resume and (out / CARD).is_file():
         say(f"{out}: the run is finished; nothing is left to do")

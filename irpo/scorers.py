@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from irpo.attention import SPLIT, in_parts
+from irpo.attention import SPLIT, aligned, in_parts
 from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
 from irpo.models import causal_lm, per_layer_type
@@ -31,10 +31,17 @@ LISTS_LAID_OUT = 256  # lists that are laid out at once
 class Scorer(Protocol):
     """A way of laying out a list; its fields are its options.
 
-    `separable`: a candidate's score does not depend on which others are scored with it.
+    `separable`: a candidate's score does not depend on which others are scored with it. `style`: the only prompt style
+    whose answers it reads, None where it reads any.
     """
 
     separable: ClassVar[bool]
+    style: ClassVar[Style | None]
+
+    @property
+    def as_given(self) -> bool:
+        """Whether it scores the answer that names the candidates in the given order, whatever their labels."""
+        ...
 
     def layout(self, item: EncodedList) -> Layout:
         """The list's columns and reads."""
@@ -50,6 +57,8 @@ class Independent:
     """Each candidate alone as the first item of the answer: log pi(e_j | x), IRPO eq. 3; K branches of one prompt."""
 
     separable: ClassVar[bool] = True
+    style: ClassVar[Style | None] = None
+    as_given: ClassVar[bool] = False
 
     def layout(self, item: EncodedList) -> Layout:
         layout = _trunk(item)
@@ -65,6 +74,8 @@ class Label:
     """All scores from the logits of the labels at one position (FIRST, arXiv 2406.15657); `label` style only."""
 
     separable: ClassVar[bool] = True
+    style: ClassVar[Style | None] = "label"
+    as_given: ClassVar[bool] = False
 
     def layout(self, item: EncodedList) -> Layout:
         if any(len(body) != 1 for body in item.bodies):
@@ -84,14 +95,20 @@ class WholeList:
     """
 
     separable: ClassVar[bool] = False
+    style: ClassVar[Style | None] = None
 
     order: Literal["target", "given"] = "target"
+
+    @property
+    def as_given(self) -> bool:
+        """Whether the list is written in the prompt's order."""
+        return self.order == "given"
 
     def layout(self, item: EncodedList) -> Layout:
         item.require_list("scorer 'list'")
         layout = _trunk(item, head=False)
         given = tuple(range(len(item.bodies)))
-        order = target_order(item.relevance) if self.order == "target" else given
+        order = given if self.as_given else target_order(item.relevance)
         tokens: list[int] = []
         slots: list[int] = []
         for rank, slot in enumerate(order):
@@ -112,6 +129,8 @@ class Stepwise:
     """
 
     separable: ClassVar[bool] = False
+    style: ClassVar[Style | None] = "label"
+    as_given: ClassVar[bool] = False
 
     def layout(self, item: EncodedList) -> Layout:
         layout = Label().layout(item)
@@ -181,7 +200,8 @@ def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
     def additive(window: int | None) -> Tensor:
         split = kind == SPLIT and (window is None or window >= batch.trunk)
         seen = visible(batch, window, first=batch.trunk if split else 0)[:, None]
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = aligned(torch.zeros(seen.shape, dtype=dtype, device=seen.device))
+        mask.masked_fill_(~seen, torch.finfo(dtype).min)
         return in_parts(mask, batch.reach) if split else mask
 
     return per_layer_type(config, partial(block_mask, batch) if kind == "flex_attention" else additive)
@@ -274,7 +294,7 @@ def score(
     Raises `UnknownName` for an unknown scorer, and `UserError` for a tokenizer without a token for every label.
     """
     built = SCORERS.build(scorer)
-    style: Style = "label" if isinstance(built, (Label, Stepwise)) else "text"
+    style = built.style or "text"
     names = label_names(tokenizer, len(candidates)) if style == "label" else tuple(candidates)
     chat = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
     item = encode(tokenizer, Prompt(prompt, names, style, chat), [0.0] * len(names))

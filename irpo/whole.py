@@ -93,7 +93,7 @@ def sequence_states(model: Any, sequences: Sequence[Sequence[int]], columns: Seq
         arguments = (lm.get_decoder(), ids, torch.tensor(cells, device=lm.device))
         grad = torch.is_grad_enabled()
         states: Tensor = checkpoint(_states, *arguments, use_reentrant=False) if grad else _states(*arguments)
-        for i, part in zip(group, states.split([len(columns[i]) for i in group]), strict=True):
+        for i, part in zip(group, torch.split(states, [len(columns[i]) for i in group]), strict=True):
             found[i] = part
     return torch.cat(found)
 

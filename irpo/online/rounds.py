@@ -121,9 +121,7 @@ def require_sound(job: Job) -> None:
         raise UserError("online.name 'reinforce' follows the probability of whole answers: method.length is sum")
     if options.name != "iterative" and job.method.reads_target:
         raise UserError(f"online.name {options.name!r} has no target list: no nll_weight, no objective that reads it")
-    drawn = (
-        job.config.method.scorer.get("order") == "given" or getattr(job.method.objective, "target_order", "") == "given"
-    )
+    drawn = job.method.scorer.as_given or getattr(job.method.objective, "target_order", "") == "given"
     if options.name == "iterative" and not drawn:
         raise UserError(
             "online.name 'iterative' trains on the drawn order: method.scorer={name: list, order: given}, or an "

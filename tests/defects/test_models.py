@@ -3,8 +3,9 @@
 import json
 import shutil
 import timeit
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from irpo.config import load_config, to_yaml
 from irpo.generation import constrained_ranking
 from irpo.generation.decoding import Sampling, sample_text
 from irpo.models import LoadOptions, LoraOptions, adapter_off, add_lora, load_adapter, load_model
-from irpo.pipeline import policy_model
+from irpo.pipeline import policy_model, train
 from irpo.reference import model_key
 from irpo.reranker import base_name, load_weights
-from irpo.scorers import SCORERS, check_model, make_batch, score_batch, score_lists
+from irpo.scorers import SCORERS, attention_masks, check_model, make_batch, score, score_batch, score_lists
+from irpo.training import training_arguments
 from irpo.types import UserError, target_order
 from irpo.whole import remember
 
@@ -302,3 +304,49 @@ def test_g2_no_memory_in_the_check_is_no_fault_of_the_family(monkeypatch):
     monkeypatch.setattr("irpo.scorers.hidden_states", full)
     with pytest.raises(UserError, match="out of memory with the model alone"):
         check_model(tiny_model())
+
+
+@dataclass(frozen=True)
+class LastLabel:
+    """A user's own scorer: labels, read behind one more token."""
+
+    separable: ClassVar[bool] = True
+    style: ClassVar[str] = "label"
+    as_given: ClassVar[bool] = False
+
+    def layout(self, item):
+        return SCORERS.build("label").layout(item)
+
+
+def test_b8_a_scorer_says_its_style_and_order():
+    """Nobody asks for its class, so that a user's own is put as it wants to be."""
+    names = ["Heat (1995)", "Alien (1979)", "Aliens (1986)"]
+    model, prompt = tiny_model(), "best?\n"
+    mine, shipped = (score(model, TOKENIZER, prompt, names, scorer) for scorer in (LastLabel(), "label"))
+    assert torch.equal(mine, shipped)
+    given = {name: SCORERS.build(name).as_given for name in SCORERS}
+    assert not any(given.values())
+    assert SCORERS.build({"name": "list", "order": "given"}).as_given
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_g14_rows_of_a_mask_begin_at_a_multiple_of_8(count, monkeypatch):
+    monkeypatch.setattr("irpo.attention.COLUMNS", 10)  # some masks in parts
+    batch = make_batch(encoded(count=count), INDEPENDENT)
+    for family in ("llama", "gemma2"):
+        model = tiny_model(family)
+        masks = attention_masks(model.config, batch, torch.float32)
+        for mask in masks.values() if isinstance(masks, dict) else [masks]:
+            for part in [mask, *(part.mask for part in getattr(mask, "parts", []))]:
+                assert all(stride % 8 == 0 for stride in part.stride()[:-1])
+
+
+def test_optimizer_in_pages_is_refused_without_a_gpu(tmp_path, monkeypatch):
+    layers = ["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
+    config = load_config(layers, ["training.optimizer=paged_adamw_8bit"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"training.optimizer 'paged_adamw_8bit' needs a GPU"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    arguments = training_arguments(config.training, tmp_path, lists=8, validates=False, seed=0)
+    assert arguments.optim == "paged_adamw_8bit"
