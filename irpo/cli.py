@@ -134,7 +134,7 @@ def evaluate(
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
     from irpo import pipeline
     from irpo.config import EvaluationConfig
-    from irpo.reranker import run_config
+    from irpo.runs import run_config
 
     _load(plugin)
     given = {"data": data, "seed": seed}
