@@ -22,6 +22,8 @@ BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best che
 SHOWN = {
     f"eval_{BEST}": "val NDCG@10",
     "loss": "loss",
+    "objective": "objective",
+    "anchor": "anchor",
     "nll_per_token": "NLL/token",
     "train_ndcg@10": "train NDCG@10",
 }
