@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -88,12 +89,13 @@ def test_l1_a_run_that_dies_at_any_rename_goes_on(at, tmp_path, monkeypatch, fin
         return call
 
     out = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         for name in ("replace", "rename"):
             patch.setattr(os, name, dying(getattr(os, name)))
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
-        pipeline.train(config_of(), out)
+        with pytest.raises(Killed):
+            pipeline.train(config_of(), out)
     pipeline.train(config_of(), out, resume=(out / "config.yaml").exists())
     torch.testing.assert_close(weights(out), weights(finished), atol=0, rtol=0)
     assert [line["update"] for line in lines(out)] == [line["update"] for line in lines(finished)]
@@ -173,6 +175,18 @@ def test_l6_without_a_whole_checkpoint_the_run_begins_anew(unfinished, finished)
     pipeline.train(config_of(), unfinished, resume=True)
     torch.testing.assert_close(weights(unfinished), weights(finished), atol=0, rtol=0)
     assert [line["update"] for line in lines(unfinished)] == [line["update"] for line in lines(finished)]
+
+
+def test_l6_the_best_and_the_newest_checkpoint_are_kept(tmp_path):
+    from irpo import checkpoints
+
+    for update in (2, 4, 10):
+        (tmp_path / f"checkpoint-{update}").mkdir()
+    checkpoints.prune(tmp_path, best=str(tmp_path / "checkpoint-2"))
+    assert [path.name for path in checkpoints.all_in(tmp_path)] == ["checkpoint-2", "checkpoint-10"]
+    (tmp_path / "checkpoint-11").mkdir()
+    checkpoints.prune(tmp_path, best=None)
+    assert [path.name for path in checkpoints.all_in(tmp_path)] == ["checkpoint-10", "checkpoint-11"]
 
 
 def test_l13_the_adapters_configuration_does_not_follow_the_hash_seed(tmp_path):
@@ -273,7 +287,7 @@ def test_d1_the_first_update_learns(tmp_path):
     run.go(None)
     rates = [line["learning_rate"] for line in lines(tmp_path) if "learning_rate" in line]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert all(earlier > later > 0 for earlier, later in zip(rates[3:], rates[4:], strict=False))
+    assert all(earlier > later > 0 for earlier, later in pairwise(rates[3:]))
 
 
 def test_u5_training_says_whether_it_helped(tmp_path, capsys):
