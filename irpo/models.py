@@ -19,8 +19,6 @@ from irpo.resources import embedded_dir
 from irpo.types import UserError
 
 EMBEDDED = "embedded"
-ADAPTER = "adapter"  # a run's folder of adapter weights
-FULL = "model"  # a run's folder of fully trained weights
 
 Quantization = Literal["nf4", "none"]
 T = TypeVar("T")
@@ -254,7 +252,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     from peft import PeftModel
 
     if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"no adapter in {folder}; a finished run holds one in its folder '{ADAPTER}'")
+        raise UserError(f"no adapter in {folder}; a finished run holds one in its folder 'adapter'")
     if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
         raise UserError(_no_fit(folder, "its weights are not there"))  # peft would ask the hub for them
     try:

@@ -17,9 +17,9 @@ import irpo.online.rounds as rounds_module
 from irpo.config import load_config
 from irpo.encoding import prompted
 from irpo.generation import SAMPLERS, Drawn, Sampling
+from irpo.jobs import method_of
 from irpo.models import LoraOptions, add_lora
 from irpo.online.rounds import Job, require_sound, run_rounds
-from irpo.pipeline import method_of
 from irpo.prompting import PromptBuilder
 from irpo.types import UserError
 
