@@ -227,6 +227,7 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int) -> Any:
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=targets,
+        exclude_modules=_passed_by(model) if targets == "all-linear" else None,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
@@ -237,6 +238,12 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int) -> Any:
         raise UserError(f"model.lora.targets = {targets!r}: {' '.join(str(error).split())[:200]}") from None
     require_trainable(adapted)
     return adapted
+
+
+def _passed_by(model: Any) -> list[str] | None:
+    """The linear layers of a state-space mixer whose weights its kernels read: an adapter on one would not be asked."""
+    mixers = [name for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
+    return [f"{name}.{layer}" for name in mixers for layer in ("out_proj", "dt_proj")] or None
 
 
 @contextmanager

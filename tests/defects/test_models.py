@@ -253,6 +253,17 @@ def test_d3_a_hybrid_trains_from_the_adapters_off(family, scorer, tmp_path):
     assert line["reward_margin"] == pytest.approx(0, abs=1e-4)  # the reference is the policy before anything is learnt
 
 
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_d3_every_layer_of_a_hybrids_adapter_is_asked(family):
+    """Kernels of state-space layers read some weights themselves, and so pass an adapter by."""
+    model = bumped(add_lora(tiny_model(family), LoraOptions(r=4), seed=0))
+    _, found = gradients(model, encoded(count=2))
+    assert all(gradient.any() for gradient in found.values())
+    mixers = {name for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")}
+    read = {f"{name}.{layer}" for name in mixers for layer in ("out_proj", "dt_proj")}
+    assert not [name for name in found if name.rpartition(".lora_")[0] in read]
+
+
 @pytest.mark.parametrize("scorer", ["independent", "list", "stepwise", "label"])
 def test_d3_whole_sequences_give_the_scores_and_gradients_of_one_row(scorer, monkeypatch):
     monkeypatch.setattr("irpo.whole.COLUMNS", 100)  # several passes, each run anew in the backward pass
