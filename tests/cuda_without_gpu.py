@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import traceback
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _NO, _YES = _FUNCTION(lambda _: 0), _FUNCTION(lambda _: 1)
 _SLOTS = 128  # of a C++ object's table of functions; more than any of those touched here has
 _REGISTRY, _HOOKS = "_ZN3c104impl26device_guard_impl_registryE", "_ZN2at6detail12getCUDAHooksEv"
 _aten = torch.ops.aten
+_PRODUCTS = {_aten.mm, _aten.bmm, _aten.addmm, _aten.baddbmm}
 
 
 def _table(function: Any) -> Any:
@@ -89,6 +90,7 @@ class Answers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        _one_dtype(func, args)
         if kwargs.get("generator") is not None:
             kwargs["generator"] = None  # nothing is drawn
         if func is _aten._local_scalar_dense.default:
@@ -113,8 +115,17 @@ class Answers(TorchDispatchMode):
 
     def _note(self, tensor: Any) -> None:
         if tensor.is_cuda:
-            own = [frame for frame in traceback.extract_stack() if "/irpo/" in frame.filename]
-            self.stops.append(f"{Path(own[-1].filename).name}: {own[-1].line}" if own else "")
+            frame = sys._getframe()
+            while frame.f_back is not None and "/irpo/" not in frame.f_code.co_filename:
+                frame = frame.f_back
+            self.stops.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}")
+
+
+def _one_dtype(func: Any, args: Any) -> None:
+    """`RuntimeError` for a product of two dtypes, which a card's libraries refuse and a fake tensor lets pass."""
+    dtypes = {a.dtype for a in args if isinstance(a, torch.Tensor)}
+    if func._overloadpacket in _PRODUCTS and len(dtypes) > 1:
+        raise RuntimeError(f"expected operands of one dtype in {func}, got {sorted(map(str, dtypes))}")
 
 
 @contextlib.contextmanager
