@@ -14,15 +14,15 @@ from rich.table import Column, Table
 
 from irpo.cards import GIB, Card, matmul_rate
 from irpo.config import RunConfig
-from irpo.encoding import EncodedList, ListBatch, collate
+from irpo.encoding import EncodedList, ListBatch, collate, prompted
+from irpo.jobs import builder_of, method_of, split_training
 from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
 from irpo.method import Method, Sampled
-from irpo.models import LoadOptions, LoraOptions, load_tokenizer, require_there, resolve
+from irpo.models import LoadOptions, LoraOptions, require_there, resolve
 from irpo.online.questions import as_answers
-from irpo.pipeline import encode_examples, method_of, split_training
 from irpo.preparing import build as build_lists
-from irpo.reranker import base_name, prompt_builder
+from irpo.runs import base_name
 from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
@@ -109,10 +109,7 @@ def _real(config: RunConfig) -> Sample:
     t = config.training
     train = split_training(lists["train"], t.validation_fraction, t.max_validation_lists).train
     chosen = train[:: math.ceil(len(train) / LISTS_READ)]
-    tokenizer = load_tokenizer(base_name(config.model.name))
-    template = config.prompt.template or str(config.task["name"])
-    builder = prompt_builder(tokenizer, template, config.prompt.style, config.prompt.max_tokens)
-    items, _ = encode_examples(builder, chosen)
+    items = [p.tokens for p in prompted(builder_of(config), chosen, labels=True)]
     mean = sum(len(item.prompt) for item in items) / len(items)
     size = sum(len(item.bodies) for item in items) / len(items)
     source = f"{len(items)} of the {len(train):,} training lists: prompts of {mean:.0f} tokens, {size:.3g} candidates"

@@ -17,8 +17,6 @@ from irpo.resources import embedded_dir
 from irpo.types import UserError
 
 EMBEDDED = "embedded"
-ADAPTER = "adapter"  # a run's folder of adapter weights
-FULL = "model"  # a run's folder of fully trained weights
 
 Quantization = Literal["nf4", "none"]
 T = TypeVar("T")
@@ -217,7 +215,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     from peft import PeftModel
 
     if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"no adapter in {folder}; a finished run holds one in its folder '{ADAPTER}'")
+        raise UserError(f"no adapter in {folder}; a finished run holds one in its folder 'adapter'")
     with _no_renaming():
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 

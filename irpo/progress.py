@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: lines on stderr, the progress bar, and the figures of the log."""
+"""What a user is told while a run goes on: lines on stderr, and the figures of the log. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import resource
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from torch import Tensor
-from transformers import ProgressCallback, TrainerCallback
+from irpo.processes import is_first
 
-from irpo.encoding import ListBatch
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from irpo.encoding import ListBatch
 
 BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
-SHOWN = {"loss": "loss", f"train_{BEST}": f"train {BEST}", f"eval_{BEST}": f"validation {BEST}"}
-_console = Console(stderr=True, highlight=False)
+# The most telling first: on a narrow screen the bar's end is cut off.
+SHOWN = {
+    f"eval_{BEST}": f"val {BEST}",
+    "loss": "loss",
+    "nll_per_token": "NLL/token",
+    f"train_{BEST}": f"train {BEST}",
+}
 
 
 def say(text: str) -> None:
-    """Tell the user, on stderr, what was decided."""
-    _console.print(text, markup=False)
+    """Tell the user, on stderr, what was decided: one line, however wide the screen; one process speaks for all."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the one place that does
 
 
 @dataclass
@@ -42,6 +49,18 @@ class Tally:
         for name, value in values.items():
             self.sums[name] += float(value.detach().sum())
 
+    def told(self) -> dict[str, Any]:
+        """The sums for a checkpoint; `of` reads them back."""
+        seconds = time.perf_counter() - self.since
+        sums = {name: float(total) for name, total in self.sums.items()}
+        return {"sums": sums, "lists": self.lists, "tokens": self.tokens, "seconds": seconds}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Tally:
+        """The tally that `told` tells of, its clock going on."""
+        since = time.perf_counter() - told["seconds"]
+        return cls(defaultdict(float, told["sums"]), told["lists"], told["tokens"], since)
+
     def flush(self) -> dict[str, float]:
         """Means since the last call, with speed and peak memory, and start anew."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
@@ -55,31 +74,9 @@ class Tally:
 
 def peak_memory() -> int:
     """Peak memory in bytes: of the GPU where there is one, else of the process."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-class Progress(ProgressCallback):
-    """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._latest: dict[str, str] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show what is new."""
-        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in SHOWN.items() if key in (logs or {})}
-        if self.training_bar is not None:
-            self.training_bar.set_postfix(self._latest)
-
-
-class Lines(TrainerCallback):
-    """The same figures, a line each, where stderr is no terminal."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Say what is new."""
-        figures = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})]
-        if figures:
-            say(f"update {state.global_step} of {state.max_steps}: {', '.join(figures)}")

@@ -8,20 +8,19 @@ for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
-from irpo.config import RUN_CONFIG, RunConfig, load_config
-from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, default_device, load_adapter, load_model, load_tokenizer
+from irpo.config import RunConfig
+from irpo.jobs import prompt_builder
+from irpo.models import EMBEDDED, load_tokenizer
 from irpo.modes import RANKING_MODES, Ranker, RankingMode
-from irpo.progress import say
-from irpo.prompting import PromptBuilder, load_template
+from irpo.prompting import PromptBuilder
 from irpo.registry import Spec, load_plugins
-from irpo.resources import prompts_dir
+from irpo.runs import base_name, load_options, load_weights, run_config
 from irpo.scorers import SCORERS, Length, Scorer
-from irpo.types import Candidate, RankingExample, Style, UserError
+from irpo.types import Candidate, RankingExample, Style
 
 
 @dataclass(frozen=True)
@@ -34,48 +33,6 @@ class Ranked:
     score: float | None = None
     named: bool = True  # False: the model's answer does not name it, and it follows by chance
     cut: int = 0  # tokens of it that did not fit the prompt
-
-
-def run_config(name: str) -> RunConfig | None:
-    """The configuration of a finished run, None where the name is not a run's folder."""
-    written = Path(name) / RUN_CONFIG
-    return load_config([written]) if written.is_file() else None
-
-
-def load_options(config: RunConfig) -> LoadOptions:
-    """How a run loads its model."""
-    return LoadOptions(config.model.quantization, config.model.dtype, config.model.attention)
-
-
-def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool = False) -> Any:
-    """A model by name: a run's adapter on its base (merged into it where `merge`), a run's full weights, or a base."""
-    config = run_config(name)
-    options = _that_run_here(options or (load_options(config) if config else LoadOptions()))
-    if config is None:
-        return load_model(name, options)
-    folder = Path(name)
-    if (folder / FULL).is_dir():
-        return load_model(str(folder / FULL), options)
-    if not (folder / ADAPTER).is_dir():
-        raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
-    if merge and options.quantization == "nf4":
-        raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
-    model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
-    return model.merge_and_unload() if merge else model.eval()
-
-
-def _that_run_here(options: LoadOptions) -> LoadOptions:
-    """FlexAttention trains on a GPU only; elsewhere `eager`, which every family has, and the user is told."""
-    if options.attention != "flex_attention" or default_device().type == "cuda":
-        return options
-    say("note: model.attention flex_attention needs a GPU; eager is used here, with the same results")
-    return replace(options, attention="eager")
-
-
-def base_name(name: str) -> str:
-    """The model that a run, or a run on a run, began with."""
-    config = run_config(name)
-    return name if config is None else base_name(config.model.name)
 
 
 @dataclass(frozen=True)
@@ -134,8 +91,3 @@ class Reranker:
 
 def _finite(score: float | None) -> float | None:
     return score if score is not None and isfinite(score) else None
-
-
-def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
-    """A builder with one of the shipped templates, or a user's own .jinja file."""
-    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)

@@ -17,7 +17,7 @@ from irpo.models import (
     require_four_bit,
     trainable_parameters,
 )
-from irpo.reranker import load_weights
+from irpo.runs import load_weights
 from irpo.scorers import SCORERS, check_model, score_lists
 from irpo.types import UserError
 

@@ -16,11 +16,11 @@ from training_lists import method as method_of_lists
 import irpo.online.rounds as rounds_module
 from irpo.config import load_config
 from irpo.generation import SAMPLERS, Drawn, Sampling
+from irpo.jobs import method_of
 from irpo.models import LoraOptions, add_lora
 from irpo.online import Job, require_sound, run_rounds
 from irpo.online.drawing import passes
 from irpo.online.questions import ask
-from irpo.pipeline import method_of
 from irpo.prompting import PromptBuilder
 from irpo.types import UserError
 

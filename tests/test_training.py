@@ -68,7 +68,7 @@ def test_a_checkpoint_at_the_end_takes_no_further_step(tmp_path):
 def test_the_best_checkpoint_is_what_remains(tmp_path):
     run = with_validation(tmp_path, learning_rate=5.0)  # wild steps, so that the last is not the best
     run.go(None)
-    found = {line["update"]: line[f"eval_{BEST}"] for line in lines(run) if f"eval_{BEST}" in line}
+    found = {line["update"]: line[f"eval_{BEST}"] for line in lines(run) if f"eval_{BEST}" in line and line["update"]}
     assert len(found) == 3
     assert run.evaluate()[f"eval_{BEST}"] == pytest.approx(max(found.values()), abs=1e-6)
 

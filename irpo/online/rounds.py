@@ -7,8 +7,6 @@ killed between or within rounds ends as it would have.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +14,12 @@ from typing import Any
 
 from transformers.trainer_utils import SaveStrategy
 
-from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig, to_yaml
+from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig
 from irpo.encoding import EncodedList
 from irpo.evaluation import EvaluationOptions, evaluate
-from irpo.files import atomic_file
 from irpo.generation import SAMPLERS
+from irpo.jobs import computes_mixed
 from irpo.method import Method
-from irpo.models import ADAPTER, FULL
 from irpo.objectives.policy_gradient import Reinforce
 from irpo.online.curves import State, write_curves
 from irpo.online.drawing import (
@@ -40,10 +37,10 @@ from irpo.online.questions import Question, ask, seed_of
 from irpo.online.rewards import REWARDS, Labels
 from irpo.progress import BEST
 from irpo.prompting import PromptBuilder
+from irpo.runs import finished_rounds, fresh_round, restore, round_folder, save_round
 from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
 
-STATE = "state.json"  # of a round's folder; written last: where it is, the round is whole
 _MEASURES = ("NDCG@1", "NDCG@5", "NDCG@10")
 
 LISTS: dict[str, Callable[[Policy, Round], tuple[list[EncodedList], Account]]] = {
@@ -82,17 +79,16 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
 
     `out` gets rounds/NNN (a usable run each, with its state), rounds.jsonl and curves.png.
     """
-    folder = out / "rounds"
     questions = ask(job.builder, sorted(job.train, key=lambda e: e.id))
-    states = finished(folder)
+    states = finished_rounds(out)
     if job.config.training.patience or job.config.training.updates:
         say("note: a round takes online.updates_per_round updates; training.updates and patience do not count")
     if states:
-        restore(job.model, folder / f"{len(states) - 1:03d}")
+        restore(job.model, round_folder(out, len(states) - 1))
         say(f"rounds 0 to {len(states) - 1} are done, going on")
     title = f"{job.options.name}: {job.config.method.title} on {job.config.task['name']}"
     for number in range(len(states), job.options.rounds + 1):
-        states.append(_round(job, number, questions, folder))
+        states.append(_round(job, number, questions, out))
         write_curves(out, states, title)
         say(_line(states[-1]))
     measures = states[-1]["measures"]
@@ -140,11 +136,9 @@ def require_sound(job: Job) -> None:
         raise UserError("sampler 'vllm' loads the base model by name; model.name is a run, whose adapter was merged")
 
 
-def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -> dict[str, Any]:
+def _round(job: Job, number: int, questions: Sequence[Question], out: Path) -> dict[str, Any]:
     """Draw, train, measure, save. Round 0 only measures and saves the start."""
-    home = folder / f"{number:03d}"
-    shutil.rmtree(home, ignore_errors=True)  # what a killed process left of it
-    home.mkdir(parents=True)
+    home = fresh_round(out, number)
     account: Account = {}
     if number:
         # Earlier rounds' answers can compete only where the same prompts are asked again.
@@ -158,16 +152,14 @@ def _round(job: Job, number: int, questions: Sequence[Question], folder: Path) -
             job.method.require_labels(lists)
         _trainer(job, now, lists).train()
     state = {"round": number, "lists": len(lists) if number else 0, "drawn": account, "measures": measure(job)}
-    save(job, home)
-    with atomic_file(home / STATE) as file:
-        file.write(json.dumps(state, indent=2) + "\n")
+    save_round(home, job.config, job.model, job.builder.tokenizer, state)
     return state
 
 
 def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)
-    mixed = job.config.model.mixed and job.model.device.type == "cuda"
+    mixed = computes_mixed(job.config, job.model)
     arguments = training_arguments(training, now.folder, lists=len(lists), validates=False, seed=seed, mixed=mixed)
     arguments.save_strategy = SaveStrategy.NO  # a round is whole or not there
     method = job.method
@@ -207,38 +199,6 @@ def measure(job: Job) -> dict[str, float]:
     if job.options.name == "larpo":
         measures |= passes(job.policy, ask(job.builder, job.validation))
     return {name: round(value, 6) for name, value in measures.items()}
-
-
-def save(job: Job, home: Path) -> None:
-    """The round as a run of its own; of fully trained models only the latest round keeps its weights."""
-    full = job.config.model.tuning == "full"
-    job.model.save_pretrained(str(home / (FULL if full else ADAPTER)), safe_serialization=True)
-    (home / ADAPTER / "README.md").unlink(missing_ok=True)  # peft's empty card
-    (home / RUN_CONFIG).write_text(to_yaml(job.config), encoding="utf-8")
-    if full:
-        job.builder.tokenizer.save_pretrained(str(home / FULL))
-        before = home.parent / f"{int(home.name) - 2:03d}"  # the round before stays until this one is whole
-        shutil.rmtree(before / FULL, ignore_errors=True)
-
-
-def finished(folder: Path) -> list[dict[str, Any]]:
-    """The states of the rounds that are whole, from 0 on."""
-    states: list[dict[str, Any]] = []
-    while (path := folder / f"{len(states):03d}" / STATE).is_file():
-        states.append(json.loads(path.read_text(encoding="utf-8")))
-    return states
-
-
-def restore(model: Any, home: Path) -> None:
-    """Put a round's weights into the model."""
-    if (home / ADAPTER).is_dir():
-        from peft import load_peft_weights, set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, load_peft_weights(str(home / ADAPTER), device=str(model.device)))
-        return
-    from transformers import AutoModelForCausalLM
-
-    model.load_state_dict(AutoModelForCausalLM.from_pretrained(str(home / FULL), dtype=model.dtype).state_dict())
 
 
 def _line(state: State) -> str:
