@@ -22,6 +22,7 @@ from irpo.types import Style, UnknownName, UserError
 
 if TYPE_CHECKING:
     from irpo.evaluation import Summary
+    from irpo.outcome import Outcome
 
 Layer = str | Path  # a file of YAML, shipped or your own, or an override "key.sub=value"
 TaskSpec = str | Mapping[str, Any]  # a task's name, or a mapping with "name" and its options
@@ -51,10 +52,10 @@ def prepare(task: TaskSpec, out: Path | str, *, skip_bad_rows: bool = False) -> 
     return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows)
 
 
-def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> dict[str, float]:
+def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> Outcome | None:
     """Fine-tune as configured into the folder `out`: a configuration, or layers of YAML and overrides as for the CLI.
 
-    Returns the measures on validation lists, {} where none were set aside. `resume` goes on from the last checkpoint.
+    Returns what the validation lists say, None where none were set aside. `resume` goes on from the last checkpoint.
     """
     config = config if isinstance(config, RunConfig) else config_from(config)
     require_out(Path(out))

@@ -8,6 +8,7 @@ import sys
 import types
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -299,21 +300,21 @@ def test_b1_a_modes_name_and_options_are_checked_with_the_configuration():
 # ---- B1 --------------------------------------------------------------------------------------------------------------
 
 
-def test_b1_a_mode_is_one_class():
+def test_b1_a_mode_is_one_class(monkeypatch):
     """A mode of a user's own is measured, and ranks, without a word of ours."""
-    if "backwards" not in RANKING_MODES:
+    monkeypatch.setattr(RANKING_MODES, "_classes", dict(RANKING_MODES._classes))
 
-        @RANKING_MODES.register("backwards")
-        @dataclass(frozen=True)
-        class Backwards:
-            """As the scorer would not."""
+    @RANKING_MODES.register("backwards")
+    @dataclass(frozen=True)
+    class Backwards:
+        """As the scorer would not."""
 
-            writes = False
-            of: str = "score"
+        writes: ClassVar[bool] = False
+        of: Literal["score", "constrain"] = "score"
 
-            def __call__(self, ranker, examples):
-                found = RANKING_MODES.build(self.of)(ranker, examples)
-                return [replace(x, ranking=Ranking(x.ranking.order[::-1])) for x in found]
+        def __call__(self, ranker, examples):
+            found = RANKING_MODES.build(self.of)(ranker, examples)
+            return [replace(x, ranking=Ranking(x.ranking.order[::-1])) for x in found]
 
     mode = {"name": "backwards", "of": "constrain"}
     found = evaluate([example()], BUILDER, tiny_model(), Independent(), EvaluationOptions((mode, "constrain")))
