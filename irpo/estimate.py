@@ -17,14 +17,14 @@ from irpo.config import RunConfig
 from irpo.encoding import EncodedList, ListBatch, collate
 from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
-from irpo.method import Method, Sampled
+from irpo.method import Method, SampledObjective
 from irpo.models import LoadOptions, LoraOptions, load_tokenizer, require_there, resolve
 from irpo.online import ON_POLICY
 from irpo.online.policy import as_answers
 from irpo.pipeline import encode_examples, method_of, split_training
 from irpo.preparing import build as build_lists
 from irpo.reranker import base_name, prompt_builder
-from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
+from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
 
@@ -191,7 +191,7 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     passes = Passes(
         live=live,
         before=before,
-        adapters_off=make_batch(largest.items, method.scorer) if adapted else None,
+        adapters_off=method.scored(largest.items) if adapted else None,
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
         accumulates=len(batches) > 1,
     )
@@ -216,14 +216,12 @@ def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
 
 def _live(method: Method, batch: ListBatch) -> tuple[tuple[ListBatch, ...], tuple[ListBatch, ...]]:
     """The batches that need a gradient, and those that are scored before without one."""
-    if not isinstance(method.objective, Sampled):
+    if not isinstance(method.objective, SampledObjective):
         return (batch,), ()
     zeros = torch.zeros_like(batch.relevance)
     noise = torch.rand(zeros.shape, generator=torch.Generator().manual_seed(0))
     chosen = method.objective.select(ScoredLists(zeros, zeros, batch.relevance, batch.mask, noise))
-    drawn = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
-    whole = (make_batch(batch.items, None, target=True),) if method.reads_target else ()
-    return (make_batch(drawn, method.scorer), *whole), (make_batch(batch.items, method.scorer),)
+    return method.live(batch.items, chosen), (method.scored(batch.items),)
 
 
 def _validation(method: Method, sample: Sample) -> ListBatch:

@@ -14,7 +14,7 @@ from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, c
 from irpo.encoding import EncodedList, encode
 from irpo.evaluation import Evaluation, EvaluationOptions, write_results
 from irpo.evaluation import evaluate as run_evaluation
-from irpo.method import Method, Sampled
+from irpo.method import Method
 from irpo.models import (
     ADAPTER,
     FULL,
@@ -172,7 +172,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
 
 def _require_no_chance(config: RunConfig, method: Method) -> None:
     """`UserError` where dropout would make the policy that draws another than the one that is differentiated."""
-    if isinstance(method.objective, Sampled) and config.model.tuning == "lora" and config.model.lora.dropout:
+    if method.sampled and config.model.tuning == "lora" and config.model.lora.dropout:
         name = type(method.objective).__name__
         raise UserError(
             f"model.lora.dropout = {config.model.lora.dropout:g}; {name} draws from the policy: set it to 0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,22 +29,23 @@ def say(text: str) -> None:
 class Tally:
     """Running sums of what the log shows, over lists since the last line."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, Tensor] = field(default_factory=dict)  # on the model's device until they are shown
     lists: int = 0
     tokens: int = 0
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: ListBatch, values: dict[str, Tensor]) -> None:
-        """Per-list values (B,) of one micro-batch."""
+        """Per-list values (B,) of one micro-batch, which is still on the host; nothing here waits for a device."""
         self.lists += len(batch)
         self.tokens += batch.tokens
         for name, value in values.items():
-            self.sums[name] += float(value.detach().sum())
+            total = value.detach().double().sum()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def flush(self) -> dict[str, float]:
         """Means since the last call, with speed and peak memory, and start anew."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
-        means = {name: total / max(self.lists, 1) for name, total in self.sums.items()}
+        means = {name: float(total) / max(self.lists, 1) for name, total in self.sums.items()}
         speed = {"tokens_per_s": self.tokens / seconds, "lists_per_s": self.lists / seconds}
         self.sums.clear()
         self.lists = self.tokens = 0

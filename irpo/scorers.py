@@ -111,6 +111,7 @@ class Stepwise:
     """
 
     separable: ClassVar[bool] = False
+    walks: ClassVar[bool] = True  # the target list, so that who stands where in it is a matter of the layout
 
     def layout(self, item: EncodedList) -> Layout:
         layout = Label().layout(item)
@@ -301,6 +302,10 @@ def check_model(model: Any) -> None:
         batch = make_batch([item], Independent()).to(lm.device)
         ours = score_batch(model, batch).first[0].tolist()
         theirs = [_alone(lm, words[:6], body) for body in bodies]
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "out of memory with one short list; set model.quantization=nf4, or take a smaller model"
+        ) from None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"model family {family!r} cannot be scored in one pass: {reason}") from None
