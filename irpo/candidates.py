@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from irpo.chance import Chance
 from irpo.sameness import singular, text_key, tidy, words_of
-from irpo.types import Candidate, UserError
+from irpo.types import Candidate, RankingExample, UserError
 
 
 def first_words(text: str, limit: int) -> str:
@@ -73,7 +73,7 @@ def search_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(singular(w) for w in words_of(text) if w not in _STOPWORDS))
 
 
-class Scorer(Protocol):
+class Likeness(Protocol):
     """Likeness of every text of a collection to a query, in the collection's order."""
 
     def __call__(self, query: str) -> NDArray[np.float64]: ...
@@ -138,7 +138,7 @@ class Miner:
     def __init__(self, mines: Iterable[Mine], name: MinerName = "bm25", model: str = "") -> None:
         # In the order of the alphabet, so that where scores tie the text decides.
         self._mines = sorted(mines, key=lambda mine: (mine.about, mine.texts))
-        self._score: Scorer | None = None
+        self._score: Likeness | None = None
         if self._mines:
             abouts = [mine.about for mine in self._mines]
             self._score = Bm25(abouts) if name == "bm25" else Dense(abouts, model)
@@ -193,3 +193,8 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
             left[place] = 0
             if not skip(place):
                 yield place
+
+
+def popularity(train: Sequence[RankingExample]) -> dict[str, float]:
+    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know."""
+    return dict(Counter(text_key(c.text) for e in train for c in e.candidates if c.relevance > 0))

@@ -84,7 +84,8 @@ def shape_of(name: str) -> Any:
     base = base_name(name)
     require_there(base)
     try:
-        return AutoConfig.from_pretrained(resolve(base))
+        place, revision = resolve(base)
+        return AutoConfig.from_pretrained(place, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"cannot read the configuration of model {name!r}: {reason}") from None

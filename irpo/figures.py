@@ -9,6 +9,7 @@ from irpo.lists import ScoredLists, implicit_reward, masked_sum, ranks
 from irpo.method import Method
 from irpo.objectives.irpo import importance_weights
 from irpo.positional import discount, gain
+from irpo.progress import BEST
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def figures(method: Method, lists: ScoredLists) -> dict[str, Tensor]:
     shown["reward_margin"] = means[0] - means[1]
     shown["rho_entropy"] = -(rho * rho.clamp(min=1e-30).log()).sum(-1)
     if method.scorer.separable or lists.slots > 1:  # else the scores were taken in the gold order
-        shown["train_ndcg@10"] = ndcg_of_table(policy, relevance, mask, 10)
+        shown[f"train_{BEST}"] = ndcg_of_table(policy, relevance, mask, 10)
     return shown
 
 

@@ -90,15 +90,17 @@ class Method:
         """Whether the target list's log-likelihood is needed."""
         return self.objective.needs.target or self.nll_weight > 0
 
-    def require_labels(self, items: Sequence[EncodedList]) -> None:
-        """`UserError` where a list has a label that the objective cannot use."""
+    def require_labels(self, items: Sequence[EncodedList], places: Mapping[str, str] | None = None) -> None:
+        """`UserError` where a list has a label that the objective cannot use; `places` are the ids' `file:line`."""
         name, needs = type(self.objective).__name__, self.objective.needs
         for item in items:
             high = max(item.relevance)
-            require_label(self.objective, high, f"list {item.id!r}")
+            place = (places or {}).get(item.id)
+            where = f"{place}: " if place else ""
+            require_label(self.objective, high, f"{where}list {item.id!r}")
             if 0 < high < needs.min_label:
                 counted = f"{name} with these options counts {needs.min_label:g} and above"
-                raise UserError(f"list {item.id!r} has no label above {high:g}; {counted}")
+                raise UserError(f"{where}list {item.id!r} has no label above {high:g}; {counted}")
 
     def lay_out(self, items: Sequence[EncodedList], noise: Noise | None = None) -> list[Layout]:
         """Lists laid out with just what the objective reads; without noise, ties stand in the given order."""

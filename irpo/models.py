@@ -56,20 +56,32 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve(name: str) -> str:
-    """`embedded` is the model in the package; every other name is a folder or a hub id as it stands."""
-    return str(embedded_dir()) if name == EMBEDDED else name
+def resolve(name: str) -> tuple[str, str]:
+    """Where a model's files are: a folder or a hub id, and of the hub's files which revision (`ID@REVISION`, or main).
+
+    `embedded` is the model in the package.
+
+    >>> resolve("microsoft/Phi-4-mini-instruct@5a149550068a1eb93398160d8953f5f56c3603e9")
+    ('microsoft/Phi-4-mini-instruct', '5a149550068a1eb93398160d8953f5f56c3603e9')
+    """
+    if name == EMBEDDED:
+        return str(embedded_dir()), "main"
+    if _looks_local(name) or Path(name).exists():
+        return name, "main"
+    place, _, revision = name.partition("@")
+    return place, revision or "main"
 
 
 def require_there(name: str) -> None:
     """`UserError` where a name is neither a folder nor cached nor on a hub that answers; asks the hub once."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    if Path(resolve(name)).is_dir():
+    place, revision = resolve(name)
+    if Path(place).is_dir():
         return
     try:
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            HfApi().model_info(name, timeout=10)
+        if not isinstance(try_to_load_from_cache(place, "config.json", revision=revision), str):
+            HfApi().model_info(place, revision=revision, timeout=10)
     except Exception as error:  # noqa: BLE001 - whatever the client of the day raises: a bad name, no network, no such model
         raise UserError(_not_there(name, error)) from None
 
@@ -79,8 +91,9 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     require_there(name)
+    place, revision = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(_not_there(name, error)) from None
     if not tokenizer.is_fast:
@@ -105,9 +118,10 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
     if options.quantization == "nf4":
         settings["quantization_config"] = _nf4(dtype)
     require_there(name)
+    place, settings["revision"] = resolve(name)
     try:
         with _no_bar():
-            model = AutoModelForCausalLM.from_pretrained(resolve(name), **settings)
+            model = AutoModelForCausalLM.from_pretrained(place, **settings)
     except (OSError, ValueError) as error:
         raise UserError(_not_there(name, error)) from None
     if options.quantization == "nf4":
@@ -154,11 +168,14 @@ def _nf4(compute: torch.dtype) -> Any:
 
 def _not_there(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
-    parent = Path(name).parent
-    local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (parent != Path() and parent.is_dir())
-    if local and not Path(name).exists():
+    if _looks_local(name) and not Path(name).exists():
         return f"cannot load model {name!r}: there is no such folder"
     return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
+
+
+def _looks_local(name: str) -> bool:
+    parent = Path(name).parent
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or (parent != Path() and parent.is_dir())
 
 
 def per_layer_type(config: Any, make: Callable[[int | None], T]) -> T | dict[str, T]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from irpo.candidates import popularity
 from irpo.chance import in_test_split
 from irpo.config import RUN_CONFIG, EvaluationConfig, MethodConfig, RunConfig, config_hash, to_yaml
 from irpo.encoding import EncodedList, encode
-from irpo.evaluation import Evaluation, EvaluationOptions, write_results
+from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
 from irpo.method import Method
 from irpo.models import (
@@ -23,6 +24,7 @@ from irpo.models import (
     add_lora,
     four_bit_layers,
     load_tokenizer,
+    resolve,
     trainable_parameters,
     without_dropout,
 )
@@ -31,11 +33,13 @@ from irpo.objectives.mixture import Mixture
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.preparing import build
 from irpo.progress import BEST, say
-from irpo.prompting import PromptBuilder
+from irpo.prompting import PromptBuilder, cuts_of
+from irpo.registry import Spec
 from irpo.report import overview
-from irpo.reranker import Mode, Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
+from irpo.reranker import Ranked, Reranker, base_name, load_weights, prompt_builder, run_config
 from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
+from irpo.tasks import TASKS, relevant_from
 from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, Style, UserError
 
@@ -72,14 +76,8 @@ def encode_examples(
 ) -> tuple[list[EncodedList], dict[str, int]]:
     """Encoded lists with their labels, and what was cut to fit `prompt.max_tokens`."""
     prompts = [builder.build(example) for example in examples]
-    cuts = {
-        "prompts": len(prompts),
-        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
-        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
-        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
-    }
     pairs = zip(prompts, examples, strict=True)
-    return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts
+    return [encode(builder.tokenizer, p, e.relevance, id=e.id) for p, e in pairs], cuts_of(prompts)
 
 
 def method_of(config: RunConfig) -> Method:
@@ -149,7 +147,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     builder = prompt_builder(tokenizer, template, config.prompt.style, config.prompt.max_tokens)
     encoded, cuts = encode_examples(builder, splits.train)
     validation, _ = encode_examples(builder, splits.validation)
-    method.require_labels(encoded)
+    method.require_labels(encoded, {example.id: example.where for example in splits.train})
     method.batch(encoded[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     unused = len(lists["train"]) - len(encoded) - len(validation)
     say(
@@ -278,11 +276,13 @@ def model_card(config: RunConfig, card: Mapping[str, Any], metrics: Mapping[str,
     cuts = card["cuts"]
     if cuts["prompts_cut"]:
         data.append(f"- cut to {config.prompt.max_tokens} tokens: {cuts['prompts_cut']} of {cuts['prompts']} prompts")
+    if cuts["special_texts"]:
+        data.append(f"- texts that spell special tokens of the model, kept apart by a blank: {cuts['special_texts']}")
     return "\n".join(
         [
             "---",
             "library_name: peft" if config.model.tuning == "lora" else "library_name: transformers",
-            f"base_model: {base_name(config.model.name)}",
+            f"base_model: {resolve(base_name(config.model.name))[0]}",
             "tags: [irpo, reranker, listwise-ranking]",
             "---",
             f"# {m.title} on {config.task['name']}",
@@ -316,7 +316,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
     style: Style | None = None,
     like: str | None = None,
     skip_bad_rows: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
 
     `like` is a run whose prompt, scorer and loading a base model is to be given, so
@@ -336,20 +336,35 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
         "task": spec["name"],
         "lists_sha256": card["splits"]["eval"]["sha256"][:16],
     }
-    found = measure(ranker, lists["eval"][: settings.max_lists], settings)
-    summary = write_results(out, found, about)
+    examples = lists["eval"][: settings.max_lists]
+    found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()))
+    summary = write_results(out, replace(found, about=about))
     Console().print(overview(summary).table())
     say(f"written to {out}: report.md, results.json, per_query.jsonl, runs, qrels")
     return summary
 
 
-def measure(ranker: Reranker, examples: Sequence[RankingExample], settings: EvaluationConfig) -> Evaluation:
-    """A loaded ranker in the configured modes, with the baselines."""
-    options = EvaluationOptions(settings.modes, settings.ks, settings.lists_per_batch, length=ranker.length)
+def measure(
+    ranker: Reranker,
+    examples: Sequence[RankingExample],
+    settings: EvaluationConfig,
+    *,
+    task: Mapping[str, Any],
+    train: Sequence[RankingExample] = (),
+) -> Evaluation:
+    """A loaded ranker in the configured modes, with the baselines; the task says which labels count as relevant.
+
+    `train` are the lists that popularity is counted in.
+    """
+    start = relevant_from(TASKS.build(task))
+    options = EvaluationOptions(
+        settings.modes, settings.measures, settings.lists_per_batch, length=ranker.length, relevant_from=start
+    )
     check_model(ranker.model)
-    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options)
+    counts = popularity(train)
+    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
-def rank(model: str, query: str, documents: Sequence[str], mode: Mode, style: Style | None = None) -> list[Ranked]:
+def rank(model: str, query: str, documents: Sequence[str], mode: Spec, style: Style | None = None) -> list[Ranked]:
     """The documents for a query, best first."""
     return Reranker.load(model, style=style).rank(query, documents, mode)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +12,10 @@ from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback
 
 from irpo.encoding import ListBatch
+from irpo.machine import peak_of_process
 
-BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
-SHOWN = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
+BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
+SHOWN = {"loss": "loss", f"train_{BEST}": f"train {BEST}", f"eval_{BEST}": f"validation {BEST}"}
 _console = Console(stderr=True, highlight=False)
 
 
@@ -57,8 +56,7 @@ def peak_memory() -> int:
     """Peak memory in bytes: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_of_process()
 
 
 class Progress(ProgressCallback):

@@ -30,6 +30,7 @@ from irpo.figures import figures
 from irpo.lists import ScoredLists
 from irpo.measures import ndcg
 from irpo.method import Method, Noise, table_of
+from irpo.modes import by_score, key_of
 from irpo.progress import BEST, Lines, Progress, Tally
 from irpo.reference import reference_tables
 from irpo.room import as_it_fits, smaller
@@ -37,10 +38,9 @@ from irpo.scorers import TOKENS_PER_BATCH, lay_out, score_lists
 from irpo.types import UserError
 
 
-def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int) -> float:
-    """NDCG@k of a list ranked by score; ties count against us (the less relevant first)."""
-    values = scores.tolist()
-    return ndcg(sorted(range(len(values)), key=lambda j: (-values[j], relevance[j])), relevance, k)
+def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int, key: object = "") -> float:
+    """NDCG@k of a list ranked by score, equal scores in the order that `irpo evaluate` and `irpo rank` put them in."""
+    return ndcg(by_score(scores.tolist(), key)[0].order, relevance, k)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ class ListTrainer(Trainer):
         with self._autocast():
             layouts = partial(lay_out, hidden, self.method.scorer)
             scores, self.tokens_to_validate = as_it_fits(scored, self.tokens_to_validate, layouts)
-        each = [ndcg_of(row, item.relevance, 10) for row, item in zip(scores, self.validation, strict=True)]
+        pairs = zip(scores, self.validation, strict=True)
+        each = [ndcg_of(row, item.relevance, 10, key_of(item)) for row, item in pairs]
         seconds = round(time.perf_counter() - start, 3)
         return {f"eval_{BEST}": sum(each) / len(each), "eval_lists": len(hidden), "eval_seconds": seconds}
 

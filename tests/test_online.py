@@ -16,7 +16,7 @@ from training_lists import method as method_of_lists
 import irpo.online.rounds as rounds_module
 from irpo.config import load_config
 from irpo.encoding import prompted
-from irpo.generation import SAMPLERS, Sampled, Sampling
+from irpo.generation import SAMPLERS, Drawn, Sampling
 from irpo.models import LoraOptions, add_lora
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.pipeline import method_of
@@ -27,8 +27,8 @@ BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")
 LABELLED = PromptBuilder(TOKENIZER, TEMPLATE, "label")
 
 
-def sampled(text: str) -> Sampled:
-    return Sampled((*TOKENIZER(text, add_special_tokens=False)["input_ids"], 3), text)
+def sampled(text: str) -> Drawn:
+    return Drawn((*TOKENIZER(text, add_special_tokens=False)["input_ids"], 3), text)
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -51,8 +51,8 @@ class Scripted:
                 generator = torch.Generator().manual_seed(sampling.seed % 1000 + 31 * number + len(item.prompt))
                 order = torch.randperm(len(item.bodies), generator=generator).tolist()
                 tokens = item.answer(order)
-                texts.append(Sampled(tokens, tokenizer.decode(tokens, skip_special_tokens=True)))
-            found.append([*texts[:-1], Sampled((5, 3), "nothing")])
+                texts.append(Drawn(tokens, tokenizer.decode(tokens, skip_special_tokens=True)))
+            found.append([*texts[:-1], Drawn((5, 3), "nothing")])
         return found
 
 
@@ -92,7 +92,7 @@ def test_rounds_leave_adapters_states_and_curves(method, tmp_path, scripted):
     states = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
     assert [state["round"] for state in states] == [0, 1, 2]
     assert {"score NDCG@10", "generate strict NDCG@1", "coverage"} <= states[2]["measures"].keys()
-    assert metrics["eval_ndcg@10"] == states[2]["measures"]["score NDCG@10"]
+    assert metrics["eval_NDCG@10"] == states[2]["measures"]["score NDCG@10"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     for number in range(3):
         assert (tmp_path / f"rounds/{number:03d}/adapter/adapter_config.json").is_file()

@@ -13,7 +13,7 @@ from tiny import VOCABULARY, tiny_model
 from training_lists import TEMPLATE, TOKENIZER, examples
 
 from irpo.encoding import EncodedList, PromptedList, prompted
-from irpo.generation import Sampled
+from irpo.generation import Drawn
 from irpo.lists import ScoredLists
 from irpo.measures import pass_at
 from irpo.objectives import OBJECTIVES
@@ -34,8 +34,8 @@ def ask(builder, examples) -> list[PromptedList]:
     return prompted(builder, examples, labels=True)
 
 
-def sampled(text: str) -> Sampled:
-    return Sampled((*TOKENIZER(text, add_special_tokens=False)["input_ids"], 3), text)
+def sampled(text: str) -> Drawn:
+    return Drawn((*TOKENIZER(text, add_special_tokens=False)["input_ids"], 3), text)
 
 
 # --- drawn rankings ---------------------------------------------------------------------------------------------------

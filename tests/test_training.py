@@ -10,6 +10,7 @@ from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.measures import ndcg
 from irpo.models import LoraOptions, add_lora, without_dropout
+from irpo.modes import by_score, key_of
 from irpo.progress import BEST, peak_memory
 from irpo.scorers import SCORERS, score_lists
 from irpo.training import Loop, ndcg_of
@@ -81,12 +82,13 @@ def test_early_stopping_counts_validations_without_a_better_one(tmp_path):
 def test_validation_never_sees_a_label(tmp_path):
     run = with_validation(tmp_path)
     expected = score_lists(run.model, TOKENIZER, [i.without_labels() for i in ITEMS[:4]], SCORERS.build("independent"))
-    mean = sum(ndcg_of(row, item.relevance, 10) for row, item in zip(expected, ITEMS, strict=False)) / 4
+    mean = sum(ndcg_of(row, item.relevance, 10, key_of(item)) for row, item in zip(expected, ITEMS, strict=False)) / 4
     assert run.evaluate()[f"eval_{BEST}"] == pytest.approx(mean)
 
 
-def test_ties_count_against_the_ranker():
-    assert ndcg_of(torch.zeros(3), [2.0, 0.0, 1.0], 10) == ndcg([1, 2, 0], [2.0, 0.0, 1.0], 10)
+def test_equal_scores_count_as_they_are_ranked():
+    order = by_score([0.0] * 3, "a list")[0].order
+    assert ndcg_of(torch.zeros(3), [2.0, 0.0, 1.0], 10, "a list") == ndcg(order, [2.0, 0.0, 1.0], 10)
 
 
 def test_precomputed_and_adapters_off_are_the_same_reference(tmp_path):
@@ -101,7 +103,7 @@ def test_precomputed_and_adapters_off_are_the_same_reference(tmp_path):
 def test_the_log_shows_what_was_promised(tmp_path):
     run = trainer(tmp_path, method("irpo", nll_weight=0.1))
     run.go(None)
-    keys = {"loss", "reward_margin", "train_ndcg@10", "rho_entropy", "tokens_per_s", "peak_memory_mb", "target_nll"}
+    keys = {"loss", "reward_margin", "train_NDCG@10", "rho_entropy", "tokens_per_s", "peak_memory_mb", "target_nll"}
     assert keys <= lines(run)[0].keys()
     assert peak_memory() > 0
 
@@ -109,7 +111,7 @@ def test_the_log_shows_what_was_promised(tmp_path):
 def test_the_gold_order_is_not_logged_as_a_ranking(tmp_path):
     run = trainer(tmp_path, method("irpo", "list"))
     run.go(None)
-    assert "train_ndcg@10" not in lines(run)[0]
+    assert "train_NDCG@10" not in lines(run)[0]
 
 
 def test_several_gpus_in_sight_are_one(tmp_path):

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from irpo.config import OnlineConfig
 from irpo.encoding import EncodedList, PromptedList
-from irpo.evaluation.results import KINDS
-from irpo.generation import Sampled
+from irpo.evaluation.results import kind_of
+from irpo.generation import Drawn
 from irpo.method import Method
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Policy, Round
@@ -43,7 +43,7 @@ class Iterative:
 
 
 def drawn_lists(
-    questions: Sequence[PromptedList], answers: Sequence[Sequence[Sampled]]
+    questions: Sequence[PromptedList], answers: Sequence[Sequence[Drawn]]
 ) -> tuple[list[EncodedList], Counter[str]]:
     """The drawn answers that are complete permutations, as lists in their order with the ground truth's labels.
 
@@ -56,7 +56,7 @@ def drawn_lists(
         for number, sample in enumerate(samples):
             ranking, problems = parse_ranking(sample.text, question.prompt.names, question.prompt.style)
             if problems:
-                dropped[next(kind for kind, cls in KINDS.items() if isinstance(problems[0], cls))] += 1
+                dropped[kind_of(problems[0])] += 1
             else:
                 kept.append(in_order(question.tokens, ranking.order, f"{question.example.id}#{number}"))
     return kept, dropped

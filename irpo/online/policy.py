@@ -9,7 +9,7 @@ from typing import Any
 
 from irpo.config import OnlineConfig
 from irpo.encoding import EncodedList, PromptedList
-from irpo.generation import SAMPLERS, Sampled, Sampler, Sampling
+from irpo.generation import SAMPLERS, Drawn, Sampler, Sampling
 from irpo.online.questions import seed_of
 
 Key = tuple[str | int, ...]
@@ -26,7 +26,7 @@ class Policy:
 
     def draw(
         self, questions: Sequence[PromptedList], key: Key, *, temperature: float | None = None
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         """`samples` answers to each question; which ones depends on the policy, the run's seed, the key and the ids."""
         sampler: Sampler = SAMPLERS.build(self.options.sampler)
         sampling = Sampling(temperature or self.options.temperature, self.options.samples, seed_of(self.seed, *key))

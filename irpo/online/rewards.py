@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from irpo.encoding import PromptedList
 from irpo.measures import ndcg
 from irpo.models import default_device, resolve
 from irpo.parsing import parse_ranking
-from irpo.registry import Registry
+from irpo.registry import Registry, import_named
+from irpo.specials import without_specials
 from irpo.types import Style, UserError
 
 
@@ -78,6 +78,7 @@ class Model:
         return found
 
     def _inputs(self, tokenizer: Any, query: str, answers: Sequence[str]) -> Any:
+        query, *answers = without_specials(tokenizer, [query, *answers])
         settings = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
         if not getattr(tokenizer, "chat_template", None):
             return tokenizer([query] * len(answers), list(answers), **settings)
@@ -99,9 +100,10 @@ def _judge(name: str) -> tuple[Any, Any]:
     """Tokenizer and reward model, loaded once."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    place, revision = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
-        model = AutoModelForSequenceClassification.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"reward 'model': {name!r} cannot be loaded as a sequence classifier ({reason})") from None
@@ -135,8 +137,8 @@ class Python:
 def _function(spec: str) -> Callable[..., Any]:
     module, _, name = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name) if module and name else None
-    except (ModuleNotFoundError, AttributeError) as error:
+        found = getattr(import_named(module, "reward 'python'"), name) if module and name else None
+    except AttributeError as error:
         raise UserError(f"reward 'python': function = {spec!r}: {error}") from None
     if not callable(found):
         raise UserError(f"reward 'python': function = {spec!r}; give module:function, of a module that can be imported")

@@ -33,7 +33,7 @@ from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
 
 STATE = "state.json"  # of a round's folder; written last: where it is, the round is whole
-_KS = (1, 5, 10)
+_MEASURES = ("NDCG@1", "NDCG@5", "NDCG@10")
 
 
 @dataclass(frozen=True)
@@ -220,19 +220,14 @@ def measure(job: Job) -> dict[str, float]:
         return {}
     job.model.eval()
     respond = job.builder.style == "response"
-    modes: Any = ("score",) if respond else ("score", "generate")
-    options = EvaluationOptions(modes, _KS, seed=job.config.seed, length=job.method.length)
-    found = evaluate(job.validation, job.builder, job.model, job.method.scorer, options).summary()
-    rows = {row["name"]: row for row in found["rows"]}
-    measures = {
-        f"{mode} NDCG@{k}": rows[mode]["measures"][f"NDCG@{k}"]
-        for mode in ("score", "generate strict")
-        for k in _KS
-        if mode in rows
-    }
-    if not respond:
-        strict = rows["generate strict"]
-        measures |= {"coverage": strict["coverage"], "exact permutations": strict["exact_permutations"]}
+    modes = ("score",) if respond else ("score", "generate")
+    options = EvaluationOptions(modes, _MEASURES, seed=job.config.seed, length=job.method.length)
+    found = evaluate(job.validation, job.builder, job.model, job.method.scorer, options).summary
+    rows = (found.row("score"), found.row("generate", "strict"))
+    measures = {f"{row.name} {name}": value for row in rows if row for name, value in row.measures.items()}
+    if strict := found.row("generate", "strict"):
+        answers = strict.answers
+        measures |= {"coverage": answers.coverage, "exact permutations": answers.exact_permutations}
     measures |= job.on_policy.measures(job.policy, prompted(job.builder, job.validation, labels=True))
     return {name: round(value, 6) for name, value in measures.items()}
 

@@ -23,6 +23,7 @@ from irpo.catalogue import entries, kinds
 from irpo.config import load_config
 from irpo.figures import figures, ndcg_of_table
 from irpo.lists import ScoredLists
+from irpo.measures import ndcg
 from irpo.method import Noise, table_of
 from irpo.models import LoraOptions, adapter_off, add_lora
 from irpo.objectives import OBJECTIVES, loss
@@ -32,7 +33,6 @@ from irpo.progress import BEST, Tally
 from irpo.prompting import PromptBuilder
 from irpo.registry import load_plugins
 from irpo.scorers import check_model, score_batch
-from irpo.training import ndcg_of
 from irpo.types import UserError
 
 PACKAGE = Path(__file__).parents[2] / "irpo"
@@ -358,5 +358,7 @@ def test_g6_the_table_of_ndcg_is_that_of_the_lists():
     scores = torch.randint(0, 6, (50, 12), generator=generator).float()  # with ties
     mask = torch.arange(12) < torch.randint(1, 13, (50, 1), generator=generator)
     rows = zip(scores, relevance, mask, strict=True)
-    expected = torch.tensor([ndcg_of(row[m], y[m].tolist(), 10) for row, y, m in rows])
+    lists = [(row[m].tolist(), y[m].tolist()) for row, y, m in rows]
+    orders = [sorted(range(len(row)), key=lambda j, row=row, y=y: (-row[j], y[j])) for row, y in lists]
+    expected = torch.tensor([ndcg(order, y, 10) for order, (_, y) in zip(orders, lists, strict=True)])
     torch.testing.assert_close(ndcg_of_table(scores, relevance, mask, 10), expected, atol=1e-6, rtol=1e-5)
