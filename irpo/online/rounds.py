@@ -201,7 +201,7 @@ class DrawingTrainer(ListTrainer):
     def _shown(self, lists: Any) -> dict[str, Any]:
         mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)
         shown = super()._shown(lists)
-        shown.pop("train_ndcg@10", None)  # its gains are of labels, these are rewards
+        shown.pop(f"train_{BEST}", None)  # its gains are of labels, these are rewards
         return {**shown, "mean_reward": mean_reward}
 
 
