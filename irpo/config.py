@@ -118,6 +118,8 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
     warmup_fraction: Fraction = 0.05  # of all updates
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after warm-up
+    # Of AdamW's moments: float32, or 8 bits in pages that move to the CPU where a GPU's memory is short (a GPU only).
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their id

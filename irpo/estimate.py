@@ -27,6 +27,7 @@ from irpo.reranker import base_name, prompt_builder
 from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
+from irpo.whole import only_attention
 
 LISTS_READ = 64  # training lists whose lengths are taken
 CANDIDATES, CANDIDATE_TOKENS = 20, 8  # of a list, where no list can be read
@@ -85,10 +86,13 @@ def shape_of(name: str) -> Any:
     require_there(base)
     try:
         place, revision = resolve(base)
-        return AutoConfig.from_pretrained(place, revision=revision)
+        found = AutoConfig.from_pretrained(place, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"cannot read the configuration of model {name!r}: {reason}") from None
+    if not only_attention(found):
+        raise UserError(f"model {name!r} is scored in whole sequences (not all its layers are attention): no estimate")
+    return found
 
 
 def sample_of(config: RunConfig) -> Sample:

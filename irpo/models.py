@@ -178,6 +178,12 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or (parent != Path() and parent.is_dir())
 
 
+def causal_lm(model: Any) -> Any:
+    """The causal LM inside a PEFT or DDP wrapper (LoRA layers live in it)."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
 def per_layer_type(config: Any, make: Callable[[int | None], T]) -> T | dict[str, T]:
     """What a family's forward takes as a mask: one, or one a layer type (Gemma, Qwen); `make` is given the window."""
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)

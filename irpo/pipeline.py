@@ -40,7 +40,7 @@ from irpo.reranker import Ranked, Reranker, base_name, load_weights, prompt_buil
 from irpo.resources import cache_dir
 from irpo.scorers import SCORERS, check_model
 from irpo.tasks import TASKS, relevant_from
-from irpo.training import ListTrainer, Loop, training_arguments
+from irpo.training import ListTrainer, Loop, require_optimizer, training_arguments
 from irpo.types import RankingExample, Style, UserError
 
 _REFERENCES = {
@@ -104,7 +104,8 @@ def policy_model(config: RunConfig) -> Any:
         raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
     dtype = "float32" if m.mixed else m.dtype  # small updates vanish in bfloat16
     model = load_weights(m.name, LoadOptions(m.quantization, dtype, m.attention), merge=True)
-    check_model(model)
+    if note := check_model(model):
+        say(note)
     without_dropout(model)
     if m.quantization == "nf4":
         say(f"4-bit: on, {four_bit_layers(model)} linear layers hold NF4 weights")
@@ -131,6 +132,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, fl
     _require_no_chance(config, method)
     require_sound(config, method)
     _require_trackers(config)
+    require_optimizer(config.training)
     checkpoint = _checkpoint(out, config, resume)
     if resume and (out / CARD).is_file():
         say(f"{out}: the run is finished; nothing is left to do")
@@ -360,7 +362,8 @@ def measure(
     options = EvaluationOptions(
         settings.modes, settings.measures, settings.lists_per_batch, length=ranker.length, relevant_from=start
     )
-    check_model(ranker.model)
+    if note := check_model(ranker.model):
+        say(note)
     counts = popularity(train)
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 

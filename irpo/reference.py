@@ -20,8 +20,9 @@ from torch import Tensor
 
 from irpo.encoding import EncodedList, Layout, collate
 from irpo.files import atomic_path
+from irpo.models import causal_lm
 from irpo.progress import say
-from irpo.scorers import Length, Scorer, causal_lm, in_budget, lay_out, score_batch
+from irpo.scorers import Length, Scorer, in_budget, lay_out, score_batch
 
 Tables = dict[str, Tensor]
 _CHUNK = 2**26  # bytes hashed at once

@@ -30,6 +30,7 @@ from irpo.figures import figures
 from irpo.lists import ScoredLists
 from irpo.measures import ndcg
 from irpo.method import Method, Noise, table_of
+from irpo.models import default_device
 from irpo.modes import by_score, key_of
 from irpo.progress import BEST, Lines, Progress, Tally
 from irpo.reference import reference_tables
@@ -247,6 +248,12 @@ def updates_of(config: TrainingConfig, lists: int) -> int:
     return config.updates or max(1, round(config.epochs * each))
 
 
+def require_optimizer(config: TrainingConfig) -> None:
+    """`UserError` where the optimiser keeps its moments in a GPU's pages and there is no GPU."""
+    if config.optimizer == "paged_adamw_8bit" and default_device().type != "cuda":
+        raise UserError("training.optimizer 'paged_adamw_8bit' needs a GPU, and there is none here; set it to adamw")
+
+
 def training_arguments(
     config: TrainingConfig, out: Path, *, lists: int, validates: bool, seed: int, mixed: bool = False
 ) -> TrainingArguments:
@@ -263,6 +270,7 @@ def training_arguments(
         warmup_steps=round(config.warmup_fraction * updates),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        **({} if config.optimizer == "adamw" else {"optim": config.optimizer}),
         eval_strategy="steps" if validates else "no",
         eval_steps=every,
         save_steps=every,

@@ -26,7 +26,7 @@ class Iterative:
     course: ClassVar[Course] = Course(compares=False)
 
     def require_sound(self, online: OnlineConfig, style: Style, method: Method) -> None:
-        drawn = "given" in (getattr(method.scorer, "order", ""), getattr(method.objective, "target_order", ""))
+        drawn = method.scorer.as_given or getattr(method.objective, "target_order", "") == "given"
         if not drawn:
             raise UserError(
                 "online.method 'iterative' trains on the drawn order: method.scorer={name: list, order: given}, or an "
