@@ -173,7 +173,11 @@ def machine() -> Findings:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(0)
-        yield {"card": about.name, "gib": round(about.total_memory / GIB, 1), "capability": f"{about.major}.{about.minor}"}
+        yield {
+            "card": about.name,
+            "gib": round(about.total_memory / GIB, 1),
+            "capability": f"{about.major}.{about.minor}",
+        }
     dtype, width = (torch.bfloat16, 8192) if device.type == "cuda" else (torch.float32, 512)
     yield {"matmul_tflops": round(matmul_rate(device, dtype, width) / 1e12, 2), "dtype": str(dtype)}
 
@@ -239,7 +243,9 @@ def parity(held: Held) -> Findings:
     except ImportError:
         bits = "none"
     for count in (held.case.candidates, 6 * held.case.candidates):
-        yield {"quantization": bits, "candidates": count} | difference(held.model, held.items(candidates=count, lists=1)[0])
+        yield {"quantization": bits, "candidates": count} | difference(
+            held.model, held.items(candidates=count, lists=1)[0]
+        )
 
 
 @torch.no_grad()
@@ -258,7 +264,12 @@ def difference(model: Any, item: Any) -> dict[str, Any]:
 
     theirs = torch.cat([whole(item.bodies[start : start + 20]) for start in range(0, len(item.bodies), 20)])
     apart, alone = (ours - theirs).abs(), torch.cat([whole([body]) for body in item.bodies[:4]])
-    figures = {"worst": apart.max(), "mean": apart.mean(), "rounding": (theirs[:4] - alone).abs().max(), "nats": theirs.mean()}
+    figures = {
+        "worst": apart.max(),
+        "mean": apart.mean(),
+        "rounding": (theirs[:4] - alone).abs().max(),
+        "nats": theirs.mean(),
+    }
     return {"dtype": str(lm.dtype)} | {name: round(float(value), 5) for name, value in figures.items()}
 
 
@@ -303,9 +314,16 @@ def steps(held: Held) -> Findings:
     items = held.items()
     with tempfile.TemporaryDirectory() as folder:
         lines = trained(held.model, items, held.steps, Path(folder))
-    usual = {name: round(statistics.median(line[name] for line in lines), 2) for name in ("lists_per_s", "tokens_per_s")}
+    usual = {
+        name: round(statistics.median(line[name] for line in lines), 2) for name in ("lists_per_s", "tokens_per_s")
+    }
     finite = all(bool(p.isfinite().all()) for p in held.model.parameters() if p.requires_grad)
-    yield {"steps": len(lines), "first_loss": lines[0]["loss"], "last_loss": lines[-1]["loss"], "finite": finite} | usual
+    yield {
+        "steps": len(lines),
+        "first_loss": lines[0]["loss"],
+        "last_loss": lines[-1]["loss"],
+        "finite": finite,
+    } | usual
     yield memory(held, items)
 
 
@@ -325,7 +343,11 @@ def memory(held: Held, items: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"estimated_gib": round(guess / GIB, 3)}
     if held.cuda:
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        found |= {"peak_gib": round(peak / GIB, 3), "reserved_gib": round(reserved / GIB, 3), "ratio": round(guess / peak, 3)}
+        found |= {
+            "peak_gib": round(peak / GIB, 3),
+            "reserved_gib": round(reserved / GIB, 3),
+            "ratio": round(guess / peak, 3),
+        }
     return found
 
 
@@ -469,7 +491,12 @@ def modes(held: Held) -> Findings:
         }
         for name, work in works.items():
             taken = seconds_of(work, 1)
-            yield {"mode": name, "lists_per_batch": count, "lists_per_s": round(count / taken, 2), "tokens_written": length}
+            yield {
+                "mode": name,
+                "lists_per_batch": count,
+                "lists_per_s": round(count / taken, 2),
+                "tokens_written": length,
+            }
 
 
 def flex(held: Held) -> Findings:
@@ -483,13 +510,19 @@ def flex(held: Held) -> Findings:
         return
     items = held.items()
     trainer = our_trainer(held.model, items, "adapters_off")
-    yield {"attention": "parts", "s_per_step": seconds_of(lambda: trainer.training_step(held.model, items), held.repetitions)}
+    yield {
+        "attention": "parts",
+        "s_per_step": seconds_of(lambda: trainer.training_step(held.model, items), held.repetitions),
+    }
     causal_lm(held.model).set_attn_implementation("flex_attention")
     start = time.perf_counter()
     trainer.training_step(held.model, items)
     synchronize()
     yield {"attention": "flex", "first_step_s": round(time.perf_counter() - start, 1)}
-    yield {"attention": "flex", "s_per_step": seconds_of(lambda: trainer.training_step(held.model, items), held.repetitions)}
+    yield {
+        "attention": "flex",
+        "s_per_step": seconds_of(lambda: trainer.training_step(held.model, items), held.repetitions),
+    }
 
 
 def stages(options: argparse.Namespace) -> list[Stage]:

@@ -213,8 +213,9 @@ class ListBatch:
         return tuple(item.id for item in self.items)
 
     def to(self, device: torch.device | str) -> ListBatch:
-        """The same batch on a device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        """The same batch on a device, which nobody waits for."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
         return replace(self, **moved)
 
     @property

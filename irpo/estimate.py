@@ -18,13 +18,13 @@ from irpo.encoding import EncodedList, ListBatch, collate, prompted
 from irpo.jobs import builder_of, method_of, split_training
 from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
-from irpo.method import Method, Sampled
+from irpo.method import Method, SampledObjective
 from irpo.models import LoadOptions, LoraOptions, require_there, resolve
 from irpo.online import ON_POLICY
 from irpo.online.policy import as_answers
 from irpo.preparing import build as build_lists
 from irpo.runs import base_name
-from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
+from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
 from irpo.whole import only_attention
@@ -193,7 +193,7 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     passes = Passes(
         live=live,
         before=before,
-        adapters_off=make_batch(largest.items, method.scorer) if adapted else None,
+        adapters_off=method.scored(largest.items) if adapted else None,
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
         accumulates=len(batches) > 1,
     )
@@ -218,14 +218,12 @@ def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
 
 def _live(method: Method, batch: ListBatch) -> tuple[tuple[ListBatch, ...], tuple[ListBatch, ...]]:
     """The batches that need a gradient, and those that are scored before without one."""
-    if not isinstance(method.objective, Sampled):
+    if not isinstance(method.objective, SampledObjective):
         return (batch,), ()
     zeros = torch.zeros_like(batch.relevance)
     noise = torch.rand(zeros.shape, generator=torch.Generator().manual_seed(0))
     chosen = method.objective.select(ScoredLists(zeros, zeros, batch.relevance, batch.mask, noise))
-    drawn = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
-    whole = (make_batch(batch.items, None, target=True),) if method.reads_target else ()
-    return (make_batch(drawn, method.scorer), *whole), (make_batch(batch.items, method.scorer),)
+    return method.live(batch.items, chosen), (method.scored(batch.items),)
 
 
 def _validation(method: Method, sample: Sample) -> ListBatch:

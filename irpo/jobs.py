@@ -12,7 +12,7 @@ from typing import Any
 from irpo.chance import in_test_split
 from irpo.config import MethodConfig, RunConfig
 from irpo.encoding import EncodedList, PromptedList, prompted
-from irpo.method import Method, Sampled
+from irpo.method import Method
 from irpo.models import (
     LoraOptions,
     add_lora,
@@ -83,7 +83,7 @@ def assemble(config: RunConfig, method: Method, splits: Splits, card: Mapping[st
     builder = builder_of(config)
     train, validation = (tuple(prompted(builder, part, labels=True)) for part in (splits.train, splits.validation))
     items = [p.tokens for p in train]
-    method.require_labels(items)
+    method.require_labels(items, {p.example.id: p.example.where for p in train})
     method.batch(items[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     return Parts(config, method, builder, train, validation, card)
 
@@ -108,7 +108,7 @@ def method_of(config: RunConfig) -> Method:
     method = Method(_objective(m), SCORERS.build(m.scorer), m.length, m.reference, m.nll_weight)
     if config.model.dtype == "float16":
         raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
-    if isinstance(method.objective, Sampled) and config.model.tuning == "lora" and config.model.lora.dropout:
+    if method.sampled and config.model.tuning == "lora" and config.model.lora.dropout:
         # Dropout would make the policy that draws another than the one that is differentiated.
         name = type(method.objective).__name__
         raise UserError(

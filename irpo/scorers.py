@@ -32,7 +32,8 @@ class Scorer(Protocol):
     """A way of laying out a list; its fields are its options.
 
     `separable`: a candidate's score does not depend on which others are scored with it. `style`: the only prompt style
-    whose answers it reads, None where it reads any.
+    whose answers it reads, None where it reads any. It may say `walks`: that it scores anew at each rank of the target
+    list, so that the order of ties is a matter of its layout.
     """
 
     separable: ClassVar[bool]
@@ -131,6 +132,7 @@ class Stepwise:
     separable: ClassVar[bool] = False
     style: ClassVar[Style | None] = "label"
     as_given: ClassVar[bool] = False
+    walks: ClassVar[bool] = True
 
     def layout(self, item: EncodedList) -> Layout:
         layout = Label().layout(item)
