@@ -10,16 +10,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from irpo.noise import hush
+
 if TYPE_CHECKING:
+    from irpo.api import evaluate, prepare, train
     from irpo.objectives import loss
     from irpo.reranker import Reranker
     from irpo.scorers import score
 
 __version__ = "0.1.0"
-__all__ = ["Reranker", "__version__", "loss", "score"]
+__all__ = ["Reranker", "__version__", "evaluate", "loss", "prepare", "score", "train"]
 
 # Public name -> the module that holds it, imported at first use: `import irpo` must not wait for torch.
-_LAZY = {"Reranker": "irpo.reranker", "loss": "irpo.objectives", "score": "irpo.scorers"}
+_LAZY = {
+    "Reranker": "irpo.reranker",
+    **dict.fromkeys(("evaluate", "prepare", "train"), "irpo.api"),
+    "loss": "irpo.objectives",
+    "score": "irpo.scorers",
+}
+
+
+hush()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import json
 from importlib import import_module
 from typing import Any
 
-from irpo.registry import Registry
+from irpo.registry import Registry, meant
 from irpo.types import UnknownName
 
 # Kind -> the module and the name of its registry; importing the module registers what ships with the package.
@@ -17,7 +17,9 @@ _REGISTRIES = {
     "metrics": ("irpo.positional", "POSITIONAL_METRICS"),
     "scorers": ("irpo.scorers", "SCORERS"),
     "tasks": ("irpo.tasks", "TASKS"),
-    "rewards": ("irpo.online", "REWARDS"),
+    "modes": ("irpo.modes", "RANKING_MODES"),
+    "on_policy": ("irpo.online", "ON_POLICY"),
+    "rewards": ("irpo.online.rewards", "REWARDS"),
     "samplers": ("irpo.generation", "SAMPLERS"),
 }
 
@@ -26,17 +28,24 @@ def kinds(kind: str | None) -> tuple[str, ...]:
     """The kinds to show: the given one (in the singular, too), or all."""
     if kind is None:
         return tuple(_REGISTRIES)
-    plural = kind if kind.endswith("s") else f"{kind}s"
+    plural = kind if kind in _REGISTRIES else f"{kind}s"
     if plural not in _REGISTRIES:
-        raise UnknownName(f"unknown kind of plug-in {kind!r}; choose from {', '.join(_REGISTRIES)}")
+        known = ", ".join(_REGISTRIES)
+        raise UnknownName(f"unknown kind of plug-in {kind!r}; choose from {known}{meant(plural, _REGISTRIES)}")
     return (plural,)
 
 
 def entries(kind: str) -> list[dict[str, Any]]:
     """Name, options with defaults, and the first line of the docstring of every plug-in of a kind."""
+    registry = registry_of(kind)
+    return [_entry(registry, plugin) for plugin in registry]
+
+
+def registry_of(kind: str) -> Registry[Any]:
+    """The plug-ins of a kind; what holds them is imported now, and nothing else."""
     module, name = _REGISTRIES[kind]
     registry: Registry[Any] = getattr(import_module(module), name)
-    return [_entry(registry, plugin) for plugin in registry]
+    return registry
 
 
 def _entry(registry: Registry[Any], name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,15 +69,12 @@ def prepare(
     options: Options = None,
 ) -> None:
     """Turn a dataset's own files into candidate lists: train.jsonl, eval.jsonl and card.json."""
-    from irpo import preparing
-    from irpo.tasks import TASKS
+    from irpo import api, preparing
 
     _load(plugin)
-    given = {"data": data, "seed": seed}
-    spec = {"name": task, **_pairs(options), **{key: value for key, value in given.items() if value is not None}}
-    card = preparing.prepare(TASKS.build(spec), out, task_spec=spec, skip_bad_rows=skip_bad_rows)
-    typer.echo(json.dumps(card, indent=2, ensure_ascii=False))
-    typer.echo(f"written to {out}", err=True)
+    card = api.prepare(_task(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
+    typer.echo(preparing.summary(card))
+    typer.echo(f"written to {out}; {preparing.CARD} says all that is in them")
 
 
 @app.command()
@@ -87,10 +84,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
 ) -> None:
     """Fine-tune a model: layers of YAML (shipped ones by name), then overrides such as training.learning_rate=2e-5."""
-    config = _config(layers)
-    from irpo import pipeline
+    from irpo import api
 
-    pipeline.train(config, out, resume=resume)
+    api.train(layers, out, resume=resume)
 
 
 @app.command()
@@ -100,11 +96,15 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
-    config = _config(layers)
-    from irpo import estimate as estimating
+    from irpo import api
     from irpo.cards import card_of
+    from irpo.models import require_there
 
-    found = estimating.estimate(config, card_of(card))
+    config, place = api.config_from(layers), card_of(card)
+    require_there(config.model.name)
+    from irpo import estimate as estimating
+
+    found = estimating.estimate(config, place)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
         return
@@ -132,20 +132,20 @@ def evaluate(
     options: Options = None,
 ) -> None:
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
-    from irpo import pipeline
-    from irpo.config import EvaluationConfig
-    from irpo.runs import run_config
+    from irpo import api
 
     _load(plugin)
-    given = {"data": data, "seed": seed}
-    pairs = _pairs(options) | {key: value for key, value in given.items() if value is not None}
-    chosen: dict[str, Any] = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
-    chosen["modes"] = tuple(_modes(mode)) if mode else None
-    spec = _task_spec(like or model, task, pairs)
-    own = run_config(like or model)
-    settings = own.evaluation if own else EvaluationConfig()
-    settings = settings.model_copy(update={key: value for key, value in chosen.items() if value is not None})
-    pipeline.evaluate(model, spec, out, settings, style=_style(style), like=like, skip_bad_rows=skip_bad_rows)
+    api.evaluate(
+        model,
+        out,
+        task=_task(task, options, data, seed),
+        modes=mode or (),
+        style=api.require_style(style),
+        like=like,
+        max_lists=max_lists,
+        lists_per_batch=lists_per_batch,
+        skip_bad_rows=skip_bad_rows,
+    )
 
 
 @app.command()
@@ -159,11 +159,19 @@ def rank(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank documents for a query."""
+    from irpo import api
+
+    if not query.strip():
+        raise UserError("the query is empty; say what the documents are ranked for")
     texts = [*(documents or []), *(_lines(file) if file else [])]
     if len(texts) < 2:
         raise UserError(f"{len(texts)} document(s) to rank; give at least 2, as arguments or by --file")
-    (chosen,) = _modes([mode])
-    checked = _style(style)
+    if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
+        raise UserError(f"document {empty[0]} of {len(texts)} is empty")
+    (chosen,), checked = api.require_modes([mode]), api.require_style(style)
+    from irpo.models import require_there
+
+    require_there(model)
     from irpo import pipeline
 
     rows = [_row(row) for row in pipeline.rank(model, query, texts, chosen, checked)]
@@ -175,7 +183,9 @@ def rank(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="objectives, metrics, scorers, tasks, rewards, samplers.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="objectives, metrics, scorers, tasks, modes, rewards, samplers.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -211,25 +221,28 @@ def quickstart(
     config: Annotated[Path | None, typer.Option(help="Another configuration than configs/quickstart.yaml.")] = None,
 ) -> None:
     """Fine-tune the embedded model by SFT, DPO, S-DPO and IRPO on its synthetic world, and compare them."""
+    from irpo.checks import require_out
+    from irpo.layers import find_config
+
+    require_out(out)
+    if config is not None:
+        find_config(config)
     from irpo.quickstart import run
 
     run(out, config)
 
 
-def _config(layers: Sequence[str]) -> Any:
-    """The run that layers of YAML and overrides describe, its plug-ins loaded."""
-    from irpo.config import load_config
-
-    config = load_config([x for x in layers if "=" not in x], [x for x in layers if "=" in x])
-    _load(config.plugins)
-    return config
-
-
-def _load(modules: Sequence[str] | None) -> None:
+def _load(modules: list[str] | None) -> None:
     from irpo.registry import load_plugins
 
-    sys.path.insert(0, "")  # a plug-in's or a reward's module may lie in the folder where the command is run
     load_plugins(modules or ())
+
+
+def _task(name: str | None, options: list[str] | None, data: str | None, seed: int | None) -> dict[str, Any]:
+    """The task's mapping; the flags win over options of the same name."""
+    first = {} if name is None else {"name": name}
+    flags = {"data": data, "seed": seed}
+    return first | _pairs(options) | first | {key: value for key, value in flags.items() if value is not None}
 
 
 def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:
@@ -245,49 +258,10 @@ def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:
     return pairs
 
 
-def _task_spec(model: str, task: str | None, pairs: dict[str, Any]) -> dict[str, Any]:
-    """The task's mapping: the one that is named, or the one that the run was trained on."""
-    from irpo.config import RUN_CONFIG, load_config
-
-    if task is not None:
-        return {"name": task, **pairs}
-    written = Path(model) / RUN_CONFIG
-    if not written.is_file():
-        state = "is not a finished run's folder" if Path(model).exists() or model == "embedded" else "is no folder here"
-        raise UserError(f"--task is needed: {model!r} {state}, so it has no task of its own")
-    config = load_config([written])
-    _load(config.plugins)
-    return {**config.task, **pairs}
-
-
-def _modes(modes: list[str]) -> list[Any]:
-    from typing import get_args
-
-    from irpo.config import Mode
-
-    return [_one_of("mode", mode, get_args(Mode)) for mode in dict.fromkeys(modes)]
-
-
-def _style(style: str | None) -> Any:
-    from typing import get_args
-
-    from irpo.types import Style as Styles
-
-    return style if style is None else _one_of("style", style, get_args(Styles))
-
-
-def _one_of(what: str, given: str, allowed: tuple[str, ...]) -> str:
-    if given not in allowed:
-        raise UserError(f"unknown {what} {given!r}; choose from {', '.join(allowed)}")
-    return given
-
-
 def _lines(file: Path) -> list[str]:
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
-        raise UserError(f"--file {file}: {reason}") from None
+    from irpo.files import read_text
+
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def _row(row: Any) -> dict[str, Any]:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from irpo.layers import Layers
+from irpo.measures import MEASURES, measure_of
+from irpo.registry import meant, require_module
 from irpo.types import Style, UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
-Mode = Literal["score", "generate", "constrain"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -32,6 +33,10 @@ def _plugin(spec: Any) -> Any:
 
 
 PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin)]  # {"name": ..., option: value}
+MeasureName = Annotated[str, AfterValidator(lambda text: str(measure_of(text)))]  # NDCG@10, Recall@5, MRR, ...
+
+
+PluginModule = Annotated[str, AfterValidator(require_module)]  # my_package.losses
 
 
 class _Section(BaseModel):
@@ -50,7 +55,7 @@ class LoraConfig(_Section):
 class ModelConfig(_Section):
     """Which model, how it is loaded and which of its weights learn."""
 
-    name: str  # "embedded", a folder, a hub id, or a finished run's folder
+    name: str  # "embedded", a folder, a hub id (ID@REVISION pins a commit), or a finished run's folder
     tuning: Literal["lora", "full"] = "lora"
     quantization: Literal["nf4", "none"] = "none"  # nf4: base weights in 4 bits (QLoRA)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
@@ -113,6 +118,8 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
     warmup_fraction: Fraction = 0.05  # of all updates
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after warm-up
+    # Of AdamW's moments: float32, or 8 bits in pages that move to the CPU where a GPU's memory is short (a GPU only).
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their id
@@ -126,16 +133,18 @@ class TrainingConfig(_Section):
 class EvaluationConfig(_Section):
     """How a ranker is measured."""
 
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = ("score", "generate", "constrain")
-    ks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3, 5, 10, 20)  # cut-offs of NDCG, recall, precision
-    lists_per_batch: Positive = 8
+    modes: Annotated[tuple[PluginSpec, ...], Field(min_length=1)] = tuple(
+        {"name": name} for name in ("score", "generate", "constrain")
+    )
+    measures: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = MEASURES  # NDCG@10, or the first, is the main
+    lists_per_batch: Positive | None = None  # None: as many as the device holds
     max_lists: Positive | None = None  # None: all of them
 
 
 class OnlineConfig(_Section):
     """Rounds of drawing answers from the policy and training on them, instead of one pass over the given lists."""
 
-    name: Literal["iterative", "reinforce", "larpo"]
+    method: PluginSpec  # iterative, reinforce, larpo or your own, with its options; `irpo list on_policy`
     rounds: Positive = 5
     updates_per_round: Positive = 20  # takes the place of training.updates and training.epochs
     prompts_per_round: Positive | None = None  # None: as many as the round's updates need
@@ -145,26 +154,16 @@ class OnlineConfig(_Section):
     sampler: PluginSpec = {"name": "transformers"}
     reference: Literal["first", "previous"] = "first"  # the policy before the first round, or before this round
     min_valid: Positive = 8  # lists that a round must yield
-    reward: PluginSpec = {"name": "labels"}  # of an answer; reinforce and larpo
-    # larpo alone:
-    # Whose answers to a prompt compete. With earlier rounds' among them, every round asks the same prompts.
-    memory: Literal["current", "previous", "all"] = "all"
-    negatives: Literal["easiest", "easy", "hard", "hardest"] = "hardest"
-    high_temperature: Annotated[float, Field(gt=0)] = 1.5  # of hard negatives
-    labels: Literal["rank", "difference", "best"] = "rank"  # what becomes of rewards; see irpo.tasks.preferences
-    pass_reward: float = 0.5  # from which an answer counts as suitable, in Pass@N
 
-    @model_validator(mode="after")
-    def _samples_fit_the_method(self) -> Self:
-        if self.name != "iterative" and self.samples < 2:
-            raise ValueError(
-                f"online.name {self.name!r} compares answers to one prompt; set online.samples to 2 or more"
-            )
-        if self.name == "reinforce" and (self.temperature != 1 or self.reference != "first"):
-            raise ValueError(
-                "online.name 'reinforce' follows the policy itself: online.temperature is 1, online.reference is first"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_shape(cls, given: Any) -> Any:
+        moved = ("name", "reward", "memory", "negatives", "high_temperature", "labels", "pass_reward")
+        old = [key for key in moved if isinstance(given, dict) and key in given]
+        if old:
+            options = ", ".join(f"{key}: ..." for key in dict.fromkeys(["name", *old]))
+            raise ValueError(f"{', '.join(old)} moved into the method: write online.method: {{{options}}}")
+        return given
 
 
 class RunConfig(_Section):
@@ -179,7 +178,7 @@ class RunConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of order, adapter, dropout, sampling; tasks have their own
-    plugins: tuple[str, ...] = ()  # modules to import, so that they register the user's plug-ins
+    plugins: tuple[PluginModule, ...] = ()  # modules to import, so that they register the user's plug-ins
 
     @model_validator(mode="after")
     def _reference_exists(self) -> Self:
@@ -200,11 +199,21 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     A file that is not there is looked for among the shipped configurations. Mappings merge, everything else
     replaces; a plug-in's mapping with another `name` replaces the earlier one, options and all.
     """
+    return config_of(layered(files, overrides))
+
+
+def layered(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Layers:
+    """The layers merged, and where each key was set; nothing is validated."""
     layers = Layers()
     for file in files:
         layers.add_file(file)
     for override in overrides:
         layers.add_override(override)
+    return layers
+
+
+def config_of(layers: Layers) -> RunConfig:
+    """The merged layers as a run's configuration; plug-ins are resolved later."""
     try:
         return RunConfig.model_validate(layers.merged)
     except ValidationError as error:
@@ -231,13 +240,27 @@ def _user_error(error: ValidationError, layers: Layers) -> UserError:
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(section.model_fields)
         inside = f" of {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
-        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}")
+        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys)}")
     if first["type"] == "missing":
         return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
     same_key = [e["msg"].removeprefix("Value error, ") for e in error.errors() if _section(e["loc"])[1] == keys]
     reason = ", or: ".join(dict.fromkeys(same_key)).replace("tuple", "list").replace("dictionary", "mapping")
     given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
     return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
+
+
+def _meant(keys: tuple[str, ...]) -> str:
+    """The key that is near: of the same name in another section, or of nearly the same."""
+    known = list(_all_keys(RunConfig))
+    same = [".".join(way) for way in known if way[-1] == keys[-1]]
+    return f" (did you mean {same[0]!r}?)" if same else meant(".".join(keys), map(".".join, known))
+
+
+def _all_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        yield (*above, name)
+        if inner := _inner(field.annotation):
+            yield from _all_keys(inner, (*above, name))
 
 
 _HINTS = {
@@ -254,11 +277,7 @@ def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ..
     for step in loc:
         keys.append(str(step))
         field = section.model_fields.get(str(step))
-        inner = (
-            next((t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)), None)
-            if field
-            else None
-        )
+        inner = _inner(field.annotation) if field else None
         if inner is None:
             break
         if len(keys) < len(loc):
@@ -266,5 +285,7 @@ def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ..
     return section, tuple(keys)
 
 
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, if it holds one."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -9,16 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from irpo.candidates import in_test_split
+from irpo.chance import in_test_split
 from irpo.config import MethodConfig, RunConfig
 from irpo.encoding import EncodedList, PromptedList, prompted
-from irpo.method import Method, Sampled
-from irpo.models import LoraOptions, add_lora, four_bit_layers, load_tokenizer, trainable_parameters, without_dropout
+from irpo.method import Method
+from irpo.models import (
+    LoraOptions,
+    add_lora,
+    default_device,
+    four_bit_layers,
+    load_tokenizer,
+    trainable_parameters,
+    without_dropout,
+)
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.preparing import build
 from irpo.progress import say
-from irpo.prompting import PromptBuilder, load_template
+from irpo.prompting import PromptBuilder, cuts_of, load_template
 from irpo.resources import prompts_dir
 from irpo.runs import base_name, load_options, load_weights
 from irpo.scorers import SCORERS, check_model
@@ -56,6 +64,7 @@ def prepare_job(config: RunConfig) -> Parts:
     """The configured task's lists, split and put as the model will see them, and the method to train by."""
     method = method_of(config)
     require_trackers(config)
+    require_optimizer(config)
     lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
     if "train" not in lists:
         raise UserError(f"task {config.task['name']!r}: the data hold no training split")
@@ -74,7 +83,7 @@ def assemble(config: RunConfig, method: Method, splits: Splits, card: Mapping[st
     builder = builder_of(config)
     train, validation = (tuple(prompted(builder, part, labels=True)) for part in (splits.train, splits.validation))
     items = [p.tokens for p in train]
-    method.require_labels(items)
+    method.require_labels(items, {p.example.id: p.example.where for p in train})
     method.batch(items[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     return Parts(config, method, builder, train, validation, card)
 
@@ -99,8 +108,7 @@ def method_of(config: RunConfig) -> Method:
     method = Method(_objective(m), SCORERS.build(m.scorer), m.length, m.reference, m.nll_weight)
     if config.model.dtype == "float16":
         raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
-    draws = isinstance(method.objective, Sampled) or (config.online is not None and config.online.name == "reinforce")
-    if draws and config.model.tuning == "lora" and config.model.lora.dropout:
+    if method.sampled and config.model.tuning == "lora" and config.model.lora.dropout:
         # Dropout would make the policy that draws another than the one that is differentiated.
         name = type(method.objective).__name__
         raise UserError(
@@ -128,6 +136,12 @@ def require_trackers(config: RunConfig) -> None:
             raise UserError(f"training.report_to: {name!r} is not installed; there is {', '.join(there) or 'none'}")
 
 
+def require_optimizer(config: RunConfig) -> None:
+    """`UserError` where the optimiser keeps its moments in a GPU's pages and there is no GPU."""
+    if config.training.optimizer == "paged_adamw_8bit" and default_device().type != "cuda":
+        raise UserError("training.optimizer 'paged_adamw_8bit' needs a GPU, and there is none here; set it to adamw")
+
+
 def builder_of(config: RunConfig) -> PromptBuilder:
     """How the configured model is asked: its own tokenizer, the task's template where no other is named."""
     own = config.prompt
@@ -140,17 +154,6 @@ def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int)
     return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)
 
 
-def cuts_of(lists: Sequence[PromptedList]) -> dict[str, int]:
-    """What was cut to fit `prompt.max_tokens`."""
-    prompts = [p.prompt for p in lists]
-    return {
-        "prompts": len(prompts),
-        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
-        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
-        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
-    }
-
-
 def describe(parts: Parts) -> None:
     """Tell the user what will be trained on, and what about it makes the result worth less."""
     t, train, validation = parts.config.training, parts.train, parts.validation
@@ -159,7 +162,7 @@ def describe(parts: Parts) -> None:
         f"lists: {len(train)} to train on, {len(validation)} to validate on"
         + (f"; {unused} set aside beyond training.max_validation_lists" if unused else "")
     )
-    cuts, most = cuts_of([*train, *validation]), parts.config.prompt.max_tokens
+    cuts, most = cuts_of([p.prompt for p in (*train, *validation)]), parts.config.prompt.max_tokens
     if cuts["prompts_cut"]:
         lost = cuts["candidate_tokens_cut"] + cuts["query_tokens_cut"]
         say(
@@ -194,13 +197,16 @@ def policy_model(config: RunConfig) -> Any:
     m = config.model
     options = load_options(config, training=True)
     model = load_weights(m.name, options, merge=True)
-    check_model(model)
+    if note := check_model(model):
+        say(note)
     without_dropout(model)
     if m.quantization == "nf4":
         say(f"4-bit: on, {four_bit_layers(model)} linear layers hold NF4 weights")
     if m.tuning == "lora":
         lora = LoraOptions(m.lora.r, m.lora.alpha, m.lora.dropout, m.lora.targets)
         model = add_lora(model, lora, seed=config.seed)
+    else:
+        model.requires_grad_(True)
     if m.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     learn, whole = trainable_parameters(model)

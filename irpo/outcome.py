@@ -60,11 +60,10 @@ def outcome_of(
     mean = sum(after.values()) / len(after)
     if before is None or before.keys() != after.keys():
         return Outcome(len(after), mean, chosen=chosen)
-    gains: dict[str, list[float]] = {}
-    for example in examples:
-        gains.setdefault(example.unit, []).append(after[example.id] - before[example.id])
-    # Two values or fewer say nothing about others.
-    interval = mean_interval({unit: sum(g) / len(g) for unit, g in gains.items()}) if len(gains) > 2 else None
+    gains = {id: after[id] - before[id] for id in after}
+    units = {example.id: example.unit for example in examples}
+    # Two groups of lists or fewer say nothing about others.
+    interval = mean_interval(gains, units) if len(set(units.values())) > 2 else None
     return Outcome(len(after), mean, sum(before.values()) / len(before), interval, chosen)
 
 

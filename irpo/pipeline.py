@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from irpo import runs
+from irpo.candidates import popularity
 from irpo.checkpoints import last_whole
 from irpo.config import EvaluationConfig, RunConfig
-from irpo.evaluation import Evaluation, EvaluationOptions, write_results
+from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
-from irpo.jobs import Parts, computes_mixed, cuts_of, describe, policy_model, prepare_job
-from irpo.online import Job, require_sound, run_rounds
+from irpo.jobs import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
+from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.outcome import Outcome, model_card, outcome_of, tell
 from irpo.preparing import build
 from irpo.progress import BEST, say
+from irpo.prompting import cuts_of
+from irpo.registry import Spec
 from irpo.report import overview
-from irpo.reranker import Mode, Ranked, Reranker
+from irpo.reranker import Ranked, Reranker
 from irpo.resources import cache_dir
 from irpo.runkey import contents, run_key
 from irpo.runs import run_config
 from irpo.scorers import check_model
+from irpo.tasks import TASKS, relevant_from
 from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, Style, UserError
 
@@ -39,6 +44,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | No
         if resume and runs.is_finished(out, config):
             say(f"{out}: the run is finished; nothing is left to do")
             return None
+        require_sound(config, method_of(config))
         parts = prepare_job(config)
         describe(parts)
         return fit(parts, out)
@@ -56,11 +62,10 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     else:
         train, validation = (tuple(p.example for p in some) for some in (parts.train, parts.validation))
         job = Job(config, model, parts.builder, parts.method, train, validation)
-        require_sound(job)
         runs.begin(out, config, held)
         outcome = _fit_online(job, out)
     runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
-    cuts = cuts_of([*parts.train, *parts.validation])
+    cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held)))
     tell(outcome, out, config, measurable="eval" in card["splits"])
     return outcome
@@ -120,7 +125,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
     style: Style | None = None,
     like: str | None = None,
     skip_bad_rows: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
 
     `like` is a run whose prompt, scorer and loading a base model is to be given, so
@@ -141,20 +146,36 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
         "task": spec["name"],
         "lists_sha256": card["splits"]["eval"]["sha256"][:16],
     }
-    found = measure(ranker, lists["eval"][: settings.max_lists], settings)
-    summary = write_results(out, found, about)
+    examples = lists["eval"][: settings.max_lists]
+    found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()))
+    summary = write_results(out, replace(found, about=about))
     Console().print(overview(summary).table())
     say(f"written to {out}: report.md, results.json, per_query.jsonl, runs, qrels")
     return summary
 
 
-def measure(ranker: Reranker, examples: Sequence[RankingExample], settings: EvaluationConfig) -> Evaluation:
-    """A loaded ranker in the configured modes, with the baselines."""
-    options = EvaluationOptions(settings.modes, settings.ks, settings.lists_per_batch, length=ranker.length)
-    check_model(ranker.model)
-    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options)
+def measure(
+    ranker: Reranker,
+    examples: Sequence[RankingExample],
+    settings: EvaluationConfig,
+    *,
+    task: Mapping[str, Any],
+    train: Sequence[RankingExample] = (),
+) -> Evaluation:
+    """A loaded ranker in the configured modes, with the baselines; the task says which labels count as relevant.
+
+    `train` are the lists that popularity is counted in.
+    """
+    start = relevant_from(TASKS.build(task))
+    options = EvaluationOptions(
+        settings.modes, settings.measures, settings.lists_per_batch, length=ranker.length, relevant_from=start
+    )
+    if note := check_model(ranker.model):
+        say(note)
+    counts = popularity(train)
+    return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
-def rank(model: str, query: str, documents: Sequence[str], mode: Mode, style: Style | None = None) -> list[Ranked]:
+def rank(model: str, query: str, documents: Sequence[str], mode: Spec, style: Style | None = None) -> list[Ranked]:
     """The documents for a query, best first."""
     return Reranker.load(model, style=style).rank(query, documents, mode)

@@ -9,31 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import isfinite
+from typing import Any
 
 from irpo.config import RunConfig
-from irpo.encoding import EncodedList, encode
-from irpo.generation import constrained_ranking, generate_text
 from irpo.jobs import prompt_builder
 from irpo.models import EMBEDDED, load_tokenizer
-from irpo.parsing import parse_ranking, repair
+from irpo.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.prompting import PromptBuilder
-from irpo.registry import load_plugins
+from irpo.registry import Spec, load_plugins
 from irpo.runs import base_name, load_options, load_weights, run_config
-from irpo.scorers import SCORERS, Length, Scorer, score_lists
-from irpo.types import Candidate, RankingExample, Style, UserError
-
-Mode = Literal["score", "generate", "constrain"]
+from irpo.scorers import SCORERS, Length, Scorer
+from irpo.types import Candidate, RankingExample, Style
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One document in a ranking. `score` is a log-probability in nats, in the mode `score` alone."""
+    """One document in a ranking. `score`: a log-probability in nats, in the mode `score`; None if it is not finite."""
 
     rank: int  # 1-based
     index: int  # of the document as given
     text: str
     score: float | None = None
+    named: bool = True  # False: the model's answer does not name it, and it follows by chance
+    cut: int = 0  # tokens of it that did not fit the prompt
 
 
 @dataclass(frozen=True)
@@ -67,34 +66,28 @@ class Reranker:
         scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
         return cls(load_weights(name, load_options(config)), tokenizer, builder, scorer, config.method.length)
 
-    def encode(self, examples: Sequence[RankingExample]) -> list[EncodedList]:
-        """The examples as this ranker is shown them, labels withheld."""
-        prompts = [self.builder.build(example) for example in examples]
-        return [
-            encode(self.tokenizer, p, (0.0,) * len(p.names), id=e.id) for p, e in zip(prompts, examples, strict=True)
-        ]
+    @property
+    def ranker(self) -> Ranker:
+        """What a ranking mode works with."""
+        return Ranker(self.model, self.builder, self.scorer, self.length)
 
-    def rank(self, query: str, documents: Sequence[str], mode: Mode = "score") -> list[Ranked]:
+    def rank(self, query: str, documents: Sequence[str], mode: Spec | RankingMode = "score") -> list[Ranked]:
         """The documents, best first; every one of them is in the result, whatever the mode.
 
         In `generate` what the model did not name follows in a fixed random order. Fewer than two documents, or an
         empty one, raise `UserError`.
         """
         candidates = tuple(Candidate(str(j), text) for j, text in enumerate(documents))
-        example = RankingExample("query", query, candidates)
-        if self.builder.style == "response" and mode != "score":
-            raise UserError(f"mode {mode!r}: style 'response' shows no candidates to the model; choose the mode score")
-        prompt = self.builder.build(example)
-        item = encode(self.tokenizer, prompt, example.relevance, id=example.id)
-        scores: list[float | None] = [None] * len(documents)
-        if mode == "score":
-            values = score_lists(self.model, self.tokenizer, [item], self.scorer, length=self.length)[0].tolist()
-            scores = list(values)
-            order = tuple(sorted(range(len(documents)), key=lambda j: -values[j]))
-        elif mode == "constrain":
-            order = constrained_ranking(self.model, self.tokenizer, [item], lists_per_batch=1)[0].order
-        else:
-            text = generate_text(self.model, self.tokenizer, [item], lists_per_batch=1)[0]
-            ranking, _ = parse_ranking(text, prompt.names, prompt.style)
-            order = repair(ranking, len(documents), example.id, seed=0).order
-        return [Ranked(rank, j, documents[j], scores[j]) for rank, j in enumerate(order, start=1)]
+        ranker, chosen = self.ranker, RANKING_MODES.build(mode)
+        ranker.require(chosen)
+        (found,) = chosen(ranker, [RankingExample("query", query, candidates)])
+        scores = found.scores or (None,) * len(documents)
+        cut, named = found.cut or (0,) * len(documents), set(found.named.order)
+        return [
+            Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j])
+            for rank, j in enumerate(found.ranking.order, start=1)
+        ]
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and isfinite(score) else None

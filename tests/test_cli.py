@@ -138,14 +138,17 @@ def test_a_message_of_many_lines_becomes_one(run, pipeline, monkeypatch):
     assert run(*TRAIN, "--out", "runs/x") == (2, "", "error: no model of that name\n")
 
 
-def test_prepare_passes_the_tasks_options(run, pipeline, tmp_path):
-    code, out, _ = run(
-        "prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "candidates=10", "hard=true"
-    )
-    spec = {"name": "arc", "candidates": 10, "hard": True, "data": "d", "seed": 3}
-    assert pipeline.calls == [("prepare", (spec, tmp_path, False), {})]
+def test_prepare_passes_the_tasks_options(run, monkeypatch, tmp_path):
+    calls = []
+    card = {"splits": {}, "dropped": {}, "bad_rows": {"count": 0}, "notes": ["so it is"]}
+    monkeypatch.setattr("irpo.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or card)
+    code, out, _ = run("prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10")
+    ((task, folder, given),) = calls
+    assert (task.list_size, task.data, task.seed, folder) == (10, "d", 3, tmp_path)
+    spec = {"list_size": 10, "name": "arc", "data": "d", "seed": 3}
+    assert given == {"task_spec": spec, "skip_bad_rows": False}
     assert code == 0
-    assert json.loads(out) == {"lists": 3}
+    assert "so it is" in out
 
 
 def test_prepare_refuses_an_option_without_a_value(run, pipeline):
@@ -160,14 +163,19 @@ def test_train_sorts_files_from_overrides(run, pipeline, tmp_path):
 
 
 def test_evaluate_takes_the_runs_own_task(run, pipeline, tmp_path):
-    assert run(*TRAIN, "task.size=5", "--out", "x")[0] == 0
+    assert run(*TRAIN, "task.eval_lists=5", "--out", "x")[0] == 0
     config = pipeline.calls.pop()[1][0]
     from irpo.config import to_yaml
 
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    assert run("evaluate", "--model", str(tmp_path), "--out", "x", "size=7", "--mode", "score")[0] == 0
+    assert run("evaluate", "--model", str(tmp_path), "--out", "x", "eval_lists=7", "--mode", "score")[0] == 0
     ((_, (model, spec, _out, settings), _),) = pipeline.calls
-    assert (model, spec["name"], spec["size"], settings.modes) == (str(tmp_path), "world", 7, ("score",))
+    assert (model, spec["name"], spec["eval_lists"], settings.modes) == (
+        str(tmp_path),
+        "world",
+        7,
+        ({"name": "score"},),
+    )
 
 
 def test_evaluate_needs_a_task_for_a_model_that_is_no_run(run, pipeline):
@@ -176,17 +184,20 @@ def test_evaluate_needs_a_task_for_a_model_that_is_no_run(run, pipeline):
     assert err.startswith("error: --task is needed: 'embedded' is not a finished run's folder")
 
 
+ALL_MODES = tuple({"name": name} for name in ("score", "generate", "constrain"))
+
+
 def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
     ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
-    assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ("score", "generate", "constrain"), 4)
+    assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ALL_MODES, 4)
     assert chosen == {"style": "label", "like": None, "skip_bad_rows": False}
 
 
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        (["--mode", "guess"], "unknown mode 'guess'; choose from score, generate, constrain"),
+        (["--mode", "guess"], "unknown ranking mode 'guess'; choose from constrain, generate, score"),
         (["--style", "prose"], "unknown style 'prose'; choose from text, label, response"),
     ],
 )
@@ -203,7 +214,7 @@ def test_rank_prints_documents_as_they_are(run, pipeline, tmp_path):
     assert code == 0
     assert "[b]old" in out
     assert "0.2500" in out
-    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], "score", None), {})]
+    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}, None), {})]
 
 
 def test_rank_prints_json(run, pipeline):
@@ -221,7 +232,7 @@ def test_rank_needs_two_documents(run, pipeline, documents):
 def test_rank_names_a_file_that_is_not_there(run, pipeline, tmp_path):
     code, _, err = run("rank", "--model", "embedded", "which?", "--file", str(tmp_path / "no.txt"))
     assert code == 2
-    assert "no.txt: No such file" in err
+    assert "no.txt: there is no such file" in err
 
 
 def test_quickstart_writes_to_runs_by_default(run, monkeypatch):
@@ -235,7 +246,8 @@ def test_list_refuses_an_unknown_kind(run):
     code, _, err = run("list", "losses")
     assert (code, err.strip()) == (
         2,
-        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, rewards, samplers",
+        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, modes, "
+        "on_policy, rewards, samplers",
     )
 
 

@@ -33,6 +33,7 @@ def test_every_shipped_file_loads(name):
 def test_shipped_files_cover_the_named_models_tasks_and_methods():
     stems = {kind: {Path(n).stem for n in SHIPPED if n.startswith(kind)} for kind in ("models", "tasks", "methods")}
     assert stems["models"] >= {"llama3.2-3b", "llama3.2-1b", "gemma2-2b", "phi3-mini", "embedded"}
+    assert stems["models"] >= {"llama3.1-8b", "qwen3-4b", "qwen3-8b", "gemma3-4b", "mistral-7b-v0.3", "phi4-mini"}
     assert stems["tasks"] >= {"redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa", "jsonl", "world"}
     assert stems["methods"] >= {"sft", "dpo", "sdpo", "irpo"}
 
@@ -103,9 +104,9 @@ def test_an_unknown_key_on_top_lists_the_sections():
         ("training.warmup_fraction=1", "less than 1"),
         ("model.quantization=int8", "'nf4' or 'none'"),
         ("model.lora.targets=3", "'all-linear', or: Input should be a valid list"),
-        ("evaluation.modes=[score, guess]", "'score', 'generate' or 'constrain'"),
         ("evaluation.modes=[]", "at least 1 item"),
-        ("evaluation.ks=5", "evaluation.ks = 5: Input should be a valid list"),
+        ("evaluation.measures=NDCG@10", "evaluation.measures = 'NDCG@10': Input should be a valid list"),
+        ("evaluation.measures=[ndcg@10]", "unknown measure 'ndcg@10'; choose from NDCG@k, Recall@k, P@k, MRR, MAP"),
         ("method.objective=3", "give a plug-in's name"),
         ("training=3", "training = 3"),
         ("model.tuning=full", "choose method.reference precomputed or none"),
@@ -140,9 +141,19 @@ def test_a_bad_file_is_named_with_its_line(write, text, said):
         load_config([*BASE, write(text)])
 
 
-def test_a_missing_file_lists_the_shipped_ones():
-    with pytest.raises(UserError, match=r"no configuration file 'nowhere\.yaml'; .*methods/irpo\.yaml"):
-        load_config(["nowhere.yaml"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("nowhere.yaml", "; shipped ones lie in methods/, models/, tasks/"),
+        ("irpo.yaml", " (did you mean 'methods/irpo.yaml'?)"),
+        ("methods/lipo_lamda.yaml", " (did you mean 'methods/lipo_lambda.yaml'?)"),
+        ("tasks/none.yaml", "; the shipped ones in tasks/ are: arc, commonsenseqa, hotpotqa,"),
+        ("training.updates", "an override is written key.sub=value"),
+    ],
+)
+def test_a_missing_file_leads_to_the_shipped_ones(given, said):
+    with pytest.raises(UserError, match=re.escape(f"no configuration file {given!r}") + ".*" + re.escape(said)):
+        load_config([given])
 
 
 @pytest.mark.parametrize("left_out", range(3))
@@ -153,7 +164,9 @@ def test_a_missing_section_says_how_to_give_it(left_out):
 
 
 def test_yaml_round_trip_gives_the_same_config_and_hash(write):
-    config = load_config(BASE, ["model.lora.targets=[q_proj]", "evaluation.ks=[1, 10]", "training.report_to=[wandb]"])
+    config = load_config(
+        BASE, ["model.lora.targets=[q_proj]", "evaluation.measures=[MRR, NDCG@10]", "training.report_to=[wandb]"]
+    )
     again = load_config([write(to_yaml(config))])
     assert again == config
     assert config_hash(again) == config_hash(config)

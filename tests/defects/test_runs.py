@@ -295,7 +295,7 @@ def test_u5_training_says_whether_it_helped(tmp_path, capsys):
     said = capsys.readouterr().err
     first = lines(tmp_path / "run")[0]
     assert first["update"] == 0
-    assert f"{first['eval_ndcg@10']:.4f} before training" in said
+    assert f"{first['eval_NDCG@10']:.4f} before training" in said
     assert "after (" in said.splitlines()[-3] or "after (" in said.splitlines()[-4]
     assert f"irpo evaluate --model {tmp_path / 'run'}" in said.splitlines()[-2]
     assert "validation list(s): a gain on so few is hard to tell from chance" in said
@@ -356,8 +356,8 @@ def test_u11_at_80_columns_the_validation_figure_stays(capsys):
     calls = []
     bar.training_bar = SimpleNamespace(set_postfix=calls.append)
     state = SimpleNamespace(global_step=50, max_steps=100)
-    bar.on_log(None, state, None, {"loss": 164.9123, "train_ndcg@10": 0.81234, "objective": 9.0, "anchor": 155.9})
-    bar.on_log(None, state, None, {"eval_ndcg@10": 0.67812})
+    bar.on_log(None, state, None, {"loss": 164.9123, "train_NDCG@10": 0.81234, "objective": 9.0, "anchor": 155.9})
+    bar.on_log(None, state, None, {"eval_NDCG@10": 0.67812})
     postfix = ", ".join(f"{name}={value}" for name, value in calls[-1].items())
     text = tqdm.format_meter(50, 100, 3600, ncols=80, postfix=postfix)
     assert "0.6781" in text

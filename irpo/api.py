@@ -1,0 +1,149 @@
+"""The commands as functions: what `irpo prepare`, `irpo train` and `irpo evaluate` do, from Python.
+
+import irpo
+
+irpo.prepare({"name": "hotpotqa", "data": "FOLDER"}, "lists/")
+irpo.train(["models/llama3.2-3b.yaml", "tasks/hotpotqa.yaml", "methods/irpo.yaml", "task.data=FOLDER"], "runs/x")
+irpo.evaluate("runs/x", "runs/x/evaluation", modes=["score", "constrain"]).rows
+
+Wrong words, files, options and folders raise `UserError` before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from irpo.checks import checked_config, require_out
+from irpo.config import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
+from irpo.registry import Spec, load_plugins
+from irpo.types import Style, UnknownName, UserError
+
+if TYPE_CHECKING:
+    from irpo.evaluation import Summary
+    from irpo.outcome import Outcome
+
+Layer = str | Path  # a file of YAML, shipped or your own, or an override "key.sub=value"
+TaskSpec = str | Mapping[str, Any]  # a task's name, or a mapping with "name" and its options
+
+
+def config_from(layers: Sequence[Layer]) -> RunConfig:
+    """The run that files and overrides describe, later ones winning, its plug-ins loaded and found right.
+
+    Every mistake is one line that names the file and line, or the override, where it stands.
+    """
+    files = [layer for layer in layers if isinstance(layer, Path) or "=" not in layer]
+    overrides = [layer for layer in layers if isinstance(layer, str) and "=" in layer]
+    return checked_config(files, overrides)
+
+
+def prepare(task: TaskSpec, out: Path | str, *, skip_bad_rows: bool = False) -> dict[str, Any]:
+    """Turn a dataset's own files into candidate lists in `out`: train.jsonl, eval.jsonl and card.json.
+
+    Returns the card. `skip_bad_rows` counts broken rows instead of stopping at the first.
+    """
+    from irpo import preparing
+    from irpo.tasks import TASKS
+
+    spec = {"name": task} if isinstance(task, str) else dict(task)
+    built = TASKS.build(spec)
+    require_out(Path(out))
+    return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows)
+
+
+def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> Outcome | None:
+    """Fine-tune as configured into the folder `out`: a configuration, or layers of YAML and overrides as for the CLI.
+
+    Returns what the validation lists say, None where none were set aside. `resume` goes on from the last checkpoint.
+    """
+    config = config if isinstance(config, RunConfig) else config_from(config)
+    require_out(Path(out))
+    _require_model(config.model.name)
+    from irpo import pipeline
+
+    return pipeline.train(config, Path(out), resume=resume)
+
+
+def evaluate(  # noqa: PLR0913 - the flags of the command
+    model: str,
+    out: Path | str,
+    *,
+    task: TaskSpec | None = None,
+    modes: Sequence[Spec] = (),
+    style: Style | None = None,
+    like: str | None = None,
+    max_lists: int | None = None,
+    lists_per_batch: int | None = None,
+    skip_bad_rows: bool = False,
+) -> Summary:
+    """Measure a run, a model's folder or a hub id on a task's evaluation lists; returns what results.json holds.
+
+    `task` is by default what the run was trained on; a mapping without a name changes options of that. `like` is a run
+    whose prompt, scorer and loading a base model is given. What is not given is as the run's configuration says, for a
+    base model as `EvaluationConfig` says.
+    """
+    from irpo.tasks import TASKS
+
+    given = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if modes:
+        settings["modes"] = require_modes(modes)
+    style = require_style(style)
+    own = run_of(like or model)
+    spec = _task_of(own, {"name": task} if isinstance(task, str) else task or {}, like or model)
+    TASKS.build(spec)
+    require_out(Path(out))
+    _require_model(model)
+    from irpo import pipeline
+
+    wanted = (own.evaluation if own else EvaluationConfig()).model_copy(update=settings)
+    return pipeline.evaluate(model, spec, Path(out), wanted, style=style, like=like, skip_bad_rows=skip_bad_rows)
+
+
+def run_of(model: str) -> RunConfig | None:
+    """A run's configuration with its plug-ins loaded, None where the name is not a run's folder."""
+    written = Path(model) / RUN_CONFIG
+    if not written.is_file():
+        return None
+    config = load_config([written])
+    load_plugins(config.plugins)
+    return config
+
+
+def _one_of(what: str, given: str, allowed: Sequence[str]) -> str:
+    """The word itself; `UnknownName` with the choice where it is not among the allowed ones."""
+    if given not in allowed:
+        raise UnknownName(f"unknown {what} {given!r}; choose from {', '.join(allowed)}")
+    return given
+
+
+def require_modes(modes: Sequence[Spec]) -> tuple[dict[str, Any], ...]:
+    """The modes as a configuration has them, each once, checked."""
+    from irpo.modes import RANKING_MODES
+
+    found = [{"name": mode} if isinstance(mode, str) else dict(mode) for mode in modes]
+    for mode in found:
+        RANKING_MODES.build(mode)
+    return tuple(mode for i, mode in enumerate(found) if mode not in found[:i])
+
+
+def require_style(style: str | None) -> Any:
+    """A prompt's style as it was given, checked; None is no choice."""
+    return style if style is None else _one_of("style", style, get_args(Style))
+
+
+def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The task that is named, or the one that the run was trained on, with other options."""
+    if "name" in task:
+        return dict(task)
+    if own is not None:
+        return {**own.task, **task}
+    _require_model(model)  # a name that leads nowhere is the mistake, not the task that it has not
+    raise UserError(f"--task is needed: {model!r} is not a finished run's folder, so it has no task of its own")
+
+
+def _require_model(name: str) -> None:
+    from irpo.models import require_there
+
+    require_there(name)
