@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,11 @@ from scipy import stats
 from transformers.utils import logging
 
 from irpo.config import EvaluationConfig, RunConfig, load_config
-from irpo.models import load_tokenizer
-from irpo.pipeline import encode_examples, measure, method_of, policy_model, split_training
+from irpo.jobs import Parts, Splits, assemble, method_of, policy_model, split_training
+from irpo.pipeline import measure, trainer_of
 from irpo.preparing import build
 from irpo.progress import BEST
-from irpo.reranker import Reranker, base_name, prompt_builder
-from irpo.training import ListTrainer, training_arguments
+from irpo.reranker import Reranker
 from irpo.types import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -47,7 +47,7 @@ class Study:
     def __init__(self, name: str) -> None:
         self.name = name
         self.plan: dict[str, Any] = yaml.safe_load((HERE / "studies" / f"{name}.yaml").read_text(encoding="utf-8"))
-        self._encoded: dict[tuple[str, bool], Any] = {}
+        self._made: dict[str, Parts] = {}
         shared = self.config(next(iter(self.plan["cases"])), 0.001, 0)
         lists, _ = build(shared.task)
         splits = split_training(lists["train"], 0.1, self.plan["validation_lists"])
@@ -60,40 +60,28 @@ class Study:
         overrides = [*self.plan.get("overrides", []), *given.get("overrides", [])]
         return load_config(files, [*overrides, f"training.learning_rate={rate}", f"seed={seed}"])
 
-    def lists(self, config: RunConfig, *, training: bool) -> Any:
-        """Encoded lists in the configured style, made once."""
-        key = (config.prompt.style, training)
-        if key not in self._encoded:
-            examples = self.train if training else self.validation
-            self._encoded[key] = encode_examples(builder_of(config), examples)[0]
-        return self._encoded[key]
-
-
-def builder_of(config: RunConfig) -> Any:
-    tokenizer = load_tokenizer(base_name(config.model.name))
-    return prompt_builder(tokenizer, str(config.task["name"]), config.prompt.style, config.prompt.max_tokens)
+    def parts(self, config: RunConfig) -> Parts:
+        """The job of a case; its lists are put into the configured style once."""
+        style = config.prompt.style
+        if style not in self._made:
+            self._made[style] = assemble(config, method_of(config), Splits(self.train, self.validation), {})
+        return replace(self._made[style], config=config, method=method_of(config))
 
 
 def trained(study: Study, config: RunConfig) -> tuple[Reranker, float, float]:
     """(the ranker, its NDCG@10 on validation lists, mean seconds an update)."""
-    train, validation = study.lists(config, training=True), study.lists(config, training=False)
-    method, builder = method_of(config), builder_of(config)
+    parts = study.parts(config)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(
-            config.training, Path(folder), lists=len(train), validates=False, seed=config.seed
-        )
-        arguments.disable_tqdm, arguments.save_strategy = True, "no"
-        model = policy_model(config)
-        trainer = ListTrainer(
-            model=model, tokenizer=builder.tokenizer, method=method, lists=(train, validation), args=arguments
-        )
+        trainer = trainer_of(parts, policy_model(config), Path(folder))
+        # All updates without a look at validation lists; what is kept is the last.
+        trainer.args.disable_tqdm, trainer.args.save_strategy, trainer.args.eval_strategy = True, "no", "no"
+        trainer.args.load_best_model_at_end = False
         start = time.perf_counter()
         trainer.train()
-        seconds = (time.perf_counter() - start) / arguments.max_steps
+        seconds = (time.perf_counter() - start) / trainer.args.max_steps
         found = trainer.evaluate()[f"eval_{BEST}"]
-    scorer = method.scorer
-    ranker = Reranker(trainer.model.eval(), builder.tokenizer, builder, scorer, method.length)
-    return ranker, found, seconds
+    builder, method = parts.builder, parts.method
+    return Reranker(trainer.model.eval(), builder.tokenizer, builder, method.scorer, method.length), found, seconds
 
 
 def work(study: Study, case: str, done: dict[str, Any], write: Any) -> None:
@@ -125,10 +113,12 @@ def work(study: Study, case: str, done: dict[str, Any], write: Any) -> None:
 
 def test(study: Study, ranker: Reranker) -> dict[str, Any]:
     """NDCG of each mode on the test lists, and the coverage of free generation."""
-    settings = EvaluationConfig(ks=(1, 5, 10), lists_per_batch=32)
-    rows = {row["name"]: row for row in measure(ranker, study.test, settings).summary()["rows"]}
-    ndcg = {short: {k: rows[name]["measures"][f"NDCG@{k}"] for k in (1, 5, 10)} for name, short in MODES.items()}
-    return {"ndcg": ndcg, "coverage": rows["generate strict"]["coverage"]}
+    settings = EvaluationConfig(measures=("NDCG@1", "NDCG@5", "NDCG@10"), lists_per_batch=32)
+    task = study.config(next(iter(study.plan["cases"])), 0.001, 0).task
+    found = measure(ranker, study.test, settings, task=task).summary
+    rows = {row.name: row for row in found.rows}
+    ndcg = {short: {k: rows[name].measures[f"NDCG@{k}"] for k in (1, 5, 10)} for name, short in MODES.items()}
+    return {"ndcg": ndcg, "coverage": rows["generate strict"].answers.coverage}
 
 
 def base(study: Study, done: dict[str, Any], write: Any) -> None:

@@ -19,10 +19,10 @@ from setting import Case, interleaved, our_trainer, show
 from shapes import case_of, command_line, kind_of
 
 from irpo.config import load_config
+from irpo.encoding import prompted
+from irpo.jobs import method_of, prompt_builder
 from irpo.models import load_tokenizer
-from irpo.pipeline import encode_examples, method_of
 from irpo.preparing import build
-from irpo.reranker import prompt_builder
 from irpo.scorers import SCORERS, make_batch
 from irpo.types import UserError
 
@@ -92,7 +92,7 @@ def padding(folder: Path) -> None:
         except UserError as error:
             raise SystemExit(f"{name}: {error}") from None
         builder = prompt_builder(tokenizer, task, "text", 2048)
-        items, _ = encode_examples(builder, lists["train"][:640])
+        items = [p.tokens for p in prompted(builder, lists["train"][:640], labels=True)]
         random.Random(0).shuffle(items)
         method = method_of(config)
         columns = real = alone = 0

@@ -4,7 +4,7 @@ import irpo
 
 irpo.prepare({"name": "hotpotqa", "data": "FOLDER"}, "lists/")
 irpo.train(["models/llama3.2-3b.yaml", "tasks/hotpotqa.yaml", "methods/irpo.yaml", "task.data=FOLDER"], "runs/x")
-irpo.evaluate("runs/x", "runs/x/evaluation", modes=["score", "constrain"])["rows"]
+irpo.evaluate("runs/x", "runs/x/evaluation", modes=["score", "constrain"]).rows
 
 Wrong words, files, options and folders raise `UserError` before anything heavy is imported.
 """
@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from irpo.checks import checked_config, require_out
-from irpo.config import RUN_CONFIG, EvaluationConfig, Mode, RunConfig, load_config
-from irpo.registry import load_plugins
+from irpo.config import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
+from irpo.registry import Spec, load_plugins
 from irpo.types import Style, UnknownName, UserError
+
+if TYPE_CHECKING:
+    from irpo.evaluation import Summary
+    from irpo.outcome import Outcome
 
 Layer = str | Path  # a file of YAML, shipped or your own, or an override "key.sub=value"
 TaskSpec = str | Mapping[str, Any]  # a task's name, or a mapping with "name" and its options
@@ -48,10 +52,10 @@ def prepare(task: TaskSpec, out: Path | str, *, skip_bad_rows: bool = False) -> 
     return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows)
 
 
-def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> dict[str, float]:
+def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> Outcome | None:
     """Fine-tune as configured into the folder `out`: a configuration, or layers of YAML and overrides as for the CLI.
 
-    Returns the measures on validation lists, {} where none were set aside. `resume` goes on from the last checkpoint.
+    Returns what the validation lists say, None where none were set aside. `resume` goes on from the last checkpoint.
     """
     config = config if isinstance(config, RunConfig) else config_from(config)
     require_out(Path(out))
@@ -66,13 +70,13 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     out: Path | str,
     *,
     task: TaskSpec | None = None,
-    modes: Sequence[str] = (),
+    modes: Sequence[Spec] = (),
     style: Style | None = None,
     like: str | None = None,
     max_lists: int | None = None,
     lists_per_batch: int | None = None,
     skip_bad_rows: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Measure a run, a model's folder or a hub id on a task's evaluation lists; returns what results.json holds.
 
     `task` is by default what the run was trained on; a mapping without a name changes options of that. `like` is a run
@@ -114,9 +118,14 @@ def _one_of(what: str, given: str, allowed: Sequence[str]) -> str:
     return given
 
 
-def require_modes(modes: Sequence[str]) -> tuple[Any, ...]:
-    """The modes as they were given, each once, checked."""
-    return tuple(_one_of("mode", mode, get_args(Mode)) for mode in dict.fromkeys(modes))
+def require_modes(modes: Sequence[Spec]) -> tuple[dict[str, Any], ...]:
+    """The modes as a configuration has them, each once, checked."""
+    from irpo.modes import RANKING_MODES
+
+    found = [{"name": mode} if isinstance(mode, str) else dict(mode) for mode in modes]
+    for mode in found:
+        RANKING_MODES.build(mode)
+    return tuple(mode for i, mode in enumerate(found) if mode not in found[:i])
 
 
 def require_style(style: str | None) -> Any:

@@ -13,7 +13,8 @@ from irpo.layers import PLUGINS, Keys, Layers
 from irpo.registry import load_plugins
 from irpo.types import UserError
 
-_LISTS = {("method", "objectives"): "objectives"}  # settings that hold several plug-ins, each with a weight beside it
+# Settings that hold several plug-ins; an objective has a weight beside it.
+_LISTS = {("method", "objectives"): "objectives", ("evaluation", "modes"): "modes"}
 
 
 def checked_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:

@@ -183,7 +183,9 @@ def rank(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="objectives, metrics, scorers, tasks, rewards, samplers.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="objectives, metrics, scorers, tasks, modes, rewards, samplers.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -15,12 +15,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from irpo.layers import Layers
+from irpo.measures import MEASURES, measure_of
 from irpo.registry import meant, require_module
 from irpo.types import Style, UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
-Mode = Literal["score", "generate", "constrain"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -33,6 +33,7 @@ def _plugin(spec: Any) -> Any:
 
 
 PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin)]  # {"name": ..., option: value}
+MeasureName = Annotated[str, AfterValidator(lambda text: str(measure_of(text)))]  # NDCG@10, Recall@5, MRR, ...
 
 
 PluginModule = Annotated[str, AfterValidator(require_module)]  # my_package.losses
@@ -117,6 +118,8 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
     warmup_fraction: Fraction = 0.05  # of all updates
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after warm-up
+    # Of AdamW's moments: float32, or 8 bits in pages that move to the CPU where a GPU's memory is short (a GPU only).
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their id
@@ -130,16 +133,18 @@ class TrainingConfig(_Section):
 class EvaluationConfig(_Section):
     """How a ranker is measured."""
 
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = ("score", "generate", "constrain")
-    ks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3, 5, 10, 20)  # cut-offs of NDCG, recall, precision
-    lists_per_batch: Positive = 8
+    modes: Annotated[tuple[PluginSpec, ...], Field(min_length=1)] = tuple(
+        {"name": name} for name in ("score", "generate", "constrain")
+    )
+    measures: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = MEASURES  # NDCG@10, or the first, is the main
+    lists_per_batch: Positive | None = None  # None: as many as the device holds
     max_lists: Positive | None = None  # None: all of them
 
 
 class OnlineConfig(_Section):
     """Rounds of drawing answers from the policy and training on them, instead of one pass over the given lists."""
 
-    name: Literal["iterative", "reinforce", "larpo"]
+    method: PluginSpec  # iterative, reinforce, larpo or your own, with its options; `irpo list on_policy`
     rounds: Positive = 5
     updates_per_round: Positive = 20  # takes the place of training.updates and training.epochs
     prompts_per_round: Positive | None = None  # None: as many as the round's updates need
@@ -149,26 +154,16 @@ class OnlineConfig(_Section):
     sampler: PluginSpec = {"name": "transformers"}
     reference: Literal["first", "previous"] = "first"  # the policy before the first round, or before this round
     min_valid: Positive = 8  # lists that a round must yield
-    reward: PluginSpec = {"name": "labels"}  # of an answer; reinforce and larpo
-    # larpo alone:
-    # Whose answers to a prompt compete. With earlier rounds' among them, every round asks the same prompts.
-    memory: Literal["current", "previous", "all"] = "all"
-    negatives: Literal["easiest", "easy", "hard", "hardest"] = "hardest"
-    high_temperature: Annotated[float, Field(gt=0)] = 1.5  # of hard negatives
-    labels: Literal["rank", "difference", "best"] = "rank"  # what becomes of rewards; see irpo.tasks.preferences
-    pass_reward: float = 0.5  # from which an answer counts as suitable, in Pass@N
 
-    @model_validator(mode="after")
-    def _samples_fit_the_method(self) -> Self:
-        if self.name != "iterative" and self.samples < 2:
-            raise ValueError(
-                f"online.name {self.name!r} compares answers to one prompt; set online.samples to 2 or more"
-            )
-        if self.name == "reinforce" and (self.temperature != 1 or self.reference != "first"):
-            raise ValueError(
-                "online.name 'reinforce' follows the policy itself: online.temperature is 1, online.reference is first"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_shape(cls, given: Any) -> Any:
+        moved = ("name", "reward", "memory", "negatives", "high_temperature", "labels", "pass_reward")
+        old = [key for key in moved if isinstance(given, dict) and key in given]
+        if old:
+            options = ", ".join(f"{key}: ..." for key in dict.fromkeys(["name", *old]))
+            raise ValueError(f"{', '.join(old)} moved into the method: write online.method: {{{options}}}")
+        return given
 
 
 class RunConfig(_Section):

@@ -14,18 +14,20 @@ from rich.table import Column, Table
 
 from irpo.cards import GIB, Card, matmul_rate
 from irpo.config import RunConfig
-from irpo.encoding import EncodedList, ListBatch, collate
+from irpo.encoding import EncodedList, ListBatch, collate, prompted
+from irpo.jobs import builder_of, method_of, split_training
 from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
-from irpo.method import Method, Sampled
-from irpo.models import LoadOptions, LoraOptions, load_tokenizer, require_there, resolve
-from irpo.online.questions import as_answers
-from irpo.pipeline import encode_examples, method_of, split_training
+from irpo.method import Method, SampledObjective
+from irpo.models import LoadOptions, LoraOptions, require_there, resolve
+from irpo.online import ON_POLICY
+from irpo.online.policy import as_answers
 from irpo.preparing import build as build_lists
-from irpo.reranker import base_name, prompt_builder
-from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
+from irpo.runs import base_name
+from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
+from irpo.whole import only_attention
 
 LISTS_READ = 64  # training lists whose lengths are taken
 CANDIDATES, CANDIDATE_TOKENS = 20, 8  # of a list, where no list can be read
@@ -84,10 +86,13 @@ def shape_of(name: str) -> Any:
     require_there(base)
     try:
         place, revision = resolve(base)
-        return AutoConfig.from_pretrained(place, revision=revision)
+        found = AutoConfig.from_pretrained(place, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"cannot read the configuration of model {name!r}: {reason}") from None
+    if not only_attention(found):
+        raise UserError(f"model {name!r} is scored in whole sequences (not all its layers are attention): no estimate")
+    return found
 
 
 def sample_of(config: RunConfig) -> Sample:
@@ -110,10 +115,7 @@ def _real(config: RunConfig) -> Sample:
     t = config.training
     train = split_training(lists["train"], t.validation_fraction, t.max_validation_lists).train
     chosen = train[:: math.ceil(len(train) / LISTS_READ)]
-    tokenizer = load_tokenizer(base_name(config.model.name))
-    template = config.prompt.template or str(config.task["name"])
-    builder = prompt_builder(tokenizer, template, config.prompt.style, config.prompt.max_tokens)
-    items, _ = encode_examples(builder, chosen)
+    items = [p.tokens for p in prompted(builder_of(config), chosen, labels=True)]
     mean = sum(len(item.prompt) for item in items) / len(items)
     size = sum(len(item.bodies) for item in items) / len(items)
     source = f"{len(items)} of the {len(train):,} training lists: prompts of {mean:.0f} tokens, {size:.3g} candidates"
@@ -191,7 +193,7 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     passes = Passes(
         live=live,
         before=before,
-        adapters_off=make_batch(largest.items, method.scorer) if adapted else None,
+        adapters_off=method.scored(largest.items) if adapted else None,
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
         accumulates=len(batches) > 1,
     )
@@ -201,9 +203,10 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
 def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
     """The lists as on-policy rounds train on them: whole answers, LarPO's of earlier rounds too."""
     online = config.online
-    if online is None or online.name == "iterative":
+    course = None if online is None else ON_POLICY.build(online.method).course
+    if online is None or course is None or not course.compares:
         return sample
-    rounds = {"current": 1, "previous": 2, "all": online.rounds}[online.memory] if online.name == "larpo" else 1
+    rounds = online.rounds if course.earlier is None else min(online.rounds, 1 + course.earlier)
     count = online.samples * rounds
 
     def drawn(item: EncodedList) -> EncodedList:
@@ -215,14 +218,12 @@ def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
 
 def _live(method: Method, batch: ListBatch) -> tuple[tuple[ListBatch, ...], tuple[ListBatch, ...]]:
     """The batches that need a gradient, and those that are scored before without one."""
-    if not isinstance(method.objective, Sampled):
+    if not isinstance(method.objective, SampledObjective):
         return (batch,), ()
     zeros = torch.zeros_like(batch.relevance)
     noise = torch.rand(zeros.shape, generator=torch.Generator().manual_seed(0))
     chosen = method.objective.select(ScoredLists(zeros, zeros, batch.relevance, batch.mask, noise))
-    drawn = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
-    whole = (make_batch(batch.items, None, target=True),) if method.reads_target else ()
-    return (make_batch(drawn, method.scorer), *whole), (make_batch(batch.items, method.scorer),)
+    return method.live(batch.items, chosen), (method.scored(batch.items),)
 
 
 def _validation(method: Method, sample: Sample) -> ListBatch:

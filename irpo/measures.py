@@ -1,40 +1,58 @@
-"""Measures of a ranking, computed by `ir-measures` (trec_eval), spelt the same in configuration, tables and files.
+"""Measures of a ranking, computed by `ir-measures` (trec_eval), spelt the same in configuration, training and tables.
 
 `NDCG@k` has the gain 2^y - 1 (Burges et al. 2005), trec_eval's own is linear: it is fed the gains as labels.
-`Recall@k`, `P@k`, `MRR` and `MAP` count a candidate as relevant from label 1. A list without a relevant candidate and a
-list without a ranking have 0 in every measure.
+`Recall@k`, `P@k`, `MRR` and `MAP` count a candidate as relevant from the label that the task says. A list without a
+relevant candidate and a list without a ranking have 0 in every measure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from irpo.types import Ranking, UserError, target_order
+from irpo.types import Ranking, UnknownName, UserError, target_order
 
-KS = (1, 3, 5, 10, 20)
-MIN_LABEL = 1.0  # from which a candidate is relevant, where relevance is yes or no
+RELEVANT_FROM = 1.0  # the label from which a candidate is relevant, where the task says no other
+_CUT, _WHOLE = ("NDCG", "Recall", "P"), ("MRR", "MAP")  # those with a cut-off, and those without
+MEASURES = (*(f"{name}@{k}" for name in _CUT for k in (1, 3, 5, 10, 20)), *_WHOLE)
+MAIN = "NDCG@10"  # stands for all, wherever it is measured
 _MAX_LABEL = 1000.0
 _MAX_WHOLE = 15.0  # trec_eval's memory and time grow with the largest gain, 2^y - 1
 
 PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
 
 
-def measure_names(ks: Sequence[int] = KS) -> tuple[str, ...]:
-    """All measures at these cut-offs, in the order of the tables.
+@dataclass(frozen=True)
+class Measure:
+    """A measure and its cut-off; `str` spells it as it is written everywhere."""
 
-    >>> measure_names([1, 10])
-    ('NDCG@1', 'NDCG@10', 'Recall@1', 'Recall@10', 'P@1', 'P@10', 'MRR', 'MAP')
+    name: str
+    k: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.k is None else f"{self.name}@{self.k}"
+
+
+def measure_of(text: str) -> Measure:
+    """The measure that is spelt so; `UnknownName` says how measures are spelt.
+
+    >>> measure_of("NDCG@10")
+    Measure(name='NDCG', k=10)
     """
-    cut = tuple(f"{name}@{k}" for name in ("NDCG", "Recall", "P") for k in ks)
-    return (*cut, "MRR", "MAP")
+    found = re.fullmatch(r"(\w+?)(?:@([1-9]\d{0,5}))?", text, re.ASCII)
+    name, k = found.groups() if found else ("", None)
+    if name not in (_WHOLE if k is None else _CUT):
+        spelt = ", ".join([*(f"{cut}@k" for cut in _CUT), *_WHOLE])
+        raise UnknownName(f"unknown measure {text!r}; choose from {spelt}, k a whole number from 1")
+    return Measure(name, None if k is None else int(k))
 
 
-def main_measure(ks: Sequence[int]) -> str:
-    """The one that stands for all: NDCG@10, else at the nearest cut-off below, else at the first above."""
-    below = [k for k in ks if k <= 10]
-    return f"NDCG@{max(below) if below else min(ks)}"
+def main_measure(measures: Sequence[str]) -> str:
+    """The one that stands for all: NDCG@10 where it is measured, else the first of the list."""
+    return MAIN if MAIN in measures else measures[0]
 
 
 def gain(label: float) -> float:
@@ -61,21 +79,30 @@ def ndcg(order: Sequence[int], relevance: Sequence[float], k: int) -> float:
 
 
 def per_query(
-    runs: Mapping[str, Ranking], relevance: Mapping[str, Sequence[float]], ks: Sequence[int] = KS
+    runs: Mapping[str, Ranking],
+    relevance: Mapping[str, Sequence[float]],
+    measures: Sequence[str] = MEASURES,
+    relevant_from: float = RELEVANT_FROM,
 ) -> PerQuery:
     """Every measure of every query in `relevance`; a query that is not in `runs` has 0.
 
     Labels that are not whole numbers up to 15 are beyond trec_eval: the NDCG of their lists comes from `ndcg`, which
-    agrees with it to 1e-6 where both apply. `UserError` for a cut-off below 1, `ValueError` for a ranking of a
-    query that has no labels or of a candidate that is not in the list.
+    agrees with it to 1e-6 where both apply. `UnknownName` for a measure that there is not, `ValueError` for a ranking
+    of a query that has no labels or of a candidate that is not in the list.
     """
-    _check(runs, relevance, ks)
-    values = _trec_eval(runs, relevance, ks)
+    wanted = [measure_of(text) for text in measures]
+    _check(runs, relevance)
+    values: PerQuery = {str(measure): dict.fromkeys(relevance, 0.0) for measure in wanted}
+    # Gains for NDCG; for the others yes or no, so that one run serves lists of whole labels and of others.
+    _trec_eval(values, [m for m in wanted if m.name == "NDCG"], runs, relevance, _gains)
+    binary = [m for m in wanted if m.name != "NDCG"]
+    _trec_eval(values, binary, runs, relevance, lambda labels: [int(y >= relevant_from) for y in labels])
     for query, labels in relevance.items():
         if not _is_whole(labels):
             order = runs[query].order if query in runs else ()
-            for k in ks:
-                values[f"NDCG@{k}"][query] = ndcg(order, labels, k)
+            for measure in wanted:
+                if measure.name == "NDCG" and measure.k is not None:
+                    values[str(measure)][query] = ndcg(order, labels, measure.k)
     return values
 
 
@@ -98,9 +125,7 @@ def mean(values: Mapping[str, float]) -> float:
     return math.fsum(values.values()) / len(values) if values else 0.0
 
 
-def _check(runs: Mapping[str, Ranking], relevance: Mapping[str, Sequence[float]], ks: Sequence[int]) -> None:
-    if any(k < 1 for k in ks):
-        raise UserError(f"measures at {list(ks)}: a cut-off is at least 1")
+def _check(runs: Mapping[str, Ranking], relevance: Mapping[str, Sequence[float]]) -> None:
     for query, ranking in runs.items():
         if query not in relevance:
             raise ValueError(f"query {query!r} is ranked but has no labels")
@@ -114,30 +139,35 @@ def _is_whole(labels: Sequence[float]) -> bool:
     return all(float(y).is_integer() and y <= _MAX_WHOLE for y in labels)
 
 
-def _trec_eval(runs: Mapping[str, Ranking], relevance: Mapping[str, Sequence[float]], ks: Sequence[int]) -> PerQuery:
+def _gains(labels: Sequence[float]) -> list[int]:
+    """Whole gains; where labels are not whole, `ndcg` takes trec_eval's place and these are not looked at."""
+    return [int(gain(y)) for y in labels] if _is_whole(labels) else [int(gain(y) > 0) for y in labels]
+
+
+def _trec_eval(
+    values: PerQuery,
+    wanted: Sequence[Measure],
+    runs: Mapping[str, Ranking],
+    relevance: Mapping[str, Sequence[float]],
+    judge: Callable[[Sequence[float]], Sequence[int]],
+) -> None:
+    """Fill in the wanted measures of the queries that are ranked."""
     import ir_measures
 
-    values: PerQuery = {name: dict.fromkeys(relevance, 0.0) for name in measure_names(ks)}
-    measures = _measures(ks)
-    qrels = {query: {str(j): label for j, label in enumerate(_whole(labels))} for query, labels in relevance.items()}
     # Strictly decreasing scores: trec_eval would order ties by document id.
     run = {q: {str(j): float(-rank) for rank, j in enumerate(r.order)} for q, r in runs.items() if r.order}
-    if not run:
-        return values
-    for metric in ir_measures.pytrec_eval.iter_calc(list(measures), qrels, run):
-        values[measures[metric.measure]][metric.query_id] = float(metric.value)
-    return values
+    if not run or not wanted:
+        return
+    named = {_as_known(measure): str(measure) for measure in wanted}
+    qrels = {q: {str(j): label for j, label in enumerate(judge(labels))} for q, labels in relevance.items()}
+    for metric in ir_measures.pytrec_eval.iter_calc(list(named), qrels, run):
+        values[named[metric.measure]][metric.query_id] = float(metric.value)
 
 
-def _whole(labels: Sequence[float]) -> Iterator[int]:
-    """Whole gains, which are at least 1 exactly where the label is; else relevant or not."""
-    whole = _is_whole(labels)
-    return (int(gain(y)) if whole else int(y >= MIN_LABEL) for y in labels)
+def _as_known(measure: Measure) -> Any:
+    """The measure as ir-measures has it."""
+    import ir_measures
 
-
-def _measures(ks: Sequence[int]) -> dict[Any, str]:
-    """The names of ours by the measures of ir-measures."""
-    from ir_measures import AP, RR, P, R, nDCG
-
-    named = {f"NDCG@{k}": nDCG @ k for k in ks} | {f"Recall@{k}": R @ k for k in ks} | {f"P@{k}": P @ k for k in ks}
-    return {measure: name for name, measure in (named | {"MRR": RR, "MAP": AP}).items()}
+    known = {"NDCG": "nDCG", "Recall": "R", "P": "P", "MRR": "RR", "MAP": "AP"}
+    found = getattr(ir_measures, known[measure.name])
+    return found if measure.k is None else found @ measure.k

@@ -1,50 +1,75 @@
-"""What a user sees while a run goes on: lines on stderr, the progress bar, and the figures of the log."""
+"""What a user is told while a run goes on: lines on stderr, and the figures of the log. Nothing here loads torch."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from torch import Tensor
-from transformers import ProgressCallback, TrainerCallback
-
-from irpo.encoding import ListBatch
 from irpo.machine import peak_of_process
+from irpo.processes import is_first
 
-BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
-SHOWN = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
-_console = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from irpo.encoding import ListBatch
+
+BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
+# The most telling first: on a narrow screen the bar's end is cut off.
+SHOWN = {
+    f"eval_{BEST}": f"val {BEST}",
+    "loss": "loss",
+    "objective": "objective",
+    "anchor": "anchor",
+    "nll_per_token": "NLL/token",
+    f"train_{BEST}": f"train {BEST}",
+}
 
 
 def say(text: str) -> None:
-    """Tell the user, on stderr, what was decided."""
-    _console.print(text, markup=False)
+    """Tell the user, on stderr, what was decided: one line, however wide the screen; one process speaks for all."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the one place that does
 
 
 @dataclass
 class Tally:
     """Running sums of what the log shows, over lists since the last line."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, Tensor] = field(default_factory=dict)  # on the model's device until they are shown
     lists: int = 0
     tokens: int = 0
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: ListBatch, values: dict[str, Tensor]) -> None:
-        """Per-list values (B,) of one micro-batch."""
+        """Per-list values (B,) of one micro-batch, which is still on the host; nothing here waits for a device."""
         self.lists += len(batch)
         self.tokens += batch.tokens
         for name, value in values.items():
-            self.sums[name] += float(value.detach().sum())
+            total = value.detach().double().sum()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+
+    def told(self) -> dict[str, Any]:
+        """The sums for a checkpoint; `of` reads them back."""
+        seconds = time.perf_counter() - self.since
+        sums = {name: float(total) for name, total in self.sums.items()}
+        return {"sums": sums, "lists": self.lists, "tokens": self.tokens, "seconds": seconds}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Tally:
+        """The tally that `told` tells of, its clock going on."""
+        import torch
+
+        since = time.perf_counter() - told["seconds"]
+        sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in told["sums"].items()}
+        return cls(sums, told["lists"], told["tokens"], since)
 
     def flush(self) -> dict[str, float]:
         """Means since the last call, with speed and peak memory, and start anew."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
-        means = {name: total / max(self.lists, 1) for name, total in self.sums.items()}
+        means = {name: float(total) / max(self.lists, 1) for name, total in self.sums.items()}
         speed = {"tokens_per_s": self.tokens / seconds, "lists_per_s": self.lists / seconds}
         self.sums.clear()
         self.lists = self.tokens = 0
@@ -54,30 +79,8 @@ class Tally:
 
 def peak_memory() -> int:
     """Peak memory in bytes: of the GPU where there is one, else of the process."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return peak_of_process()
-
-
-class Progress(ProgressCallback):
-    """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._latest: dict[str, str] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show what is new."""
-        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in SHOWN.items() if key in (logs or {})}
-        if self.training_bar is not None:
-            self.training_bar.set_postfix(self._latest)
-
-
-class Lines(TrainerCallback):
-    """The same figures, a line each, where stderr is no terminal."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Say what is new."""
-        figures = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})]
-        if figures:
-            say(f"update {state.global_step} of {state.max_steps}: {', '.join(figures)}")

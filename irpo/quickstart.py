@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from irpo.config import RunConfig, load_config
-from irpo.evaluation import Evaluation, write_results
+from irpo.evaluation import Evaluation, Summary, write_results
 from irpo.models import EMBEDDED
 from irpo.pipeline import measure, train
 from irpo.preparing import build
 from irpo.progress import say
-from irpo.report import comparison
+from irpo.report import Grid, comparison
 from irpo.reranker import Reranker
 from irpo.significance import against
 from irpo.types import UserError
@@ -30,7 +29,7 @@ _MARK = "quickstart.txt"
 TESTED = "score"  # the mode whose values the paired tests compare
 
 
-def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
+def run(out: Path, config_file: Path | None = None) -> dict[str, Summary]:
     """Train and evaluate every method into `out`; prints the table, writes report.md; returns the summaries.
 
     An earlier quickstart's results stay until these are whole, and what else lies in the folder stays.
@@ -40,7 +39,7 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Any]:
         return _compare(work, out, config_file)
 
 
-def _compare(work: Path, out: Path, config_file: Path | None) -> dict[str, Any]:
+def _compare(work: Path, out: Path, config_file: Path | None) -> dict[str, Summary]:
     """The comparison, written into `work`, which comes to be `out`."""
     began = time.perf_counter()
     settings = config_file or Path("quickstart.yaml")
@@ -54,13 +53,15 @@ def _compare(work: Path, out: Path, config_file: Path | None) -> dict[str, Any]:
         if config is not None:
             say(f"\n{name}: training")
             train(config, folder)
-        found[name] = measure(_ranker(config, shared, folder), examples, shared.evaluation)
-        write_results(folder / "evaluation", found[name], {"model": name, "task": shared.task["name"]})
+        ranker = _ranker(config, shared, folder)
+        measured = measure(ranker, examples, shared.evaluation, task=shared.task, train=lists["train"])
+        found[name] = replace(measured, about={"model": name, "task": shared.task["name"]})
+        write_results(folder / "evaluation", found[name])
     report = _report(found, shared, time.perf_counter() - began)
     (work / "report.md").write_text(report, encoding="utf-8")
     _show(found)
     say(f"{time.perf_counter() - began:.0f} s; the report is {out / 'report.md'}, each method's own lies beside it")
-    return {name: evaluation.summary() for name, evaluation in found.items()}
+    return {name: evaluation.summary for name, evaluation in found.items()}
 
 
 def _configs(settings: Path) -> dict[str, RunConfig]:
@@ -106,18 +107,20 @@ def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Rerank
     return Reranker.load(shared.model.name, like=shared)
 
 
-def _grid(found: dict[str, Evaluation], measure_name: str | None = None) -> Any:
-    summaries = {name: evaluation.summary() for name, evaluation in found.items()}
-    protocols = {json.dumps(summary["setting"], sort_keys=True) for summary in summaries.values()}
+def _grid(found: dict[str, Evaluation], measure_name: str | None = None) -> Grid:
+    summaries = {name: evaluation.summary for name, evaluation in found.items()}
+    protocols = {str(summary.setting) for summary in summaries.values()}
     if len(protocols) > 1:
         raise UserError(f"methods measured by different protocols cannot stand in one table: {sorted(protocols)}")
-    main = measure_name or str(summaries[OURS]["main_measure"])
+    ours = summaries[OURS]
+    main = measure_name or ours.main_measure
     values = {name: evaluation.values[TESTED][main] for name, evaluation in found.items()}
     note = (
-        f"p: {OURS} against each other method in the mode '{TESTED}' (paired permutation test over lists, "
-        "adjusted for the false discovery rate); one seed and few different wishes, so it says nothing about others"
+        f"p: {OURS} against each other method in the mode '{TESTED}' (paired permutation test over "
+        f"{ours.groups} {'lists' if ours.groups == ours.lists else 'groups of lists'}, "
+        "adjusted for the false discovery rate); one seed, so it says nothing about others"
     )
-    return comparison(summaries, main, against(OURS, values), note)
+    return comparison(summaries, main, against(OURS, values, found[OURS].units), note)
 
 
 def _show(found: dict[str, Evaluation]) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-Summary = Mapping[str, Any]  # what results.json holds
+from irpo.measures import measure_of
+
+if TYPE_CHECKING:
+    from irpo.evaluation.results import Answers, Measured, Summary
 
 STRICT = (
     "strict: a candidate that the answer does not name earns nothing; "
     "repaired: such candidates follow in a fixed random order"
 )
 NAMED = "named: share of a list's candidates that the answer names (coverage)"
-GAIN = (
-    "NDCG has the gain 2^y - 1 (trec_eval's own, on qrels.txt, is linear); "
-    "Recall, P, MRR and MAP count labels from 1 as relevant"
-)
-_SHORT = {"generate strict": "generate (named)", "generate repaired": "repaired"}  # headers that leave room for methods
+_SHORT = {"strict": "{mode} (named)", "repaired": "repaired"}  # headers that leave room for methods
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,49 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
+def gains(summary: Summary) -> str:
+    """What the measures of a table count."""
+    start = summary.relevant_from
+    return (
+        "NDCG has the gain 2^y - 1 (trec_eval's own, on qrels.txt, is linear); "
+        f"Recall, P, MRR and MAP count labels from {start:g} as relevant"
+    )
+
+
+def grouping(summary: Summary) -> str:
+    """What intervals and tests draw, where lists depend on each other; else nothing."""
+    if summary.groups == summary.lists:
+        return ""
+    return f"intervals and tests draw {summary.groups} groups of lists that share a query, not {summary.lists} lists"
+
+
 def overview(summary: Summary) -> Grid:
     """A row for every way of ranking; the best are stressed, a baseline where it is."""
-    columns = _columns(summary["measures"])
-    rows = summary["rows"]
-    cells = tuple((row["name"], *(_number(row["measures"][c]) for c in columns), _named(row)) for row in rows)
-    best = frozenset(cell for j, c in enumerate(columns, 1) for cell in _best(rows, range(len(rows)), c, j))
-    first = next((i for i, row in enumerate(rows) if row["baseline"]), 0)
-    mean_size = summary["candidates"] / max(1, summary["lists"])
-    title = f"{summary['lists']} lists of {mean_size:.3g} candidates on average"
-    notes = (STRICT, NAMED, GAIN)
-    return Grid(title, ("ranking", *columns, "named"), cells, notes, best, frozenset({first} - {0}))
+    columns = _columns(summary)
+    rows = summary.rows
+    answered = any(row.answers.problems is not None for row in rows)
+    cells = tuple(
+        (row.name, *(_number(row.measures[c]) for c in columns), *([_named(row)] if answered else [])) for row in rows
+    )
+    best = frozenset(cell for j, c in enumerate(columns, 1) for cell in _best(rows, c, j))
+    first = next((i for i, row in enumerate(rows) if row.baseline), 0)
+    mean_size = summary.candidates / max(1, summary.lists)
+    title = f"{summary.lists} lists of {mean_size:.3g} candidates on average"
+    cut = [] if summary.setting is None or not summary.setting.prompts_cut else [cuts(summary)]
+    notes = (*([STRICT, NAMED] if answered else []), gains(summary), *cut)
+    header = ("ranking", *columns, *(["named"] if answered else []))
+    return Grid(title, header, cells, notes, best, frozenset({first} - {0}))
+
+
+def cuts(summary: Summary) -> str:
+    """What did not fit the prompts, and what helps; nothing where all fitted."""
+    of = summary.setting
+    if of is None or not of.prompts_cut:
+        return ""
+    return (
+        f"{of.prompts_cut} of {summary.lists} prompts were cut to {of.max_tokens} tokens ({of.candidate_tokens_cut} of "
+        f"candidates, {of.query_tokens_cut} of queries): give more with --max-tokens"
+    )
 
 
 def comparison(
@@ -86,72 +117,87 @@ def comparison(
     one; `p_note` says which test they are of.
     """
     first = next(iter(results.values()))
-    measure = measure or str(first["main_measure"])
-    modes = [row["name"] for row in first["rows"] if not row["baseline"]]
-    found = {method: {row["name"]: row for row in summary["rows"]} for method, summary in results.items()}
+    measure = measure or first.main_measure
+    modes = [row for row in first.rows if not row.baseline]
+    found = {method: {row.name: row for row in summary.rows} for method, summary in results.items()}
     cells = []
     for method, rows in found.items():
-        shown = [_number(rows[mode]["measures"][measure]) + _coverage(rows[mode]) for mode in modes]
+        shown = [_number(rows[mode.name].measures[measure]) + _coverage(rows[mode.name]) for mode in modes]
         cells.append((method, *shown, *([_p_value(p_values.get(method))] if p_values else [])))
     best = frozenset(
         cell
         for j, mode in enumerate(modes, start=1)
-        for cell in _best([rows[mode] for rows in found.values()], range(len(found)), measure, j)
+        for cell in _best([rows[mode.name] for rows in found.values()], measure, j)
     )
-    baselines = [f"{row['name']} {_number(row['measures'][measure])}" for row in first["rows"] if row["baseline"]]
-    answered = [STRICT, NAMED] if "generate strict" in modes else []
-    notes = (f"without a model: {', '.join(baselines)}", *answered, *([p_note] if p_values and p_note else []))
-    header = ("method", *(_SHORT.get(mode, mode) for mode in modes), *(["p"] if p_values else []))
-    return Grid(f"{measure} on {first['lists']} lists", header, tuple(cells), notes, best)
+    without = [f"{row.name} {_number(row.measures[measure])}" for row in first.rows if row.baseline]
+    answered = [STRICT, NAMED] if any(mode.part for mode in modes) else []
+    notes = (
+        *([f"without a model: {', '.join(without)}"] if without else []),
+        *answered,
+        *([gains(first)] if measure_of(measure).name != "NDCG" else []),
+        *([p_note] if p_values and p_note else []),
+    )
+    headers = (_SHORT[mode.part].format(mode=mode.mode) if mode.part else mode.name for mode in modes)
+    header = ("method", *headers, *(["p"] if p_values else []))
+    return Grid(f"{measure} on {first.lists} lists", header, tuple(cells), notes, best)
 
 
 def markdown(summary: Summary) -> str:
     """The whole report of an evaluation."""
-    about = {**summary["about"], **summary["setting"]}.items()
+    setting = {} if summary.setting is None else asdict(summary.setting)
     table = overview(summary)
     parts = [
         "# Evaluation",
-        "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in about),
+        "\n".join(f"- {key.replace('_', ' ')}: {_told(value)}" for key, value in {**summary.about, **setting}.items()),
         "## Overview",
         table.title + ".",
         table.markdown(),
         "## Every measure",
         _every_measure(summary).markdown(),
-        f"## {summary['main_measure']} with 95 % bootstrap intervals, and the time taken",
+        f"## {summary.main_measure} with 95 % bootstrap intervals, and the time taken",
         _intervals(summary).markdown(),
     ]
-    answered = [row for row in summary["rows"] if row["problems"] is not None]
+    answered = [row for row in summary.rows if row.answers.problems is not None]
     if answered:
-        parts += ["## What was wrong with the free answers", _problems(answered[0]).markdown()]
+        parts += ["## What was wrong with the free answers", _problems(answered[0].answers).markdown()]
     return "\n\n".join(parts)
 
 
+def _told(value: object) -> str:
+    return "chosen by size" if value is None else str(value)
+
+
 def _every_measure(summary: Summary) -> Grid:
-    rows = summary["rows"]
-    cells = tuple((m, *(_number(row["measures"][m]) for row in rows)) for m in summary["measures"])
-    return Grid("Every measure", ("measure", *(row["name"] for row in rows)), cells)
+    rows = summary.rows
+    cells = tuple((m, *(_number(row.measures[m]) for row in rows)) for m in _telling(summary))
+    return Grid("Every measure", ("measure", *(row.name for row in rows)), cells)
 
 
 def _intervals(summary: Summary) -> Grid:
-    main = summary["main_measure"]
+    main = summary.main_measure
     cells = tuple(
         (
-            row["name"],
-            _number(row["measures"][main]),
-            f"{_number(row['interval'][0])} to {_number(row['interval'][1])}",
-            str(row["tied_lists"]),
-            "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
-            "-" if row["lists_per_second"] is None else f"{row['lists_per_second']:.3g}",
+            row.name,
+            _number(row.measures[main]),
+            "-" if summary.groups < 2 else f"{_number(row.interval[0])} to {_number(row.interval[1])}",
+            str(row.tied_lists),
+            "-" if row.seconds is None else f"{row.seconds:.1f}",
+            "-" if row.lists_per_second is None else f"{row.lists_per_second:.3g}",
         )
-        for row in summary["rows"]
+        for row in summary.rows
     )
     header = ("ranking", main, "95 % interval", "lists with ties", "seconds", "lists/s")
-    return Grid("Intervals", header, cells, ("equal scores are put in a fixed random order, never in the input's",))
+    tied = any(row.tied_lists for row in summary.rows)
+    ties = ["equal scores are put in a fixed random order, never in the input's"] if tied else []
+    return Grid("Intervals", header, cells, (*ties, *filter(None, [grouping(summary)])))
 
 
-def _problems(row: Mapping[str, Any]) -> Grid:
-    shares = (("candidates named", row["coverage"]), ("answers that are exact permutations", row["exact_permutations"]))
-    counts = row["problems"].items()
+def _problems(answers: Answers) -> Grid:
+    shares = (
+        ("candidates named", answers.coverage),
+        ("answers that are exact permutations", answers.exact_permutations),
+    )
+    counts = (answers.problems or {}).items()
     cells = (*((name, _percent(value)) for name, value in shares), *((name, str(count)) for name, count in counts))
     notes = (
         "missing: candidates not named; repeated: named again; unknown: names that no candidate has; "
@@ -160,16 +206,29 @@ def _problems(row: Mapping[str, Any]) -> Grid:
     return Grid("Answers", ("what", "share or count"), cells, notes)
 
 
-def _columns(measures: Sequence[str]) -> list[str]:
+def _telling(summary: Summary) -> list[str]:
+    """The measures without those that a shorter cut-off has already said: one behind the end of the longest list."""
+    found = []
+    for text in summary.measures:
+        measure = measure_of(text)
+        same = [other.k for other in map(measure_of, summary.measures) if other.name == measure.name and other.k]
+        enough = min((k for k in same if k >= summary.longest), default=None)
+        if measure.k is None or enough is None or measure.k <= enough or text == summary.main_measure:
+            found.append(text)
+    return found
+
+
+def _columns(summary: Summary) -> list[str]:
     """What has room in 80 columns: NDCG@1, 5, 10, Recall@5 and MRR, as far as they were measured."""
-    wanted = [m for m in ("NDCG@1", "NDCG@5", "NDCG@10", "Recall@5", "MRR") if m in measures]
-    return wanted if len(wanted) > 2 else list(measures[:4])
+    measures = _telling(summary)
+    wanted: list[str] = [m for m in ("NDCG@1", "NDCG@5", "NDCG@10", "Recall@5", "MRR") if m in measures]
+    return wanted if len(wanted) > 2 else measures[:4]
 
 
-def _best(rows: Sequence[Mapping[str, Any]], own: Sequence[int], measure: str, column: int) -> list[tuple[int, int]]:
-    """The cells of the model's rows that are highest as printed, where not all are."""
-    shown = {i: _number(rows[i]["measures"][measure]) for i in own}
-    return [(i, column) for i, text in shown.items() if text == max(shown.values()) != min(shown.values())]
+def _best(rows: Sequence[Measured], measure: str, column: int) -> list[tuple[int, int]]:
+    """The cells of the rows that are highest as printed, where not all are."""
+    shown = [_number(row.measures[measure]) for row in rows]
+    return [(i, column) for i, text in enumerate(shown) if text == max(shown) != min(shown)]
 
 
 def _number(value: float) -> str:
@@ -186,12 +245,12 @@ def _percent(value: float) -> str:
     return f"{whole} %"
 
 
-def _named(row: Mapping[str, Any]) -> str:
-    return "" if row["baseline"] else _percent(row["coverage"])
+def _named(row: Measured) -> str:
+    return "" if row.baseline else _percent(row.answers.coverage)
 
 
-def _coverage(row: Mapping[str, Any]) -> str:
-    return f" ({_percent(row['coverage'])})" if row["problems"] is not None and "strict" in row["name"] else ""
+def _coverage(row: Measured) -> str:
+    return f" ({_percent(row.answers.coverage)})" if row.part == "strict" else ""
 
 
 def _p_value(p: float | None) -> str:

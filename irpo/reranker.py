@@ -8,75 +8,31 @@ for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
-from irpo.config import RUN_CONFIG, RunConfig, load_config
-from irpo.encoding import EncodedList, encode
-from irpo.generation import constrained_ranking, generate_text
-from irpo.models import ADAPTER, EMBEDDED, FULL, LoadOptions, default_device, load_adapter, load_model, load_tokenizer
-from irpo.parsing import parse_ranking, repair
-from irpo.progress import say
-from irpo.prompting import PromptBuilder, load_template
-from irpo.registry import load_plugins
-from irpo.resources import prompts_dir
-from irpo.scorers import SCORERS, Length, Scorer, score_lists
-from irpo.types import Candidate, RankingExample, Style, UserError
-
-Mode = Literal["score", "generate", "constrain"]
+from irpo.config import RunConfig
+from irpo.jobs import prompt_builder
+from irpo.models import EMBEDDED, load_tokenizer
+from irpo.modes import RANKING_MODES, Ranker, RankingMode
+from irpo.prompting import PromptBuilder
+from irpo.registry import Spec, load_plugins
+from irpo.runs import base_name, load_options, load_weights, run_config
+from irpo.scorers import SCORERS, Length, Scorer
+from irpo.types import Candidate, RankingExample, Style
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One document in a ranking. `score` is a log-probability in nats, in the mode `score` alone."""
+    """One document in a ranking. `score`: a log-probability in nats, in the mode `score`; None if it is not finite."""
 
     rank: int  # 1-based
     index: int  # of the document as given
     text: str
     score: float | None = None
-
-
-def run_config(name: str) -> RunConfig | None:
-    """The configuration of a finished run, None where the name is not a run's folder."""
-    written = Path(name) / RUN_CONFIG
-    return load_config([written]) if written.is_file() else None
-
-
-def load_options(config: RunConfig) -> LoadOptions:
-    """How a run loads its model."""
-    return LoadOptions(config.model.quantization, config.model.dtype, config.model.attention)
-
-
-def load_weights(name: str, options: LoadOptions | None = None, *, merge: bool = False) -> Any:
-    """A model by name: a run's adapter on its base (merged into it where `merge`), a run's full weights, or a base."""
-    config = run_config(name)
-    options = _that_run_here(options or (load_options(config) if config else LoadOptions()))
-    if config is None:
-        return load_model(name, options)
-    folder = Path(name)
-    if (folder / FULL).is_dir():
-        return load_model(str(folder / FULL), options)
-    if not (folder / ADAPTER).is_dir():
-        raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
-    if merge and options.quantization == "nf4":
-        raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
-    model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
-    return model.merge_and_unload() if merge else model.eval()
-
-
-def _that_run_here(options: LoadOptions) -> LoadOptions:
-    """FlexAttention trains on a GPU only; elsewhere `eager`, which every family has, and the user is told."""
-    if options.attention != "flex_attention" or default_device().type == "cuda":
-        return options
-    say("note: model.attention flex_attention needs a GPU; eager is used here, with the same results")
-    return replace(options, attention="eager")
-
-
-def base_name(name: str) -> str:
-    """The model that a run, or a run on a run, began with."""
-    config = run_config(name)
-    return name if config is None else base_name(config.model.name)
+    named: bool = True  # False: the model's answer does not name it, and it follows by chance
+    cut: int = 0  # tokens of it that did not fit the prompt
 
 
 @dataclass(frozen=True)
@@ -110,39 +66,28 @@ class Reranker:
         scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
         return cls(load_weights(name, load_options(config)), tokenizer, builder, scorer, config.method.length)
 
-    def encode(self, examples: Sequence[RankingExample]) -> list[EncodedList]:
-        """The examples as this ranker is shown them, labels withheld."""
-        prompts = [self.builder.build(example) for example in examples]
-        return [
-            encode(self.tokenizer, p, (0.0,) * len(p.names), id=e.id) for p, e in zip(prompts, examples, strict=True)
-        ]
+    @property
+    def ranker(self) -> Ranker:
+        """What a ranking mode works with."""
+        return Ranker(self.model, self.builder, self.scorer, self.length)
 
-    def rank(self, query: str, documents: Sequence[str], mode: Mode = "score") -> list[Ranked]:
+    def rank(self, query: str, documents: Sequence[str], mode: Spec | RankingMode = "score") -> list[Ranked]:
         """The documents, best first; every one of them is in the result, whatever the mode.
 
         In `generate` what the model did not name follows in a fixed random order. Fewer than two documents, or an
         empty one, raise `UserError`.
         """
         candidates = tuple(Candidate(str(j), text) for j, text in enumerate(documents))
-        example = RankingExample("query", query, candidates)
-        if self.builder.style == "response" and mode != "score":
-            raise UserError(f"mode {mode!r}: style 'response' shows no candidates to the model; choose the mode score")
-        prompt = self.builder.build(example)
-        item = encode(self.tokenizer, prompt, example.relevance, id=example.id)
-        scores: list[float | None] = [None] * len(documents)
-        if mode == "score":
-            values = score_lists(self.model, self.tokenizer, [item], self.scorer, length=self.length)[0].tolist()
-            scores = list(values)
-            order = tuple(sorted(range(len(documents)), key=lambda j: -values[j]))
-        elif mode == "constrain":
-            order = constrained_ranking(self.model, self.tokenizer, [item], lists_per_batch=1)[0].order
-        else:
-            text = generate_text(self.model, self.tokenizer, [item], lists_per_batch=1)[0]
-            ranking, _ = parse_ranking(text, prompt.names, prompt.style)
-            order = repair(ranking, len(documents), example.id, seed=0).order
-        return [Ranked(rank, j, documents[j], scores[j]) for rank, j in enumerate(order, start=1)]
+        ranker, chosen = self.ranker, RANKING_MODES.build(mode)
+        ranker.require(chosen)
+        (found,) = chosen(ranker, [RankingExample("query", query, candidates)])
+        scores = found.scores or (None,) * len(documents)
+        cut, named = found.cut or (0,) * len(documents), set(found.named.order)
+        return [
+            Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j])
+            for rank, j in enumerate(found.ranking.order, start=1)
+        ]
 
 
-def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
-    """A builder with one of the shipped templates, or a user's own .jinja file."""
-    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and isfinite(score) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,20 +13,26 @@ _RESAMPLES = 9_999
 _BATCH = 500  # resamples held in memory at once
 
 Values = Mapping[str, float]  # of one measure, by query
+Units = Mapping[str, str]  # query -> the group whose lists depend on each other; what is drawn and swapped is a group
 
 
-def mean_interval(values: Values, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over queries (Efron 1979); for fewer than two the value itself.
+def mean_interval(
+    values: Values, units: Units | None = None, *, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over queries (Efron 1979); for fewer than two units the mean itself.
 
-    The same values give the same interval, in whatever order they come.
+    Whole units are drawn, with all their queries (each query is one where none are given). The same values give the
+    same interval, in whatever order they come.
     """
-    sample = np.array([values[query] for query in sorted(values)], dtype=np.float64)
-    if len(sample) < 2 or np.ptp(sample) == 0:
-        middle = float(sample.mean()) if len(sample) else 0.0
+    sums, counts = _by_unit(values, units)
+    middle = float(sums.sum() / counts.sum()) if len(sums) else 0.0
+    if len(sums) < 2 or np.ptp(sums / counts) == 0:
         return middle, middle
     found = stats.bootstrap(
-        (sample,),
-        np.mean,
+        (sums, counts),
+        _ratio,
+        paired=True,
+        vectorized=True,
         n_resamples=_RESAMPLES,
         batch=_BATCH,
         confidence_level=level,
@@ -35,16 +42,17 @@ def mean_interval(values: Values, *, seed: int = 0, level: float = 0.95) -> tupl
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def paired_p_value(first: Values, second: Values, *, seed: int = 0) -> float:
-    """Two-sided p-value that two methods have the same mean, by swapping them query by query (Fisher's randomization).
+def paired_p_value(first: Values, second: Values, units: Units | None = None, *, seed: int = 0) -> float:
+    """Two-sided p-value that two methods have the same mean, by swapping them unit by unit (Fisher's randomization).
 
-    Exact where the number of swaps is small, else from random ones. `ValueError` unless both hold the same queries.
+    All queries of a unit are swapped together. Exact where the number of swaps is small, else from random ones.
+    `ValueError` unless both hold the same queries.
     """
     if first.keys() != second.keys():
         raise ValueError(f"a paired test needs the same queries: {len(first)} and {len(second)} were given")
-    queries = sorted(first)
-    one, other = (np.array([values[query] for query in queries], dtype=np.float64) for values in (first, second))
-    if len(queries) < 2 or np.array_equal(one, other):
+    # The mean over queries is the sum over units but for a constant factor, whatever was swapped.
+    (one, _), (other, _) = _by_unit(first, units), _by_unit(second, units)
+    if len(one) < 2 or np.array_equal(one, other):
         return 1.0
     found = stats.permutation_test(
         (one, other),
@@ -59,6 +67,20 @@ def paired_p_value(first: Values, second: Values, *, seed: int = 0) -> float:
     return min(1.0, float(found.pvalue))
 
 
+def _by_unit(values: Values, units: Units | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sum of the values and the number of queries of every unit, units in the order of their names."""
+    found: dict[str, list[float]] = {}
+    for query in sorted(values):
+        found.setdefault(query if units is None else units[query], []).append(values[query])
+    names = sorted(found)
+    sums = np.array([math.fsum(found[name]) for name in names], dtype=np.float64)
+    return sums, np.array([len(found[name]) for name in names], dtype=np.float64)
+
+
+def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    return np.asarray(sums.sum(axis=axis) / counts.sum(axis=axis))
+
+
 def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return np.asarray((first - second).mean(axis=axis))
 
@@ -68,8 +90,10 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in stats.false_discovery_control(p_values)] if p_values else []
 
 
-def against(baseline: str, methods: Mapping[str, Values], *, seed: int = 0) -> dict[str, float]:
+def against(
+    baseline: str, methods: Mapping[str, Values], units: Units | None = None, *, seed: int = 0
+) -> dict[str, float]:
     """Adjusted p-value of every other method against the baseline; `KeyError` where it is not among them."""
     others = [name for name in methods if name != baseline]
-    raw = [paired_p_value(methods[name], methods[baseline], seed=seed) for name in others]
+    raw = [paired_p_value(methods[name], methods[baseline], units, seed=seed) for name in others]
     return dict(zip(others, adjusted(raw), strict=True))

@@ -170,7 +170,12 @@ def test_evaluate_takes_the_runs_own_task(run, pipeline, tmp_path):
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert run("evaluate", "--model", str(tmp_path), "--out", "x", "eval_lists=7", "--mode", "score")[0] == 0
     ((_, (model, spec, _out, settings), _),) = pipeline.calls
-    assert (model, spec["name"], spec["eval_lists"], settings.modes) == (str(tmp_path), "world", 7, ("score",))
+    assert (model, spec["name"], spec["eval_lists"], settings.modes) == (
+        str(tmp_path),
+        "world",
+        7,
+        ({"name": "score"},),
+    )
 
 
 def test_evaluate_needs_a_task_for_a_model_that_is_no_run(run, pipeline):
@@ -179,17 +184,20 @@ def test_evaluate_needs_a_task_for_a_model_that_is_no_run(run, pipeline):
     assert err.startswith("error: --task is needed: 'embedded' is not a finished run's folder")
 
 
+ALL_MODES = tuple({"name": name} for name in ("score", "generate", "constrain"))
+
+
 def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
     ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
-    assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ("score", "generate", "constrain"), 4)
+    assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ALL_MODES, 4)
     assert chosen == {"style": "label", "like": None, "skip_bad_rows": False}
 
 
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        (["--mode", "guess"], "unknown mode 'guess'; choose from score, generate, constrain"),
+        (["--mode", "guess"], "unknown ranking mode 'guess'; choose from constrain, generate, score"),
         (["--style", "prose"], "unknown style 'prose'; choose from text, label, response"),
     ],
 )
@@ -206,7 +214,7 @@ def test_rank_prints_documents_as_they_are(run, pipeline, tmp_path):
     assert code == 0
     assert "[b]old" in out
     assert "0.2500" in out
-    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], "score", None), {})]
+    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}, None), {})]
 
 
 def test_rank_prints_json(run, pipeline):
@@ -238,7 +246,8 @@ def test_list_refuses_an_unknown_kind(run):
     code, _, err = run("list", "losses")
     assert (code, err.strip()) == (
         2,
-        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, rewards, samplers",
+        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, modes, "
+        "on_policy, rewards, samplers",
     )
 
 

@@ -104,9 +104,9 @@ def test_an_unknown_key_on_top_lists_the_sections():
         ("training.warmup_fraction=1", "less than 1"),
         ("model.quantization=int8", "'nf4' or 'none'"),
         ("model.lora.targets=3", "'all-linear', or: Input should be a valid list"),
-        ("evaluation.modes=[score, guess]", "'score', 'generate' or 'constrain'"),
         ("evaluation.modes=[]", "at least 1 item"),
-        ("evaluation.ks=5", "evaluation.ks = 5: Input should be a valid list"),
+        ("evaluation.measures=NDCG@10", "evaluation.measures = 'NDCG@10': Input should be a valid list"),
+        ("evaluation.measures=[ndcg@10]", "unknown measure 'ndcg@10'; choose from NDCG@k, Recall@k, P@k, MRR, MAP"),
         ("method.objective=3", "give a plug-in's name"),
         ("training=3", "training = 3"),
         ("model.tuning=full", "choose method.reference precomputed or none"),
@@ -164,7 +164,9 @@ def test_a_missing_section_says_how_to_give_it(left_out):
 
 
 def test_yaml_round_trip_gives_the_same_config_and_hash(write):
-    config = load_config(BASE, ["model.lora.targets=[q_proj]", "evaluation.ks=[1, 10]", "training.report_to=[wandb]"])
+    config = load_config(
+        BASE, ["model.lora.targets=[q_proj]", "evaluation.measures=[MRR, NDCG@10]", "training.report_to=[wandb]"]
+    )
     again = load_config([write(to_yaml(config))])
     assert again == config
     assert config_hash(again) == config_hash(config)

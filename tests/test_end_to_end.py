@@ -82,4 +82,4 @@ def test_straight_from_the_authors_files(tmp_path):
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     card = (tmp_path / "run" / "README.md").read_text()
     assert "sha256" in card
-    assert "validation ndcg@10" in card
+    assert "validation NDCG@10" in card

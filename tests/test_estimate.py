@@ -13,9 +13,9 @@ from irpo import cli
 from irpo.cards import card_of
 from irpo.config import load_config
 from irpo.estimate import LISTS_READ, estimate, plan_of, sample_of, shape_of, table
+from irpo.jobs import method_of
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, FourBit, History, Passes, build_model, simulate
 from irpo.models import LoadOptions, LoraOptions, add_lora, four_bit_layers, load_model
-from irpo.pipeline import method_of
 from irpo.scorers import Independent, make_batch, score_batch
 from irpo.types import UserError
 

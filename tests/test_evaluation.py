@@ -12,10 +12,12 @@ from ir_measures import AP, RR
 from tiny import tiny_model, tiny_tokenizer
 
 from irpo.encoding import EncodedList, Layout
-from irpo.evaluation import Answer, Evaluation, EvaluationOptions, Row, evaluate, write_results
-from irpo.evaluation.baselines import bm25_scores, by_score
-from irpo.evaluation.writing import OWNED, trec_id
+from irpo.evaluation import Evaluation, EvaluationOptions, evaluate, write_results
+from irpo.evaluation.baselines import bm25_scores
+from irpo.evaluation.results import results_of
+from irpo.evaluation.writing import trec_id
 from irpo.measures import ndcg
+from irpo.modes import ParsedAnswer, RankedList, by_score
 from irpo.prompting import STYLES, PromptBuilder, Template
 from irpo.scorers import Independent, Label
 from irpo.types import Candidate, Missing, Ranking, RankingExample, Repeated, Unknown, UnknownName, UserError
@@ -75,17 +77,17 @@ def test_a_scorer_that_looks_for_labels_finds_none():
 
 
 def test_values_are_the_measures_of_the_rankings():
-    options = EvaluationOptions(modes=("score",), ks=(1, 10))
+    options = EvaluationOptions(modes=("score",), measures=("NDCG@1", "NDCG@10"))
     found = evaluate(examples(), builder(), MODEL, Independent(), options)
-    summary = found.summary({"model": "tiny"})
-    for row, told in zip(found.rows, summary["rows"], strict=True):
+    summary = found.summary
+    for row, told in zip(found.rows, summary.rows, strict=True):
         values = [ndcg(row.rankings[e.id].order, e.relevance, 10) for e in examples()]
-        assert told["measures"]["NDCG@10"] == pytest.approx(sum(values) / len(values))
-        low, high = told["interval"]
-        assert low - 1e-12 <= told["measures"]["NDCG@10"] <= high + 1e-12
-    given = next(row for row in summary["rows"] if row["name"] == "input order")
+        assert told.measures["NDCG@10"] == pytest.approx(sum(values) / len(values))
+        low, high = told.interval
+        assert low - 1e-12 <= told.measures["NDCG@10"] <= high + 1e-12
+    given = next(row for row in summary.rows if row.name == "input order")
     # The label 2 stands first in every list, the label 1 third.
-    assert given["measures"]["NDCG@10"] == pytest.approx((3 + 1 / log2(4)) / (3 + 1 / log2(3)))
+    assert given.measures["NDCG@10"] == pytest.approx((3 + 1 / log2(4)) / (3 + 1 / log2(3)))
 
 
 def test_the_seed_decides_what_chance_decides():
@@ -126,21 +128,23 @@ def handmade():
         )
         for i in range(2)
     )
-    answers = (
-        Answer("q 0", "1. Alien\n2. Zork\n1. Alien", Ranking((0,)), (Unknown("Zork"), Repeated(0), Missing(1))),
-        Answer("q 1", "...", Ranking((0, 2, 1, 3)), ()),
-    )
-    strict = Row("generate strict", {a.id: a.ranking for a in answers}, answers, seconds=0.5)
-    return Evaluation((first, second), (strict,), (1, 10))
+    bad = ParsedAnswer("1. Alien\n2. Zork\n1. Alien", Ranking((0,)), (Unknown("Zork"), Repeated(0), Missing(1)))
+    good = ParsedAnswer("...", Ranking((0, 2, 1, 3)))
+    lists = [
+        RankedList("q 0", Ranking((0, 1, 2, 3)), answer=bad),
+        RankedList("q 1", Ranking((0, 2, 1, 3)), answer=good),
+    ]
+    strict, _ = results_of("generate", lists, seconds=0.5)
+    return Evaluation((first, second), (strict,), ("NDCG@1", "NDCG@10", "MRR", "MAP"), about={"model": "hand"})
 
 
 def test_coverage_and_problems():
-    (row,) = handmade().summary()["rows"]
-    assert row["coverage"] == pytest.approx((1 / 4 + 4 / 4) / 2)
-    assert row["exact_permutations"] == 1 / 2
-    assert row["problems"] == {"missing": 1, "repeated": 1, "unknown": 1, "unparseable": 0}
-    assert row["measures"]["NDCG@10"] == pytest.approx((3 / (3 + 1 / log2(3)) + 1) / 2)
-    assert row["lists_per_second"] == 2 / 0.5
+    (row,) = handmade().summary.rows
+    assert row.answers.coverage == pytest.approx((1 / 4 + 4 / 4) / 2)
+    assert row.answers.exact_permutations == 1 / 2
+    assert row.answers.problems == {"missing": 1, "repeated": 1, "unknown": 1, "unparseable": 0}
+    assert row.measures["NDCG@10"] == pytest.approx((3 / (3 + 1 / log2(3)) + 1) / 2)
+    assert row.lists_per_second == 2 / 0.5
 
 
 def test_files(tmp_path):
@@ -149,12 +153,11 @@ def test_files(tmp_path):
     out.mkdir()
     (out / "mine.txt").write_text("kept")
     (out / "bm25.run").write_text("of an earlier evaluation")
-    summary = write_results(out, evaluation, {"model": "hand"})
+    summary = write_results(out, evaluation)
     written = {path.name for path in out.iterdir()}
     files = {"results.json", "report.md", "per_query.jsonl", "generations.jsonl", "qrels.txt", "generate-strict.run"}
     assert written == {"mine.txt", *files}
-    assert files <= set(OWNED)
-    assert json.loads((out / "results.json").read_text()) == summary
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(summary.as_dict()))
     lines = [json.loads(line) for line in (out / "per_query.jsonl").read_text().splitlines()]
     assert lines[0]["rows"]["generate strict"]["order"] == ["d 0"]
     answer = json.loads((out / "generations.jsonl").read_text().splitlines()[0])
@@ -172,9 +175,9 @@ def test_other_tools_read_the_trec_files(tmp_path):
     run = list(ir_measures.read_trec_run(str(tmp_path / "generate-strict.run")))
     assert {q.query_id for q in qrels} == {"q%200", "q%201"}
     measured = ir_measures.calc_aggregate([AP, RR], qrels, run)
-    (row,) = summary["rows"]
-    assert measured[AP] == pytest.approx(row["measures"]["MAP"])
-    assert measured[RR] == pytest.approx(row["measures"]["MRR"])
+    (row,) = summary.rows
+    assert measured[AP] == pytest.approx(row.measures["MAP"])
+    assert measured[RR] == pytest.approx(row.measures["MRR"])
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):
@@ -197,5 +200,5 @@ def test_mistakes_are_named():
         evaluate([], builder(), MODEL, Independent())
     with pytest.raises(UserError, match="two lists have the id 'q 0'"):
         evaluate(examples(1) * 2, builder(), MODEL, Independent())
-    with pytest.raises(UnknownName, match="score, generate, constrain"):
+    with pytest.raises(UnknownName, match="choose from constrain, generate, score"):
         EvaluationOptions(modes=("guess",))

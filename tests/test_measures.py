@@ -9,12 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irpo.measures import KS, main_measure, mean, measure_names, ndcg, per_query
-from irpo.types import Ranking, UserError
+from irpo.measures import MEASURES, main_measure, mean, ndcg, per_query
+from irpo.types import Ranking, UnknownName, UserError
+
+KS = (1, 3, 5, 10, 20)
+
+
+def at(*ks: int) -> list[str]:
+    """All measures at these cut-offs."""
+    return [*(f"{name}@{k}" for name in ("NDCG", "Recall", "P") for k in ks), "MRR", "MAP"]
 
 
 def measured(order: tuple[int, ...], labels: list[float], ks: tuple[int, ...] = KS) -> dict[str, float]:
-    values = per_query({"q": Ranking(order)}, {"q": labels}, ks)
+    values = per_query({"q": Ranking(order)}, {"q": labels}, at(*ks))
     return {name: value["q"] for name, value in values.items()}
 
 
@@ -45,10 +52,10 @@ def test_what_was_not_named_earns_nothing():
 
 def test_queries_that_are_not_ranked_count_zero():
     labels = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0]}
-    values = per_query({"a": Ranking((0, 1)), "c": Ranking(())}, labels, (1,))
+    values = per_query({"a": Ranking((0, 1)), "c": Ranking(())}, labels, at(1))
     assert values["NDCG@1"] == {"a": 1, "b": 0, "c": 0}
     assert mean(values["NDCG@1"]) == pytest.approx(1 / 3)
-    assert per_query({}, labels, (1,))["MAP"] == {"a": 0, "b": 0, "c": 0}
+    assert per_query({}, labels, at(1))["MAP"] == {"a": 0, "b": 0, "c": 0}
 
 
 def test_lists_without_a_relevant_candidate_count_zero():
@@ -116,17 +123,20 @@ def test_binary_measures_are_their_formulas(ranked):
 
 
 def test_names_and_the_main_measure():
-    assert len(measure_names()) == 3 * len(KS) + 2
-    assert main_measure(KS) == "NDCG@10"
-    assert main_measure((1, 5)) == "NDCG@5"
-    assert main_measure((20, 50)) == "NDCG@20"
+    assert list(MEASURES) == at(*KS)
+    assert main_measure(MEASURES) == "NDCG@10"
+    assert main_measure(["MRR", "NDCG@5"]) == "MRR"  # the first that was asked for
+
+
+@pytest.mark.parametrize("text", ["NDCG", "ndcg@10", "NDCG@0", "NDCG@", "MRR@3", "@5", "", "NDCG@1.5", "P@-1"])
+def test_measures_that_there_are_not(text):
+    with pytest.raises(UnknownName, match="choose from NDCG@k, Recall@k, P@k, MRR, MAP"):
+        per_query({}, {"q": [1.0, 0.0]}, [text])
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match="cut-off is at least 1"):
-        per_query({}, {"q": [1.0, 0.0]}, (0,))
     with pytest.raises(UserError, match="too large for the gain"):
-        per_query({}, {"q": [1e5, 0.0]})
+        per_query({"q": Ranking((0, 1))}, {"q": [1e5, 0.0]})
     with pytest.raises(ValueError, match="has no labels"):
         per_query({"x": Ranking((0,))}, {"q": [1.0, 0.0]})
     with pytest.raises(ValueError, match="outside"):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from irpo.parsing import parse_ranking, random_order, repair
+from irpo.chance import random_order
+from irpo.parsing import parse_ranking, repair
 from irpo.prompting import AnswerForm, one_line
 from irpo.types import Missing, Ranking, Repeated, Unknown, Unparseable
 

@@ -6,7 +6,8 @@ import pytest
 
 from irpo import quickstart
 from irpo.config import load_config
-from irpo.types import UserError
+from irpo.evaluation import Evaluation, Setting
+from irpo.types import Candidate, RankingExample, UserError
 
 SMALL = """
 model: {name: embedded, lora: {r: 4}}
@@ -29,21 +30,18 @@ def test_it_compares_four_methods_and_the_base_by_one_protocol(tmp_path, capsys)
     assert "## NDCG@10 on 4 lists" in report
     for name in found:
         assert (tmp_path / "out" / name.lower() / "evaluation" / "report.md").is_file()
-    settings = [summary["setting"] for summary in found.values()]
+    settings = [summary.setting for summary in found.values()]
     assert all(setting == settings[0] for setting in settings)
 
 
 def test_methods_measured_in_different_ways_do_not_share_a_table():
-    class Stub:
-        def __init__(self, scorer):
-            self.scorer = scorer
-
-        def summary(self):
-            setting = {"style": "text", "scorer": self.scorer, "length": "sum"}
-            return {"setting": setting, "main_measure": "NDCG@10", "rows": []}
+    def measured(scorer):
+        setting = Setting("text", "world", 512, scorer, "sum", 0, None)
+        example = RankingExample("q", "?", (Candidate("a", "A", 1.0), Candidate("b", "B")))
+        return Evaluation((example,), (), ("NDCG@10",), setting)
 
     with pytest.raises(UserError, match="different protocols"):
-        quickstart._grid({"IRPO": Stub("a"), "SFT": Stub("b")})
+        quickstart._grid({"IRPO": measured("a"), "SFT": measured("b")})
 
 
 @pytest.mark.parametrize("method", quickstart.METHODS.values())

@@ -3,48 +3,43 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from irpo.measures import measure_names
+from irpo.evaluation.results import Answers, Measured, Setting, Summary
+from irpo.measures import MEASURES
 from irpo.report import Grid, comparison, markdown, overview
 
 PROBLEMS = {"missing": 12, "repeated": 3, "unknown": 1, "unparseable": 0}
+SETTING = Setting("text", "world.text", 512, "independent", "sum", 0, None, 1.0, 2, 7, 0)
 
 
-def row(name, value, *, baseline=False, coverage=1.0, problems=None):
-    return {
-        "name": name,
-        "baseline": baseline,
-        "measures": dict.fromkeys(measure_names(), value),
-        "interval": [value - 0.01, value + 0.01],
-        "coverage": coverage,
-        "exact_permutations": 0.25,
-        "problems": problems,
-        "tied_lists": 0,
-        "seconds": None if baseline else 2.0,
-        "lists_per_second": None if baseline else 20.0,
-    }
+def row(name, value, *, part=None, baseline=False, answers=None):
+    return Measured(
+        name=name,
+        mode=None if baseline else name.split()[0],
+        part=part,
+        measures=dict.fromkeys(MEASURES, value),
+        interval=(value - 0.01, value + 0.01),
+        answers=answers or Answers(),
+        seconds=None if baseline else 2.0,
+        lists_per_second=None if baseline else 20.0,
+    )
 
 
 def summary(score=0.95):
-    return {
-        "about": {"model": "embedded"},
-        "lists": 40,
-        "candidates": 400,
-        "setting": {"style": "text", "prompts_cut": 2},
-        "measures": list(measure_names()),
-        "main_measure": "NDCG@10",
-        "rows": [
-            row("score", score),
-            row("generate strict", 0.8, coverage=0.997, problems=PROBLEMS),
-            row("generate repaired", 0.85, coverage=0.997, problems=PROBLEMS),
-            row("constrain", 0.9),
-            row("random", 0.45, baseline=True),
-            row("BM25", 0.5, baseline=True),
-        ],
-    }
+    answers = Answers(0.997, 0.25, PROBLEMS)
+    rows = (
+        row("score", score),
+        row("generate strict", 0.8, part="strict", answers=answers),
+        row("generate repaired", 0.85, part="repaired", answers=answers),
+        row("constrain", 0.9),
+        row("random", 0.45, baseline=True),
+        row("BM25", 0.5, baseline=True),
+    )
+    return Summary({"model": "embedded"}, 40, 40, 1000, 25, MEASURES, rows, SETTING)
 
 
 def printed(grid: Grid, width: int) -> list[str]:
@@ -96,16 +91,14 @@ def test_the_report_tells_everything():
 
 
 def test_a_report_without_free_generation():
-    told = summary()
-    told["rows"] = [r for r in told["rows"] if r["problems"] is None]
+    told = replace(summary(), rows=tuple(r for r in summary().rows if r.part is None))
     assert "free answers" not in markdown(told)
 
 
 @pytest.mark.parametrize("measures", [["NDCG@2", "Recall@2", "P@2", "MRR", "MAP"], ["NDCG@5", "Recall@5"]])
 def test_other_cut_offs(measures):
-    told = summary() | {"measures": measures}
-    for r in told["rows"]:
-        r["measures"] = dict.fromkeys(measures, 0.5)
+    rows = tuple(replace(r, measures=dict.fromkeys(measures, 0.5)) for r in summary().rows)
+    told = replace(summary(), measures=tuple(measures), rows=rows)
     assert overview(told).header[1] == measures[0]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from irpo.candidates import parse_title, same_answer, same_film
 from irpo.preparing import prepare
+from irpo.sameness import parse_title, same_answer, same_film
 from irpo.tasks import TASKS, Intake, build_lists
 from irpo.types import RankingExample
 

@@ -1,23 +1,15 @@
-"""Rankings that need no model, and the rule for equal scores."""
+"""Rankings that need no model: at random, as given, by words (BM25) and by how often a text was right in training."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from irpo.parsing import random_order
+from irpo.chance import random_order
+from irpo.evaluation.results import RankerResult
+from irpo.modes import by_score
+from irpo.sameness import text_key
 from irpo.types import Ranking, RankingExample
-
-
-def by_score(scores: Sequence[float], example_id: str, seed: int) -> tuple[Ranking, bool]:
-    """Candidates by score, highest first, and whether any two are equal; NaN comes last.
-
-    Equal scores are put in a random order fixed by (seed, example id): the order of the input would be a hint.
-    """
-    lot = {j: place for place, j in enumerate(random_order(len(scores), "ties", seed, example_id))}
-    known = [score if score == score else float("-inf") for score in scores]
-    order = sorted(range(len(scores)), key=lambda j: (-known[j], lot[j]))
-    return Ranking(tuple(order)), len(set(known)) < len(known)
 
 
 def at_random(example: RankingExample, seed: int) -> Ranking:
@@ -36,6 +28,35 @@ def bm25_scores(example: RankingExample) -> list[float]:
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     index.index(texts, show_progress=False)
     return [float(score) for score in index.get_scores(query)]
+
+
+def baselines(
+    examples: Sequence[RankingExample], seed: int, popularity: Mapping[str, float] | None = None
+) -> list[RankerResult]:
+    """All of them; `popularity` (see `irpo.candidates`) counts the training lists in which a text is relevant.
+
+    Without counts, or where no candidate was ever counted, that row is left out: it would be one at random.
+    """
+    given = {e.id: Ranking(tuple(range(len(e.candidates)))) for e in examples}
+    rows = [
+        RankerResult("random", {e.id: at_random(e, seed) for e in examples}),
+        RankerResult("input order", given),
+        _by_scores("BM25", examples, bm25_scores, seed),
+    ]
+    counts = popularity or {}
+    known = [[counts.get(text_key(text), 0.0) for text in e.texts] for e in examples]
+    if any(map(any, known)):
+        by_id = {e.id: scores for e, scores in zip(examples, known, strict=True)}
+        rows.append(_by_scores("popularity", examples, lambda e: by_id[e.id], seed))
+    return rows
+
+
+def _by_scores(
+    name: str, examples: Sequence[RankingExample], scores: Callable[[RankingExample], Sequence[float]], seed: int
+) -> RankerResult:
+    ranked = {e.id: by_score(scores(e), e.id, seed) for e in examples}
+    rankings = {id: ranking for id, (ranking, _) in ranked.items()}
+    return RankerResult(name, rankings, tied_lists=sum(tied for _, tied in ranked.values()))
 
 
 def _words(text: str) -> list[str]:

@@ -1,95 +1,210 @@
-"""What an evaluation found: rankings, raw answers, and the measures of both."""
+"""What an evaluation found: rankings, raw answers, the measures of both, and the summary that reports are made from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from irpo.measures import PerQuery, main_measure, mean, measure_names, per_query
+from irpo.measures import MEASURES, RELEVANT_FROM, PerQuery, main_measure, mean, per_query
+from irpo.modes import RankedList
 from irpo.significance import mean_interval
 from irpo.types import Missing, Problem, Ranking, RankingExample, Repeated, Unknown, Unparseable
 
+Part = Literal["strict", "repaired"]  # of an answer: what it names, or that and the rest in a random order
 KINDS: dict[str, type] = {"missing": Missing, "repeated": Repeated, "unknown": Unknown, "unparseable": Unparseable}
 
 
+def kind_of(problem: Problem) -> str:
+    """The name under which a problem is counted.
+
+    >>> kind_of(Missing(2))
+    'missing'
+    """
+    return next(kind for kind, cls in KINDS.items() if isinstance(problem, cls))
+
+
 @dataclass(frozen=True)
-class Answer:
-    """What the model wrote for one list, and what is wrong with it."""
+class RankerResult:
+    """One way of ranking all the lists: a mode of the model, a part of its answers, or a baseline (no mode)."""
 
-    id: str
-    text: str
-    ranking: Ranking  # strict: what was named, once
-    problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way of ranking all the lists. `seconds` is the model's time, None for a baseline."""
-
-    name: str  # "score", "generate strict", "BM25", ...
+    name: str  # as tables have it: "score", "generate strict", "BM25", ...
     rankings: Mapping[str, Ranking]  # by example id
-    answers: tuple[Answer, ...] = ()  # what the rankings were read from, in free generation
+    mode: str | None = None
+    part: Part | None = None
+    lists: tuple[RankedList, ...] = ()  # what the mode gave, in the order of the examples
     tied_lists: int = 0  # lists in which two candidates have the same score
+    seconds: float | None = None  # the mode's time, None for a baseline
+
+    @property
+    def baseline(self) -> bool:
+        """Whether no model took part."""
+        return self.mode is None
+
+
+def results_of(mode: str, lists: Sequence[RankedList], seconds: float) -> list[RankerResult]:
+    """A mode's rows: two of the same answers where it reads any, else one."""
+    common: dict[str, Any] = {"mode": mode, "lists": tuple(lists), "seconds": seconds}
+    whole = {x.id: x.ranking for x in lists}
+    if any(x.answer is None for x in lists):
+        return [RankerResult(mode, whole, tied_lists=sum(x.tied for x in lists), **common)]
+    strict = {x.id: x.named for x in lists}
+    return [
+        RankerResult(f"{mode} strict", strict, part="strict", **common),
+        RankerResult(f"{mode} repaired", whole, part="repaired", **common),
+    ]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the rankings came about; two evaluations compare where all of it is equal."""
+
+    style: str
+    template: str
+    max_tokens: int
+    scorer: str
+    length: str
+    seed: int
+    lists_per_batch: int | None
+    relevant_from: float = RELEVANT_FROM
+    prompts_cut: int = 0
+    candidate_tokens_cut: int = 0
+    query_tokens_cut: int = 0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was wrong with a mode's answers."""
+
+    coverage: float = 1.0  # mean share of a list's candidates that are named
+    exact_permutations: float = 1.0  # share of answers without a problem
+    problems: Mapping[str, int] | None = None  # counts by kind; None where nothing was read from text
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of a table."""
+
+    name: str
+    mode: str | None  # None: a baseline
+    part: Part | None
+    measures: Mapping[str, float]  # means over lists
+    interval: tuple[float, float]  # 95 %, of the main measure's mean
+    answers: Answers = Answers()
+    tied_lists: int = 0
     seconds: float | None = None
-    baseline: bool = False
+    lists_per_second: float | None = None
+
+    @property
+    def baseline(self) -> bool:
+        """Whether no model took part."""
+        return self.mode is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `results.json` has it, the answers' figures among the row's own."""
+        told = asdict(self)
+        return {**told, **told.pop("answers"), "baseline": self.baseline, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `results.json` holds and the reports are made from; `about` says what was evaluated (model, task)."""
+
+    about: Mapping[str, Any]
+    lists: int
+    groups: int  # of lists that share nothing with those of other groups: what intervals and tests draw
+    candidates: int
+    longest: int  # candidates of the longest list
+    measures: tuple[str, ...]
+    rows: tuple[Measured, ...]
+    setting: Setting | None = None
+
+    @property
+    def main_measure(self) -> str:
+        """The one that stands for all."""
+        return main_measure(self.measures)
+
+    @property
+    def relevant_from(self) -> float:
+        """The label from which Recall, P, MRR and MAP count a candidate."""
+        return RELEVANT_FROM if self.setting is None else self.setting.relevant_from
+
+    def row(self, mode: str, part: Part | None = None) -> Measured | None:
+        """The row of a mode (and of a part of its answers, where it has any), None where it was not measured."""
+        return next((row for row in self.rows if (row.mode, row.part) == (mode, part)), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `results.json` has it."""
+        told = {key: value for key, value in vars(self).items() if key not in ("rows", "setting")}
+        setting = {} if self.setting is None else asdict(self.setting)
+        rows = [row.as_dict() for row in self.rows]
+        return {**told, "about": dict(self.about), "main_measure": self.main_measure, "setting": setting, "rows": rows}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All rows over the same examples. `setting` says how they came about: style, scorer, seed, cuts."""
+    """All rows over the same examples."""
 
     examples: tuple[RankingExample, ...]
-    rows: tuple[Row, ...]
-    ks: tuple[int, ...]
-    seed: int = 0
-    setting: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[RankerResult, ...]
+    measures: tuple[str, ...] = MEASURES
+    setting: Setting | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def values(self) -> dict[str, PerQuery]:
         """Every measure of every query, by the row's name."""
         relevance = {example.id: example.relevance for example in self.examples}
-        return {row.name: per_query(row.rankings, relevance, self.ks) for row in self.rows}
+        start = RELEVANT_FROM if self.setting is None else self.setting.relevant_from
+        return {row.name: per_query(row.rankings, relevance, self.measures, start) for row in self.rows}
 
-    def summary(self, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What `results.json` holds and the reports are made from; `about` says what was evaluated (model, task)."""
-        return {
-            "about": dict(about or {}),
-            "lists": len(self.examples),
-            "candidates": sum(len(example.candidates) for example in self.examples),
-            "setting": dict(self.setting),
-            "measures": list(measure_names(self.ks)),
-            "main_measure": main_measure(self.ks),
-            "rows": [self._row(row) for row in self.rows],
-        }
+    @property
+    def units(self) -> dict[str, str]:
+        """By example id what intervals and tests draw: the group that a list belongs to, else the list."""
+        return {example.id: example.unit for example in self.examples}
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    @cached_property
+    def summary(self) -> Summary:
+        """The means, and what else a report tells."""
+        sizes = [len(example.candidates) for example in self.examples]
+        return Summary(
+            about=self.about,
+            lists=len(self.examples),
+            groups=len(set(self.units.values())),
+            candidates=sum(sizes),
+            longest=max(sizes),
+            measures=self.measures,
+            rows=tuple(self._measured(row) for row in self.rows),
+            setting=self.setting,
+        )
+
+    def _measured(self, row: RankerResult) -> Measured:
         values = self.values[row.name]
-        low, high = mean_interval(values[main_measure(self.ks)], seed=self.seed)
-        return {
-            "name": row.name,
-            "baseline": row.baseline,
-            "measures": {name: mean(of) for name, of in values.items()},
-            "interval": [low, high],  # 95 %, of the main measure's mean
-            **self._answers(row),
-            "tied_lists": row.tied_lists,
-            "seconds": row.seconds,
-            "lists_per_second": len(self.examples) / row.seconds if row.seconds else None,
-        }
+        seed = 0 if self.setting is None else self.setting.seed
+        return Measured(
+            name=row.name,
+            mode=row.mode,
+            part=row.part,
+            measures={name: mean(of) for name, of in values.items()},
+            interval=mean_interval(values[main_measure(self.measures)], self.units, seed=seed),
+            answers=self._answers(row),
+            tied_lists=row.tied_lists,
+            seconds=row.seconds,
+            lists_per_second=len(self.examples) / row.seconds if row.seconds else None,
+        )
 
-    def _answers(self, row: Row) -> dict[str, Any]:
-        """Coverage (mean share of a list's candidates that are named), and what was wrong with the answers."""
-        if not row.answers:
-            return {"coverage": 1.0, "exact_permutations": 1.0, "problems": None}
+    def _answers(self, row: RankerResult) -> Answers:
         sizes = {example.id: len(example.candidates) for example in self.examples}
-        return {
-            "coverage": _mean([len(a.ranking.order) / sizes[a.id] for a in row.answers]),
-            "exact_permutations": _mean([float(not a.problems) for a in row.answers]),
-            "problems": {
-                kind: sum(isinstance(p, cls) for a in row.answers for p in a.problems) for kind, cls in KINDS.items()
-            },
-        }
+        read = [(x.answer, sizes[x.id]) for x in row.lists if x.answer is not None]
+        if not read:
+            return Answers()
+        problems = [problem for answer, _ in read for problem in answer.problems]
+        return Answers(
+            _mean([len(answer.ranking.order) / size for answer, size in read]),
+            _mean([float(not answer.problems) for answer, _ in read]),
+            {kind: sum(kind_of(p) == kind for p in problems) for kind in KINDS},
+        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
-from irpo.encoding import EncodedList, encode
-from irpo.evaluation.baselines import at_random, bm25_scores, by_score
-from irpo.evaluation.results import Answer, Evaluation, Row
-from irpo.generation import constrained_ranking, generate_text
-from irpo.measures import KS
-from irpo.parsing import parse_ranking, repair
-from irpo.prompting import Prompt, PromptBuilder
-from irpo.scorers import SCORERS, Length, Scorer, score_lists
-from irpo.types import Ranking, RankingExample, UnknownName, UserError
-
-Mode = Literal["score", "generate", "constrain"]
-MODES: tuple[Mode, ...] = ("score", "generate", "constrain")
+from irpo.evaluation.baselines import baselines
+from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
+from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
+from irpo.modes import RANKING_MODES, Ranker, RankingMode
+from irpo.prompting import PromptBuilder
+from irpo.registry import Spec
+from irpo.scorers import SCORERS, Length, Scorer
+from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")
 
@@ -30,25 +26,22 @@ T = TypeVar("T")
 class EvaluationOptions:
     """How a ranker is run and measured."""
 
-    modes: tuple[Mode, ...] = MODES
-    ks: tuple[int, ...] = KS  # cut-offs of NDCG, recall and precision
-    lists_per_batch: int = 8
+    modes: tuple[Spec | RankingMode, ...] = ("score", "generate", "constrain")
+    measures: tuple[str, ...] = MEASURES
+    lists_per_batch: int | None = None  # None: as many as the device holds
     seed: int = 0  # of the order of ties, of candidates not named, of the random baseline and of the intervals
     length: Length = "sum"
+    relevant_from: float = RELEVANT_FROM  # the label from which Recall, P, MRR and MAP count a candidate
 
     def __post_init__(self) -> None:
-        for mode in self.modes:
-            if mode not in MODES:
-                raise UnknownName(f"unknown mode {mode!r}; choose from {', '.join(MODES)}")
+        for name in self.measures:
+            measure_of(name)
+        _ = self.built
 
-
-@dataclass(frozen=True)
-class _Lists:
-    """The examples as the model sees them."""
-
-    examples: tuple[RankingExample, ...]
-    prompts: tuple[Prompt, ...]
-    items: tuple[EncodedList, ...]
+    @property
+    def built(self) -> tuple[RankingMode, ...]:
+        """The modes; `UnknownName` for one that there is not."""
+        return tuple(RANKING_MODES.build(mode) for mode in self.modes)
 
 
 def evaluate(
@@ -57,42 +50,28 @@ def evaluate(
     model: Any,
     scorer: Scorer,
     options: EvaluationOptions | None = None,
+    popularity: Mapping[str, float] | None = None,
 ) -> Evaluation:
-    """Rank every example in every mode and by the baselines (random, input order, BM25).
+    """Rank every example in every mode and by the baselines (random, input order, BM25, popularity in training).
 
     No label reaches the prompt, the model or the scorer. `UserError` where there is no example or an id comes twice.
     """
     options = options or EvaluationOptions()
-    if builder.style == "response" and tuple(options.modes) != ("score",):
-        raise UserError(
-            "prompt.style 'response' shows no candidates to the model: set evaluation.modes to [score], or --mode score"
-        )
-    lists = _blind(examples, builder)
-    rows: list[Row] = []
-    if "score" in options.modes:
-        rows.append(_scored(lists, model, builder.tokenizer, scorer, options))
-    if "generate" in options.modes:
-        rows += _generated(lists, model, builder.tokenizer, options)
-    if "constrain" in options.modes:
-        rows.append(_constrained(lists, model, builder.tokenizer, options))
-    rows += _baselines(lists.examples, options.seed)
-    setting = {
-        "style": builder.style,
-        "template": builder.template.name,
-        "max_tokens": builder.max_tokens,
-        "scorer": SCORERS.described(scorer),
-        "length": options.length,
-        "seed": options.seed,
-        "lists_per_batch": options.lists_per_batch,
-        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in lists.prompts),
-        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in lists.prompts),
-        "query_tokens_cut": sum(p.query_tokens_cut for p in lists.prompts),
-    }
-    return Evaluation(tuple(examples), tuple(rows), tuple(options.ks), options.seed, setting)
+    _require_apart(examples)
+    ranker = Ranker(model, builder, scorer, options.length, options.seed, options.lists_per_batch, _watched)
+    for mode in options.built:
+        ranker.require(mode)
+    rows: list[RankerResult] = []
+    for mode in options.built:
+        began = time.perf_counter()
+        lists = mode(ranker, examples)
+        rows += results_of(RANKING_MODES.described(mode), lists, time.perf_counter() - began)
+    setting = _setting(ranker, options, rows)
+    rows += baselines(examples, options.seed, popularity)
+    return Evaluation(tuple(examples), tuple(rows), options.measures, setting)
 
 
-def _blind(examples: Sequence[RankingExample], builder: PromptBuilder) -> _Lists:
-    """The examples without labels and sources, their prompts and tokens."""
+def _require_apart(examples: Sequence[RankingExample]) -> None:
     if not examples:
         raise UserError("there is no list to evaluate")
     seen: set[str] = set()
@@ -100,95 +79,27 @@ def _blind(examples: Sequence[RankingExample], builder: PromptBuilder) -> _Lists
         if example.id in seen:
             raise UserError(f"two lists have the id {example.id!r}; results are kept by id")
         seen.add(example.id)
-    blind = tuple(
-        replace(e, candidates=tuple(replace(c, relevance=0.0, source="") for c in e.candidates)) for e in examples
+
+
+def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerResult]) -> Setting:
+    """How the rows came about; every mode puts the same lists in the same prompts, so the first says what was cut."""
+    lists = rows[0].lists if rows else ()
+    return Setting(
+        style=ranker.builder.style,
+        template=ranker.builder.template.name,
+        max_tokens=ranker.builder.max_tokens,
+        scorer=SCORERS.described(ranker.scorer),
+        length=options.length,
+        seed=options.seed,
+        lists_per_batch=options.lists_per_batch,
+        relevant_from=options.relevant_from,
+        prompts_cut=sum(x.query_cut > 0 or any(x.cut) for x in lists),
+        candidate_tokens_cut=sum(sum(x.cut) for x in lists),
+        query_tokens_cut=sum(x.query_cut for x in lists),
     )
-    prompts = tuple(builder.build(example) for example in blind)
-    items = tuple(
-        encode(builder.tokenizer, prompt, example.relevance, id=example.id)
-        for prompt, example in zip(prompts, blind, strict=True)
-    )
-    return _Lists(blind, prompts, items)
 
 
-def _scored(lists: _Lists, model: Any, tokenizer: Any, scorer: Scorer, options: EvaluationOptions) -> Row:
-    def work(items: Sequence[EncodedList]) -> list[list[float]]:
-        scores = score_lists(model, tokenizer, items, scorer, length=options.length)
-        return [row.tolist() for row in scores]
-
-    scores, seconds = _timed("score", lists.items, options.lists_per_batch, work)
-    pairs = zip(lists.examples, scores, strict=True)
-    return _by_scores("score", [(e, s) for e, s in pairs], options.seed, seconds=seconds)
-
-
-def _generated(lists: _Lists, model: Any, tokenizer: Any, options: EvaluationOptions) -> list[Row]:
-    """Two rows from the same answers: strict, and repaired."""
-
-    def work(items: Sequence[EncodedList]) -> list[str]:
-        return generate_text(model, tokenizer, items, lists_per_batch=options.lists_per_batch)
-
-    texts, seconds = _timed("generate", lists.items, options.lists_per_batch, work)
-    answers = tuple(
-        Answer(example.id, text, *parse_ranking(text, prompt.names, prompt.style))
-        for example, prompt, text in zip(lists.examples, lists.prompts, texts, strict=True)
-    )
-    strict = {answer.id: answer.ranking for answer in answers}
-    whole = {
-        e.id: repair(a.ranking, len(e.candidates), e.id, options.seed)
-        for e, a in zip(lists.examples, answers, strict=True)
-    }
-    return [
-        Row(name, rankings, answers, seconds=seconds)
-        for name, rankings in (("generate strict", strict), ("generate repaired", whole))
-    ]
-
-
-def _constrained(lists: _Lists, model: Any, tokenizer: Any, options: EvaluationOptions) -> Row:
-    def work(items: Sequence[EncodedList]) -> list[Ranking]:
-        return constrained_ranking(model, tokenizer, items, lists_per_batch=options.lists_per_batch)
-
-    rankings, seconds = _timed("constrain", lists.items, options.lists_per_batch, work)
-    ids = [example.id for example in lists.examples]
-    return Row("constrain", dict(zip(ids, rankings, strict=True)), seconds=seconds)
-
-
-def _baselines(examples: Sequence[RankingExample], seed: int) -> list[Row]:
-    given = {e.id: Ranking(tuple(range(len(e.candidates)))) for e in examples}
-    return [
-        Row("random", {e.id: at_random(e, seed) for e in examples}, baseline=True),
-        Row("input order", given, baseline=True),
-        _by_scores("BM25", [(e, bm25_scores(e)) for e in examples], seed, baseline=True),
-    ]
-
-
-def _by_scores(
-    name: str,
-    scored: Sequence[tuple[RankingExample, Sequence[float]]],
-    seed: int,
-    *,
-    seconds: float | None = None,
-    baseline: bool = False,
-) -> Row:
-    ranked = {example.id: by_score(scores, example.id, seed) for example, scores in scored}
-    rankings = {id: ranking for id, (ranking, _) in ranked.items()}
-    tied = sum(tied for _, tied in ranked.values())
-    return Row(name, rankings, tied_lists=tied, seconds=seconds, baseline=baseline)
-
-
-def _timed(
-    mode: str,
-    items: Sequence[EncodedList],
-    lists_per_batch: int,
-    work: Callable[[Sequence[EncodedList]], list[T]],
-) -> tuple[list[T], float]:
-    """The work's results in the order of `items`, and the seconds it took; a progress bar where a person looks on."""
-    by_size = sorted(range(len(items)), key=lambda i: -len(items[i].prompt))
+def _watched(batches: Sequence[T], what: str) -> Iterable[T]:
+    """A progress bar where a person looks on."""
     console = Console(stderr=True)
-    starts = range(0, len(items), lists_per_batch)
-    found: dict[int, T] = {}
-    began = time.perf_counter()
-    for start in track(starts, mode, console=console, transient=True, disable=not console.is_terminal):
-        chosen = by_size[start : start + lists_per_batch]
-        found.update(zip(chosen, work([items[i] for i in chosen]), strict=True))
-    seconds = time.perf_counter() - began
-    return [found[i] for i in range(len(items))], seconds
+    return track(batches, what, console=console, transient=True, disable=not console.is_terminal)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from irpo.evaluation.results import KINDS, Evaluation, Row
+from irpo.evaluation.results import Evaluation, RankerResult, Summary, kind_of
 from irpo.files import atomic_folder, json_line
+from irpo.modes import ParsedAnswer, RankedList
 from irpo.report import markdown
 from irpo.types import Missing, Problem, RankingExample, Repeated
 
-RESULTS = "results.json"
-_NAMES = ("score", "generate strict", "generate repaired", "constrain", "random", "input order", "BM25")
+RESULTS = "results.json"  # goes first and comes last: where it is, what lies beside it is of one evaluation
+_OTHERS = ("report.md", "per_query.jsonl", "generations.jsonl", "qrels.txt")
+_ROWS = ("score", "generate strict", "generate repaired", "constrain", "random", "input order", "BM25", "popularity")
 
 
 def run_file(name: str) -> str:
@@ -24,35 +25,41 @@ def run_file(name: str) -> str:
     >>> run_file("generate strict")
     'generate-strict.run'
     """
-    return f"{name.lower().replace(' ', '-')}.run"
+    return f"{re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-')}.run"
 
 
-OWNED = (RESULTS, "report.md", "per_query.jsonl", "generations.jsonl", "qrels.txt", *map(run_file, _NAMES))
-
-
-def write_results(folder: Path, evaluation: Evaluation, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def write_results(folder: Path, evaluation: Evaluation) -> Summary:
     """Write every file into the folder and return what `results.json` holds; other files in it stay.
 
     results.json, report.md, per_query.jsonl (a line a list), generations.jsonl (the raw answers and their problems),
     and for trec_eval qrels.txt and one .run a row. trec_eval's qrels take whole labels: others are rounded down.
     """
-    summary = evaluation.summary(about)
+    summary = evaluation.summary
     texts = {
-        RESULTS: [json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)],
+        RESULTS: [json.dumps(summary.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)],
         "report.md": [markdown(summary)],
         "per_query.jsonl": _per_query(evaluation),
         "qrels.txt": _qrels(evaluation.examples),
         **{run_file(row.name): _run(row, evaluation.examples) for row in evaluation.rows},
     }
-    answered = next((row for row in evaluation.rows if row.answers), None)
-    if answered is not None:
-        texts["generations.jsonl"] = _generations(answered, evaluation.examples)
-    with atomic_folder(folder, owned=OWNED) as work:
+    answered = {row.mode: row.lists for row in evaluation.rows if any(x.answer is not None for x in row.lists)}
+    if answered:
+        texts["generations.jsonl"] = _generations(next(iter(answered.values())), evaluation.examples)
+    with atomic_folder(folder, owned=_owned(folder), last=RESULTS) as work:
         for name, lines in texts.items():
             # A lone surrogate in a user's text is written as an escape rather than refused.
             with (work / name).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in lines)
     return summary
+
+
+def _owned(folder: Path) -> list[str]:
+    """The names of an evaluation's files, those of the rows that an earlier one in this folder had among them."""
+    try:
+        earlier = [str(row["name"]) for row in json.loads((folder / RESULTS).read_text(encoding="utf-8"))["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = []
+    return [*_OTHERS, *(run_file(name) for name in dict.fromkeys([*_ROWS, *earlier]))]
 
 
 def trec_id(text: str) -> str:
@@ -83,7 +90,7 @@ def _qrels(examples: tuple[RankingExample, ...]) -> Iterator[str]:
             yield f"{trec_id(example.id)} 0 {trec_id(candidate.id)} {int(candidate.relevance)}"
 
 
-def _run(row: Row, examples: tuple[RankingExample, ...]) -> Iterator[str]:
+def _run(row: RankerResult, examples: tuple[RankingExample, ...]) -> Iterator[str]:
     tag = run_file(row.name).removesuffix(".run")
     for example in examples:
         order = row.rankings[example.id].order
@@ -92,12 +99,13 @@ def _run(row: Row, examples: tuple[RankingExample, ...]) -> Iterator[str]:
             yield f"{trec_id(example.id)} Q0 {candidate} {rank} {len(order) + 1 - rank} {tag}"
 
 
-def _generations(row: Row, examples: tuple[RankingExample, ...]) -> Iterator[str]:
-    for example, answer in zip(examples, row.answers, strict=True):
+def _generations(lists: Sequence[RankedList], examples: tuple[RankingExample, ...]) -> Iterator[str]:
+    for example, ranked in zip(examples, lists, strict=True):
+        answer = ranked.answer or ParsedAnswer("", ranked.ranking)
         ids = [candidate.id for candidate in example.candidates]
         yield json_line(
             {
-                "id": answer.id,
+                "id": ranked.id,
                 "text": answer.text,
                 "order": [ids[j] for j in answer.ranking.order],
                 "problems": [_problem(problem, ids) for problem in answer.problems],
@@ -106,7 +114,6 @@ def _generations(row: Row, examples: tuple[RankingExample, ...]) -> Iterator[str
 
 
 def _problem(problem: Problem, ids: list[str]) -> dict[str, str]:
-    kind = next(kind for kind, cls in KINDS.items() if isinstance(problem, cls))
     if isinstance(problem, (Missing, Repeated)):
-        return {"kind": kind, "candidate": ids[problem.index]}
-    return {"kind": kind, "text": problem.text}
+        return {"kind": kind_of(problem), "candidate": ids[problem.index]}
+    return {"kind": kind_of(problem), "text": problem.text}

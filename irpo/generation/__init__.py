@@ -1,11 +1,12 @@
 """Decoding: free text, sampled answers, and rankings that can be nothing but a permutation of the candidates."""
 
 from irpo.generation.decoding import (
-    Sampled,
+    Drawn,
     Sampling,
     answer_tokens,
     constrained_ranking,
     generate_text,
+    in_batches,
     sample_answers,
     sample_text,
 )
@@ -14,13 +15,14 @@ from irpo.generation.walk import Walk
 
 __all__ = [
     "SAMPLERS",
-    "Sampled",
+    "Drawn",
     "Sampler",
     "Sampling",
     "Walk",
     "answer_tokens",
     "constrained_ranking",
     "generate_text",
+    "in_batches",
     "sample_answers",
     "sample_text",
 ]

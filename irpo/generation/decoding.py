@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,17 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from irpo.chance import key_of, number_of
 from irpo.encoding import EncodedList
 from irpo.generation.guided import follow
 from irpo.generation.walk import Walk
 from irpo.types import Ranking
+from irpo.whole import one_row
 
 MARGIN = 8  # tokens that an answer may be longer than a complete one
+# Tokens of prompts and answers that are decoded together where no number of lists is given. A step of decoding takes a
+# GPU as long for 64 rows as for 8; what bounds it there is the cache, at Llama-3.2-3B's 112 KiB a token 7 GiB.
+TOKENS_TOGETHER = {"cuda": 65_536, "cpu": 16_384}
 
 T = TypeVar("T")
 
@@ -37,7 +41,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Drawn:
     """One drawn answer: its tokens, the end of the turn included where it was reached, and its text."""
 
     tokens: tuple[int, ...]
@@ -54,7 +58,7 @@ def generate_text(
     tokenizer: Any,
     items: Sequence[EncodedList],
     *,
-    lists_per_batch: int,
+    lists_per_batch: int | None = None,
     max_new_tokens: int | None = None,
 ) -> list[str]:
     """The model's most likely next tokens (greedy) for each prompt, as text, in the given order.
@@ -71,7 +75,7 @@ def sample_text(
     items: Sequence[EncodedList],
     sampling: Sampling,
     *,
-    lists_per_batch: int,
+    lists_per_batch: int | None = None,
     max_new_tokens: int | None = None,
 ) -> list[list[str]]:
     """The texts of `sample_answers`."""
@@ -87,22 +91,26 @@ def sample_answers(
     items: Sequence[EncodedList],
     sampling: Sampling,
     *,
-    lists_per_batch: int,
+    lists_per_batch: int | None = None,
     max_new_tokens: int | None = None,
-) -> list[list[Sampled]]:
+) -> list[list[Drawn]]:
     """`sampling.samples` answers to each prompt, drawn from softmax(logits / temperature), in the given order.
 
     Every answer has its own random state, made from (seed, list id, number of the sample): neither the batch nor what
     was drawn before changes it, and no global random state is read or moved. A batch holds `lists_per_batch` answers.
     """
     repeated = [item for item in items for _ in range(sampling.samples)]
-    noise = [_seed(sampling.seed, item.id, number) for item in items for number in range(sampling.samples)]
+    noise = [
+        number_of(key_of(sampling.seed, item.id, number), octets=7)
+        for item in items
+        for number in range(sampling.samples)
+    ]
     found = _answers(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
     return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
 
 def constrained_ranking(
-    model: Any, tokenizer: Any, items: Sequence[EncodedList], *, lists_per_batch: int
+    model: Any, tokenizer: Any, items: Sequence[EncodedList], *, lists_per_batch: int | None = None
 ) -> list[Ranking]:
     """The greedy answer among the complete ones: a permutation of each list's candidates, always.
 
@@ -122,27 +130,27 @@ def _answers(
     model: Any,
     tokenizer: Any,
     items: Sequence[EncodedList],
-    lists_per_batch: int,
+    lists_per_batch: int | None,
     max_new_tokens: int | None,
     noise: tuple[float, list[int]] | None,
-) -> list[Sampled]:
+) -> list[Drawn]:
     stop = sorted({item.end for item in items} | _ends(tokenizer, model))
     limits = [answer_tokens(item) + MARGIN if max_new_tokens is None else max_new_tokens for item in items]
 
-    def decode(runner: Any, chosen: Sequence[int]) -> list[Sampled]:
+    def decode(runner: Any, chosen: Sequence[int]) -> list[Drawn]:
         settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)
         processor = None if noise is None else _Gumbel(noise[0], [noise[1][i] for i in chosen])
         rows = _run(runner, [items[i].prompt for i in chosen], settings, processor=processor)
-        return [as_sampled(tokenizer, row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
+        return [as_drawn(tokenizer, row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
 
     return _in_batches(model, items, lists_per_batch, decode)
 
 
-def as_sampled(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int]) -> Sampled:
+def as_drawn(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int]) -> Drawn:
     """An answer up to the first token that ends it; that token is no part of the text."""
     end = next((at for at, token in enumerate(tokens) if token in stop), len(tokens))
     text = tokenizer.decode(list(tokens[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Sampled(tuple(tokens[: end + 1]), text)
+    return Drawn(tuple(tokens[: end + 1]), text)
 
 
 def _ends(tokenizer: Any, model: Any) -> set[int]:
@@ -152,15 +160,34 @@ def _ends(tokenizer: Any, model: Any) -> set[int]:
     return {int(token) for token in given if token is not None}
 
 
+def in_batches(
+    items: Sequence[EncodedList], device: torch.device | str, lists_per_batch: int | None = None
+) -> list[list[int]]:
+    """Indices of lists that are decoded together: those of like length, the longest first.
+
+    Without a number of lists, as many as `TOKENS_TOGETHER` holds, each counted at its batch's longest.
+    """
+    sizes = [len(item.prompt) + answer_tokens(item) for item in items]
+    by_size = sorted(range(len(items)), key=lambda i: -sizes[i])
+    room = TOKENS_TOGETHER.get(torch.device(device).type, TOKENS_TOGETHER["cpu"])
+    batches: list[list[int]] = []
+    while by_size:
+        most = max(1, lists_per_batch or room // sizes[by_size[0]])
+        batches.append(by_size[:most])
+        by_size = by_size[most:]
+    return batches
+
+
 def _in_batches(
-    model: Any, items: Sequence[EncodedList], lists_per_batch: int, decode: Callable[[Any, Sequence[int]], list[T]]
+    model: Any,
+    items: Sequence[EncodedList],
+    lists_per_batch: int | None,
+    decode: Callable[[Any, Sequence[int]], list[T]],
 ) -> list[T]:
     """`decode(runner, indices)` over batches of like length, the longest first; results in the order of `items`."""
-    by_size = sorted(range(len(items)), key=lambda i: -len(items[i].prompt))
     found: dict[int, T] = {}
     with torch.no_grad(), _runner(model) as runner:
-        for start in range(0, len(items), lists_per_batch):
-            chosen = by_size[start : start + lists_per_batch]
+        for chosen in in_batches(items, runner.device, lists_per_batch):
             found.update(zip(chosen, decode(runner, chosen), strict=True))
     return [found[i] for i in range(len(items))]
 
@@ -232,9 +259,12 @@ def _run(
 
 
 def _prefilled(model: Any, ids: Tensor, mask: Tensor, same_as: Sequence[int]) -> DynamicCache | None:
-    """The prompts but for their last token in a cache, each different one computed once; None where all differ."""
+    """The prompts but for their last token in a cache, each different one computed once; None where all differ.
+
+    None as well for a model whose layers are not all attention: their states cannot be repeated.
+    """
     rows = sorted(set(same_as))
-    if len(rows) == len(same_as) or ids.shape[1] < 2:
+    if len(rows) == len(same_as) or ids.shape[1] < 2 or not one_row(model):
         return None
     cache = DynamicCache(config=model.config)
     seen = mask[rows, :-1]
@@ -261,8 +291,3 @@ class _Gumbel(LogitsProcessor):
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
         return scores / self.temperature - noise.log()
-
-
-def _seed(*key: object) -> int:
-    digest = hashlib.sha256("\0".join(map(ascii, key)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from irpo.generation.walk import Walk
 from irpo.models import per_layer_type
+from irpo.whole import one_row, sequence_states
 
 _NOBODY = -1  # the position of a column that is padding
 
@@ -20,17 +22,22 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) 
 
     A row's tokens up to its next decision go through the model in one pass, padded on the left, so that the last column
     of a pass is a decision in every row. Columns know their positions: a sliding window counts those, and the gaps
-    between runs do not count. A row that is done leaves the batch.
+    between runs do not count. A row that is done leaves the batch. A pass waits for the device once, for its decisions.
     """
+    if not one_row(model):
+        return _follow_whole(model, prompts, walks)
     rows = list(range(len(walks)))
     runs = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
     rows = [row for row in rows if not walks[row].done]
     cache = DynamicCache()  # of no configuration: with one, layers would drop columns behind a window of columns
-    held = torch.zeros(len(rows), 0, dtype=torch.long)  # (R, C) position of each cached column
+    held = torch.zeros(len(rows), 0, dtype=torch.long, device=model.device)  # (R, C) position of each cached column
+    fed = [0] * len(walks)  # tokens of each row that are cached
     passes = 0
     while rows:
-        states, held = _feed(model, [runs[row] for row in rows], cache, held)
+        states, held = _feed(model, [(runs[row], fed[row]) for row in rows], cache, held)
         passes += 1
+        for row in rows:
+            fed[row] += len(runs[row])
         for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
             walks[row].step(token)
             runs[row] = [token, *walks[row].advance()]
@@ -42,21 +49,39 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) 
     return passes
 
 
-def _feed(model: Any, runs: Sequence[Sequence[int]], cache: DynamicCache, held: Tensor) -> tuple[Tensor, Tensor]:
-    """The last column's hidden states (R, H) after the runs, and the positions of all columns that are cached now."""
-    width = max(map(len, runs))
+def _follow_whole(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
+    """`follow` without a cache, which other layers than attention keep in ways of their own."""
+    texts = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
+    passes = 0
+    while rows := [row for row, walk in enumerate(walks) if not walk.done]:
+        states = sequence_states(model, [texts[row] for row in rows], [[len(texts[row]) - 1] for row in rows])
+        passes += 1
+        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
+            walks[row].step(token)
+            texts[row] += [token, *walks[row].advance()]
+    return passes
+
+
+def _feed(
+    model: Any, runs: Sequence[tuple[Sequence[int], int]], cache: DynamicCache, held: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The last column's hidden states (R, H) after the runs, and the positions of all columns that are cached now.
+
+    A run comes with the position at which it begins.
+    """
+    width = max(len(run) for run, _ in runs)
     ids = torch.zeros(len(runs), width, dtype=torch.long)
     positions = torch.full_like(ids, _NOBODY)
-    for row, run in enumerate(runs):
-        begin = int(held[row].max()) + 1 if held.shape[1] else 0
+    for row, (run, begin) in enumerate(runs):
         ids[row, width - len(run) :] = torch.tensor(run)
         positions[row, width - len(run) :] = torch.arange(begin, begin + len(run))
+    ids, positions = ids.to(model.device), positions.to(model.device)
     held = torch.cat([held, positions], 1)
-    device, config = model.device, model.config.get_text_config()
-    masks = per_layer_type(config, lambda window: _additive(positions, held, window, model.dtype).to(device))
+    config = model.config.get_text_config()
+    masks = per_layer_type(config, lambda window: _additive(positions, held, window, model.dtype))
     states: Tensor = model.get_decoder()(
-        input_ids=ids.to(device),
-        position_ids=positions.clamp(min=0).to(device),
+        input_ids=ids,
+        position_ids=positions.clamp(min=0),
         attention_mask=masks,
         past_key_values=cache,
         use_cache=True,
@@ -71,8 +96,9 @@ def _additive(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dt
     if window is not None:
         seen &= apart < window
     count, total = queries.shape[1], keys.shape[1]
-    seen |= torch.eye(total, dtype=torch.bool)[total - count :]
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    column = torch.arange(total, device=keys.device)
+    seen |= column == column[total - count :, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> list[int]:
@@ -87,4 +113,5 @@ def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> lis
     else:  # quantized, or with an adapter
         logits = head(states)[row, token].float()
     values = torch.split(logits.nan_to_num(nan=-torch.inf), [len(tokens) for tokens in allowed])
-    return [tokens[int(logit.argmax())] for tokens, logit in zip(allowed, values, strict=True)]
+    best = pad_sequence(list(values), batch_first=True, padding_value=-torch.inf).argmax(-1).tolist()
+    return [tokens[index] for tokens, index in zip(allowed, best, strict=True)]

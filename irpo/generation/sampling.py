@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from irpo.encoding import EncodedList
-from irpo.generation.decoding import MARGIN, Sampled, Sampling, answer_tokens, as_sampled, sample_answers
+from irpo.generation.decoding import MARGIN, Drawn, Sampling, answer_tokens, as_drawn, sample_answers
+from irpo.models import four_bit_layers
 from irpo.registry import Registry
 from irpo.types import UserError
 
@@ -25,7 +26,7 @@ class Sampler(Protocol):
         items: Sequence[EncodedList],
         sampling: Sampling,
         max_new_tokens: int | None = None,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         """`sampling.samples` answers to each list's prompt, in the given order of lists."""
         ...
 
@@ -47,7 +48,7 @@ class Transformers:
         items: Sequence[EncodedList],
         sampling: Sampling,
         max_new_tokens: int | None = None,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         size = self.answers_per_batch
         return sample_answers(model, tokenizer, items, sampling, lists_per_batch=size, max_new_tokens=max_new_tokens)
 
@@ -55,7 +56,10 @@ class Transformers:
 @SAMPLERS.register("vllm")
 @dataclass(frozen=True)
 class Vllm:
-    """A vLLM engine (extra `vllm`, a GPU) that holds the base model once; the policy reaches it as a LoRA adapter."""
+    """A vLLM engine (extra `vllm`, a GPU) that holds the base model once; the policy reaches it as a LoRA adapter.
+
+    Where training is on a base in 4 bits, so is the engine: vLLM quantizes the same weights as it loads them.
+    """
 
     memory_fraction: float = 0.4  # of the GPU's memory, the engine's share beside training
     max_lora_rank: int = 64
@@ -68,11 +72,12 @@ class Vllm:
         items: Sequence[EncodedList],
         sampling: Sampling,
         max_new_tokens: int | None = None,
-    ) -> list[list[Sampled]]:
+    ) -> list[list[Drawn]]:
         vllm = _library()
         if not hasattr(model, "peft_config"):
             raise UserError("sampler 'vllm' takes the policy as a LoRA adapter; set model.tuning to 'lora'")
-        engine = _engine(model.get_base_model().config.name_or_path, self)
+        base = model.get_base_model()
+        engine = _engine(base.config.name_or_path, self, four_bit_layers(base) > 0)
         stop = sorted({item.end for item in items} | {int(tokenizer.eos_token_id)})
         prompts = [{"prompt_token_ids": list(item.prompt)} for item in items]
         settings = [
@@ -89,7 +94,7 @@ class Vllm:
             model.save_pretrained(folder)
             adapter = vllm.lora.request.LoRARequest(Path(folder).name, _next_adapter(), folder)
             outputs = engine.generate(prompts, settings, use_tqdm=False, lora_request=adapter)
-        return [[as_sampled(tokenizer, list(o.token_ids), stop) for o in found.outputs] for found in outputs]
+        return [[as_drawn(tokenizer, list(o.token_ids), stop) for o in found.outputs] for found in outputs]
 
 
 def _library() -> Any:
@@ -102,14 +107,17 @@ def _library() -> Any:
 
 
 @cache
-def _engine(base: str, options: Vllm) -> Any:
+def _engine(base: str, options: Vllm, four_bit: bool) -> Any:
     """One engine a base model: loading it takes minutes."""
+    # Answers drawn from other weights than the trained ones would be off-policy. Without a word vLLM loads whole ones.
+    quantized = {"quantization": "bitsandbytes"} if four_bit else {}
     return _library().LLM(
         model=base,
         enable_lora=True,
         max_lora_rank=options.max_lora_rank,
         gpu_memory_utilization=options.memory_fraction,
         max_model_len=options.max_tokens,
+        **quantized,
     )
 
 

@@ -6,14 +6,14 @@ that two different candidates share names neither of them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
+from irpo.chance import random_order
 from irpo.parsing.labels import read_labels
 from irpo.parsing.lines import read_lines
 from irpo.types import Missing, Problem, Ranking, Style, Unparseable
 
-__all__ = ["parse_ranking", "random_order", "repair"]
+__all__ = ["parse_ranking", "repair"]
 
 
 def parse_ranking(text: str, names: Sequence[str], style: Style) -> tuple[Ranking, tuple[Problem, ...]]:
@@ -33,19 +33,6 @@ def parse_ranking(text: str, names: Sequence[str], style: Style) -> tuple[Rankin
     named = set(reading.order)
     problems += [Missing(j) for j in range(len(names)) if j not in named]
     return Ranking(tuple(reading.order)), tuple(problems)
-
-
-def random_order(count: int, *key: object) -> tuple[int, ...]:
-    """A permutation of `count` indices that depends on the key alone (a purpose, a seed, an id), by SHA-256.
-
-    >>> sorted(random_order(3, "ties", 0, "query 1"))
-    [0, 1, 2]
-    """
-
-    def digest(index: int) -> bytes:
-        return hashlib.sha256("\0".join(map(ascii, (*key, index))).encode()).digest()
-
-    return tuple(sorted(range(count), key=digest))
 
 
 def repair(ranking: Ranking, count: int, example_id: str, seed: int) -> Ranking:

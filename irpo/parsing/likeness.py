@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 
 from rapidfuzz.distance import Levenshtein
 
 from irpo.parsing.reading import DASHES, MARKUP, QUOTES
+from irpo.sameness import words_of
 
 THRESHOLD = 0.9  # one edit in ten letters: "Alien" and "Aliens" (0.83) stay two films
 _CUT_LENGTH = 24  # letters from which the beginning of a name stands for it: a passage cut off, never a short title
@@ -31,10 +31,7 @@ def heavy(text: str) -> str:
     >>> heavy("**Amélie & Co.**")
     'amelie and co'
     """
-    letters = unicodedata.normalize("NFKD", text).casefold().replace("&", " and ")
-    letters = re.sub("['`\u2018\u2019]", "", letters)  # Schindler's, Schindlers
-    kept = (c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
-    return " ".join("".join(kept).split())
+    return " ".join(words_of(text))
 
 
 def core(text: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from irpo.candidates import Chance, Title, parse_title, same_film, tidy
+from irpo.chance import Chance
+from irpo.sameness import Title, parse_title, same_film, tidy
 from irpo.tasks import Intake, Lists, Refused
 from irpo.tasks._films import Catalogue, Film, Suggestions, among
 from irpo.types import Candidate, RankingExample, UserError

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from irpo.candidates import tidy
 from irpo.files import Row, need, shown
+from irpo.sameness import tidy
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.tasks._dialogues import Dialogue, FilmLists, Turn, merged
 from irpo.tasks._films import Catalogue, Film, SuggestionSource, endpoint, film
@@ -31,6 +31,9 @@ class ReDial:
     movies follow the training dialogues' frequency; without a training split that of `movies_with_mentions.csv`, else
     of the evaluation dialogues. The website's files and the hub's rows are read alike.
     """
+
+    # A film that someone suggested (1) was not recommended in the dialogue.
+    relevant_from: ClassVar[float] = 2.0
 
     data: str
     seed: int = 0

@@ -1,0 +1,324 @@
+"""Ranking and evaluation: a test for every point of the list of defects, by its name there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from irpo.candidates import popularity
+from irpo.checks import checked_config
+from irpo.encoding import prompted
+from irpo.evaluation import Evaluation, EvaluationOptions, RankerResult, evaluate, write_results
+from irpo.generation import SAMPLERS, Sampling, answer_tokens, constrained_ranking, in_batches
+from irpo.measures import per_query
+from irpo.models import LoraOptions, add_lora
+from irpo.modes import RANKING_MODES, Ranker
+from irpo.prompting import PromptBuilder, Template
+from irpo.report import overview
+from irpo.reranker import Reranker
+from irpo.scorers import Independent
+from irpo.significance import against, mean_interval, paired_p_value
+from irpo.training import ndcg_of
+from irpo.types import Candidate, Ranking, RankingExample, UserError
+
+TOKENIZER = tiny_tokenizer()
+TEMPLATE = Template("{{ query }}\n{% for c in candidates %}[{{ c.name }}] {{ c.text }}\n{% endfor %}")
+BUILDER = PromptBuilder(TOKENIZER, TEMPLATE)
+FILMS = ("Alien", "Aliens", "Heat", "The Matrix", "The Godfather", "Movies")
+
+
+def example(name="q", texts=FILMS, labels=(0, 3, 0, 1, 0, 0), group=None):
+    candidates = tuple(Candidate(str(j), text, float(y)) for j, (text, y) in enumerate(zip(texts, labels, strict=True)))
+    return RankingExample(name, "best movies", candidates, group)
+
+
+def row(found, name):
+    return next(row for row in found.rows if row.name == name)
+
+
+# ---- W2 --------------------------------------------------------------------------------------------------------------
+
+
+def with_scores(monkeypatch, scores):
+    """Every list gets these scores, whatever the model."""
+
+    def constant(model, tokenizer, items, scorer, **_):
+        return [torch.tensor(scores[: len(item.bodies)]) for item in items]
+
+    for module in ("irpo.scorers", "irpo.reranker", "irpo.evaluation.running"):
+        if hasattr(sys.modules[module], "score_lists"):
+            monkeypatch.setattr(f"{module}.score_lists", constant)
+
+
+NAN, LOW = float("nan"), float("-inf")
+
+
+@pytest.mark.parametrize(
+    "scores", [[0.0] * 6, [NAN] * 6, [1.0, NAN, 2.0, 2.0, LOW, 1.0], [NAN, 1.0, 1.0, NAN, LOW, 2.0]]
+)
+def test_w2_what_is_measured_is_what_a_user_gets(monkeypatch, scores):
+    with_scores(monkeypatch, scores)
+    model = tiny_model()
+    measured = evaluate([example("an id")], BUILDER, model, Independent(), EvaluationOptions(("score",)))
+    (order,) = (ranking.order for ranking in row(measured, "score").rankings.values())
+    ranked = Reranker(model, TOKENIZER, BUILDER, Independent()).rank("best movies", FILMS)
+    assert [r.index for r in ranked] == list(order)
+    trained = ndcg_of(torch.tensor(scores), example().relevance, 10, RANKING_KEY(model))
+    assert trained == measured.values["score"]["NDCG@10"]["an id"]
+    assert [s for s in scores if s == s and s > LOW] == [] or scores[order[0]] == max(s for s in scores if s == s)
+
+
+def RANKING_KEY(model):
+    from irpo.modes import key_of
+
+    return key_of(prompted(BUILDER, [example()], labels=False)[0].tokens)
+
+
+def test_w2_equal_scores_do_not_follow_the_input(monkeypatch):
+    with_scores(monkeypatch, [0.0] * 6)
+    rankers = Reranker(tiny_model(), TOKENIZER, BUILDER, Independent())
+    orders = {tuple(r.index for r in rankers.rank(f"query {i}", FILMS)) for i in range(5)}
+    assert len(orders) > 1
+    assert tuple(range(6)) not in orders
+
+
+@pytest.mark.parametrize("mode", ["score", "generate", "constrain"])
+def test_w2_every_mode_gives_the_user_what_is_measured(mode):
+    model = tiny_model()
+    measured = evaluate([example("an id")], BUILDER, model, Independent(), EvaluationOptions((mode,)))
+    order = measured.rows[1 if mode == "generate" else 0].rankings["an id"].order
+    ranked = Reranker(model, TOKENIZER, BUILDER, Independent()).rank("best movies", FILMS, mode)
+    assert [r.index for r in ranked] == list(order)
+
+
+# ---- W3 --------------------------------------------------------------------------------------------------------------
+
+
+def grouped(groups=6, each=40, seed=1):
+    """Differences that belong to groups: lists of one say the same again and again."""
+    chance = np.random.default_rng(seed)
+    shift = chance.normal(0.3, 1, groups)
+    values = {f"g{g} l{i}": float(shift[g] + chance.normal(0, 0.1)) for g in range(groups) for i in range(each)}
+    return values, {name: name.split()[0] for name in values}
+
+
+def test_w3_intervals_draw_groups():
+    values, units = grouped()
+    low, high = mean_interval(values, units)
+    alone = mean_interval(values)
+    assert high - low > 3 * (alone[1] - alone[0])
+    means = [np.mean([v for name, v in values.items() if units[name] == f"g{g}"]) for g in range(6)]
+    assert (low, high) == pytest.approx(mean_interval({str(g): float(m) for g, m in enumerate(means)}), abs=1e-9)
+
+
+def test_w3_groups_of_other_sizes_keep_their_lists():
+    values = {"a1": 1.0, "a2": 1.0, "a3": 1.0, "b1": 0.0}
+    low, high = mean_interval(values, {name: name[0] for name in values})
+    assert (low, high) == (0.0, 1.0)  # both drawn twice; the middle is the mean of lists, 0.75, not that of groups
+
+
+def test_w3_permutations_swap_groups():
+    values, units = grouped()
+    nothing = dict.fromkeys(values, 0.0)
+    means = [sum(v for name, v in values.items() if units[name] == f"g{g}") for g in range(6)]
+    exact = sum(  # all 2^6 ways of swapping groups
+        abs(sum(m if way >> g & 1 else -m for g, m in enumerate(means))) >= abs(sum(means)) - 1e-9 for way in range(64)
+    )
+    assert paired_p_value(values, nothing, units) == pytest.approx(exact / 64)
+    assert against("nothing", {"nothing": nothing, "x": values}, units)["x"] == pytest.approx(exact / 64)
+    assert paired_p_value(values, nothing) < 0.001
+
+
+def test_w3_an_evaluation_says_how_many_groups_it_drew():
+    examples = [example(f"q{i}", group=f"wish {i % 2}") for i in range(6)]
+    given = {e.id: Ranking(tuple(range(6))) for e in examples}
+    found = Evaluation(tuple(examples), (RankerResult("input order", given),))
+    assert (found.summary.lists, found.summary.groups) == (6, 2)
+    alone = Evaluation(tuple(replace(e, group=None) for e in examples), (RankerResult("input order", given),))
+    assert alone.summary.groups == 6
+
+
+# ---- W4, and the row `popularity` ------------------------------------------------------------------------------------
+
+
+def test_w4_the_task_says_from_which_label_a_candidate_is_relevant():
+    labels = [2.0] * 3 + [1.0] * 5 + [0.0] * 12  # ReDial: right, suggested, drawn
+    perfect = {"q": Ranking(tuple(range(20)))}
+    measures = ("Recall@1", "Recall@3", "P@3", "MRR", "MAP", "NDCG@10")
+    by_two = {name: of["q"] for name, of in per_query(perfect, {"q": labels}, measures, relevant_from=2).items()}
+    assert by_two == pytest.approx(dict.fromkeys(measures, 1.0) | {"Recall@1": 1 / 3})
+    assert per_query(perfect, {"q": labels}, measures)["Recall@1"]["q"] == 1 / 8
+
+
+def test_w4_every_table_says_it():
+    options = EvaluationOptions(("score",), relevant_from=2.0)
+    found = evaluate([example()], BUILDER, tiny_model(), Independent(), options)
+    assert any("count labels from 2 as relevant" in note for note in overview(found.summary).notes)
+    # The label 3 is relevant then, the label 1 is not.
+    place = row(found, "score").rankings["q"].order.index(1)
+    assert found.values["score"]["MRR"]["q"] == 1 / (1 + place)
+
+
+def test_a4_popularity_is_a_row_where_it_knows_a_candidate():
+    train = [example("t1"), example("t2", ("ALIENS", "Heat", "Up"), (1, 0, 2)), example("t3", FILMS, (0,) * 5 + (1,))]
+    counts = popularity(train)
+    assert counts == {"aliens": 2, "the matrix": 1, "up": 1, "movies": 1}
+    options = EvaluationOptions(("score",))
+    found = evaluate([example()], BUILDER, tiny_model(), Independent(), options, counts)
+    assert row(found, "popularity").rankings["q"].order[0] == 1
+    assert set(row(found, "popularity").rankings["q"].order[1:3]) == {3, 5}
+    without = evaluate([example()], BUILDER, tiny_model(), Independent(), options, {"another": 3})
+    assert "popularity" not in [r.name for r in without.rows]
+
+
+# ---- L4 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 3])
+def test_l4_a_killed_evaluation_is_not_half_old_half_new(tmp_path, monkeypatch, replaced):
+    def measured(order):
+        return Evaluation((example(),), (RankerResult("score", {"q": Ranking(order)}, mode="score"),))
+
+    write_results(tmp_path / "out", measured((0, 1, 2, 3, 4, 5)))
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    move, done = os.replace, []
+
+    def dies(source, target):
+        if len(done) == replaced:
+            raise KeyboardInterrupt
+        done.append(target)
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_results(tmp_path / "out", measured((5, 4, 3, 2, 1, 0)))
+    monkeypatch.undo()
+    assert not (tmp_path / "out" / "results.json").exists()  # what lies there is no evaluation, and one sees it
+    write_results(tmp_path / "out", measured((5, 4, 3, 2, 1, 0)))
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert told["rows"][0]["name"] == "score"
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+# ---- G7, G8 ----------------------------------------------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that are fetched one by one: on a card each waits for all that was asked of it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "_local_scalar_dense" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_g7_guided_decoding_fetches_no_single_numbers():
+    items = [asked.tokens for asked in prompted(BUILDER, [example(f"q{i}") for i in range(4)], labels=False)]
+    with Waits() as waits:
+        constrained_ranking(tiny_model(), TOKENIZER, items, lists_per_batch=4)
+    assert waits.count <= 2  # the random model and transformers may ask for one, no decision does
+
+
+def test_g8_a_card_decodes_as_many_lists_as_its_cache_holds():
+    (item,) = (asked.tokens for asked in prompted(BUILDER, [example()], labels=False))
+    answer = answer_tokens(item)
+    passages = [replace(item, prompt=(5,) * (1500 - answer))] * 100  # HotpotQA's length
+    assert {len(batch) for batch in in_batches(passages, "cuda")[:-1]} == {65_536 // 1500}
+    mixed = [replace(item, prompt=(5,) * n) for n in range(10, 4000, 40)]
+    for device, room in (("cuda", 65_536), ("cpu", 16_384)):
+        batches = in_batches(mixed, device)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(mixed)))
+        widths = [[len(mixed[i].prompt) + answer for i in batch] for batch in batches]
+        assert all(max(width) * len(width) <= room for width in widths)
+        assert all(min(width) >= max(later) for width, later in pairwise(widths))
+    assert [len(batch) for batch in in_batches(mixed, "cuda", 8)][:3] == [8, 8, 8]
+
+
+def test_g2_a_batch_that_does_not_fit_is_ranked_in_parts(monkeypatch):
+    sizes = []
+
+    def hungry(model, tokenizer, items, scorer, **_):
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise torch.OutOfMemoryError
+        return [torch.arange(float(len(item.bodies))) for item in items]
+
+    monkeypatch.setattr("irpo.scorers.score_lists", hungry)
+    lists = [example(f"q{i}") for i in range(5)]
+    found = RANKING_MODES.build("score")(Ranker(tiny_model(), BUILDER, Independent()), lists)
+    assert [x.id for x in found] == [e.id for e in lists]
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+# ---- W13 -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_w13_vllm_draws_from_the_weights_that_are_trained(monkeypatch, four_bit):
+    asked = {}
+
+    class LLM:
+        def __init__(self, **settings):
+            asked.update(settings)
+
+        def generate(self, prompts, settings, **_):
+            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=(70, 3))]) for _ in prompts]
+
+    vllm, lora, request = (types.ModuleType(n) for n in ("vllm", "vllm.lora", "vllm.lora.request"))
+    vllm.LLM, vllm.SamplingParams, vllm.lora, lora.request = LLM, lambda **k: types.SimpleNamespace(**k), lora, request
+    request.LoRARequest = lambda *_: None
+    for module in (vllm, lora, request):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("irpo.generation.sampling.four_bit_layers", lambda model: 7 * four_bit, raising=False)
+    monkeypatch.setattr("irpo.models.four_bit_layers", lambda model: 7 * four_bit)
+    model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
+    items = [asked.tokens for asked in prompted(BUILDER, [example()], labels=False)]
+    SAMPLERS.build({"name": "vllm", "memory_fraction": 0.3 + 0.1 * four_bit})(model, TOKENIZER, items, Sampling())
+    assert asked.get("quantization") == ("bitsandbytes" if four_bit else None)
+
+
+def test_b1_a_modes_name_and_options_are_checked_with_the_configuration():
+    layers = ["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
+    with pytest.raises(UserError, match=r"\[score, guess\].*unknown ranking mode 'guess'"):
+        checked_config(layers, ["evaluation.modes=[score, guess]"])
+    with pytest.raises(UserError, match="unknown option 'window' of ranking mode 'score'"):
+        checked_config(layers, ["evaluation.modes=[{name: score, window: 5}]"])
+
+
+# ---- B1 --------------------------------------------------------------------------------------------------------------
+
+
+def test_b1_a_mode_is_one_class(monkeypatch):
+    """A mode of a user's own is measured, and ranks, without a word of ours."""
+    monkeypatch.setattr(RANKING_MODES, "_classes", dict(RANKING_MODES._classes))
+
+    @RANKING_MODES.register("backwards")
+    @dataclass(frozen=True)
+    class Backwards:
+        """As the scorer would not."""
+
+        writes: ClassVar[bool] = False
+        of: Literal["score", "constrain"] = "score"
+
+        def __call__(self, ranker, examples):
+            found = RANKING_MODES.build(self.of)(ranker, examples)
+            return [replace(x, ranking=Ranking(x.ranking.order[::-1])) for x in found]
+
+    mode = {"name": "backwards", "of": "constrain"}
+    found = evaluate([example()], BUILDER, tiny_model(), Independent(), EvaluationOptions((mode, "constrain")))
+    back, forth = (r.rankings["q"].order for r in found.rows[:2])
+    assert back == forth[::-1]
+    ranked = Reranker(tiny_model(), TOKENIZER, BUILDER, Independent()).rank("best movies", FILMS, mode)
+    assert tuple(r.index for r in ranked) == back
