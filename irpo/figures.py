@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from irpo.encoding import EncodedList
 from irpo.lists import ScoredLists, implicit_reward, masked_sum, ranks
 from irpo.method import Method
 from irpo.objectives.irpo import importance_weights
@@ -13,9 +16,12 @@ from irpo.progress import BEST
 
 
 @torch.no_grad()
-def figures(method: Method, lists: ScoredLists) -> dict[str, Tensor]:
-    """The figures of each list, (lists,); of a list in slots, its first."""
-    shown = {} if lists.target is None else {"target_nll": -lists.per_list(lists.target)}
+def figures(method: Method, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+    """The figures of each list, (lists,); of a list in slots, its first. `items` are the lists' tokens."""
+    shown = {}
+    if lists.target is not None:
+        shown["target_nll"] = -lists.per_list(lists.target)
+        shown["target_tokens"] = torch.tensor([len(item.answer(range(len(item.bodies)))) for item in items])
     if not method.objective.needs.scores:
         return shown
     rewards = implicit_reward(lists, beta=getattr(method.objective, "beta", 1.0))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from irpo.attention import SPLIT, aligned, in_parts
-from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
+from irpo.encoding import NO_PLACE, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
 from irpo.models import causal_lm, per_layer_type
 from irpo.prompting import Prompt, label_names
@@ -64,8 +64,8 @@ class Independent:
     def layout(self, item: EncodedList) -> Layout:
         layout = _trunk(item)
         trunk = len(layout.ids)
-        for slot, body in enumerate(item.bodies):
-            layout.add_branch(trunk, body, [slot] * len(body))
+        for j, body in enumerate(item.bodies):
+            layout.add_branch(trunk, body, [j] * len(body))
         return layout
 
 
@@ -82,7 +82,7 @@ class Label:
         if any(len(body) != 1 for body in item.bodies):
             raise UserError("scorer 'label' reads labels of one token each; set prompt.style to 'label'")
         layout = _trunk(item)
-        layout.reads = [(len(layout.ids) - 1, body[0], slot) for slot, body in enumerate(item.bodies)]
+        layout.reads = [(len(layout.ids) - 1, body[0], j) for j, body in enumerate(item.bodies)]
         return layout
 
 
@@ -111,11 +111,11 @@ class WholeList:
         given = tuple(range(len(item.bodies)))
         order = given if self.as_given else target_order(item.relevance)
         tokens: list[int] = []
-        slots: list[int] = []
-        for rank, slot in enumerate(order):
-            tokens += item.heads[rank] + item.bodies[slot]
-            slots += [NO_SLOT] * len(item.heads[rank]) + [slot] * len(item.bodies[slot])
-        layout.add_branch(len(item.prompt), tokens, slots)
+        places: list[int] = []
+        for rank, j in enumerate(order):
+            tokens += item.heads[rank] + item.bodies[j]
+            places += [NO_PLACE] * len(item.heads[rank]) + [j] * len(item.bodies[j])
+        layout.add_branch(len(item.prompt), tokens, places)
         return layout
 
 
@@ -142,14 +142,14 @@ class Stepwise:
         layout.ranks = len(order)
         tokens: list[int] = []
         predicts = [len(layout.ids) - 1]  # the column that predicts the label, at each rank
-        for rank, slot in enumerate(order[:-1], start=1):
-            tokens += item.bodies[slot] + item.heads[rank]
+        for rank, j in enumerate(order[:-1], start=1):
+            tokens += item.bodies[j] + item.heads[rank]
             predicts.append(len(layout.ids) + len(tokens) - 1)
         layout.feed(len(layout.ids), tokens)
         layout.reads = [
-            (predicts[rank], item.bodies[slot][0], rank * layout.size + slot)
+            (predicts[rank], item.bodies[j][0], rank * layout.size + j)
             for rank in range(len(order))
-            for slot in order[rank:]
+            for j in order[rank:]
         ]
         return layout
 

@@ -146,11 +146,7 @@ class ListTrainer(Trainer):
             policy = self.method.policy_scores(model, batch, noise, reference)
         lists = table_of(batch, policy, reference, noise)
         losses = self.method.loss(lists)
-        shown = self._shown(lists)
-        if "target_nll" in shown:
-            sizes = [len(item.answer(range(len(item.bodies)))) for item in inputs.items]
-            shown["target_tokens"] = torch.tensor(sizes)
-        self.tally.add(inputs, shown)
+        self.tally.add(inputs, self._shown(lists, inputs.items))
         return losses.sum() / num_items_in_batch
 
     @torch.no_grad()
@@ -175,9 +171,9 @@ class ListTrainer(Trainer):
         """Float32 weights computed in bfloat16, where the arguments say so."""
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
 
-    def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
+    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
         """What the log shows of each list, (lists,)."""
-        return figures(self.method, lists)
+        return figures(self.method, lists, items)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
@@ -207,7 +203,7 @@ class ListTrainer(Trainer):
         values = self.values()
         self.logbook.write_before(values, seconds=time.perf_counter() - start)
         mean = sum(values.values()) / len(values)
-        say(f"before training: validation {BEST.upper()} {mean:.4f} on {len(values)} list(s)")
+        say(f"before training: validation {BEST} {mean:.4f} on {len(values)} list(s)")
         self.tally.since = time.perf_counter()
         return values
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from irpo.encoding import EncodedList
 from irpo.generation.decoding import MARGIN, Drawn, Sampling, answer_tokens, as_drawn, sample_answers
@@ -17,7 +17,10 @@ from irpo.types import UserError
 
 
 class Sampler(Protocol):
-    """A way of drawing answers; its fields are its options."""
+    """A way of drawing answers; its fields are its options.
+
+    It may say `by_name`: that it loads the base model by its name, and is given the policy as a LoRA adapter.
+    """
 
     def __call__(
         self,
@@ -60,6 +63,8 @@ class Vllm:
 
     Where training is on a base in 4 bits, so is the engine: vLLM quantizes the same weights as it loads them.
     """
+
+    by_name: ClassVar[bool] = True
 
     memory_fraction: float = 0.4  # of the GPU's memory, the engine's share beside training
     max_lora_rank: int = 64

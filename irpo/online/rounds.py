@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers.trainer_utils import SaveStrategy
 
 from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig
@@ -19,6 +20,7 @@ from irpo.encoding import EncodedList, PromptedList, prompted
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.generation import SAMPLERS
 from irpo.jobs import computes_mixed
+from irpo.lists import ScoredLists
 from irpo.method import Method
 from irpo.online import ON_POLICY, Account, OnPolicy
 from irpo.online.curves import State, write_curves
@@ -106,9 +108,12 @@ def require_sound(config: RunConfig, method: Method) -> None:
         # The policy that draws would be another than the one that is differentiated.
         raise UserError(f"model.lora.dropout = {lora.dropout:g}; {name} draws from the policy: set it to 0")
     on_policy.require_sound(online, style, method)
-    SAMPLERS.build(online.sampler)
-    if online.sampler["name"] == "vllm" and (Path(config.model.name) / RUN_CONFIG).is_file():
-        raise UserError("sampler 'vllm' loads the base model by name; model.name is a run, whose adapter was merged")
+    if getattr(SAMPLERS.build(online.sampler), "by_name", False):
+        what = f"sampler {online.sampler['name']!r} loads the base model by name"
+        if (Path(config.model.name) / RUN_CONFIG).is_file():
+            raise UserError(f"{what}; model.name is a run, whose adapter was merged")
+        if config.model.tuning != "lora":
+            raise UserError(f"{what} and takes the policy as a LoRA adapter; set model.tuning to 'lora'")
 
 
 def _require_comparable(online: OnlineConfig, method: Method) -> None:
@@ -190,9 +195,9 @@ class DrawingTrainer(ListTrainer):
         lists, _ = self.on_policy.lists(self.policy, replace(self.now, questions=asked, update=self.state.global_step))
         return lists
 
-    def _shown(self, lists: Any) -> dict[str, Any]:
+    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
         mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)
-        shown = super()._shown(lists)
+        shown = super()._shown(lists, items)
         shown.pop(f"train_{BEST}", None)  # its gains are of labels, these are rewards
         return {**shown, "mean_reward": mean_reward}
 

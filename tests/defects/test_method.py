@@ -93,9 +93,10 @@ def test_b7_a_users_own_on_policy_method_is_one_file(tmp_path, monkeypatch):
     sys.modules.pop("my_rounds")
 
 
-def test_b7_nobody_asks_for_the_name_of_an_on_policy_method():
+def test_b7_nobody_asks_for_the_name_of_an_on_policy_method_or_a_sampler():
     """Outside of its own file a name stands in messages alone."""
-    asks = re.compile(r"""[!=]= *["'](iterative|reinforce|larpo)["']|["'](iterative|reinforce|larpo)["']:""")
+    names = "iterative|reinforce|larpo|vllm"
+    asks = re.compile(rf"""[!=]= *["']({names})["']|["']({names})["']:""")
     found = [
         f"{path.name}:{number}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -346,7 +347,7 @@ def test_g6_a_step_reads_nothing_back_from_the_device(objective, scorer, valuele
         reference = of.reference_scores(model, batch, noise, {})
         lists = table_of(batch, of.policy_scores(model, batch, noise, reference), reference, noise)
         of.loss(lists).sum().backward()
-        shown = figures(of, lists)
+        shown = figures(of, lists, given.items)
     tally.add(given, shown)
     assert tally.lists == 3
     assert tally.sums
