@@ -25,12 +25,12 @@ app = typer.Typer(
 
 Options = Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Options of the task.")]
 Task = Annotated[str, typer.Option(help="The task; `irpo list tasks` shows them.")]
-Data = Annotated[str | None, typer.Option(help="The folder or file of the dataset, or `hub`.")]
+Data = Annotated[str | None, typer.Option(help="The folder or file of the dataset, or `hub` (`hub@REVISION`).")]
 Out = Annotated[Path, typer.Option(help="The folder to write.")]
 Seed = Annotated[int | None, typer.Option(help="Of list construction and order.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
-Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id.")]
+Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id (ID@REVISION).")]
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 
 
