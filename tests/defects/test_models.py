@@ -13,6 +13,7 @@ from tiny import HYBRIDS, tiny_model, tiny_tokenizer
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.config import load_config, to_yaml
+from irpo.estimate import shape_of
 from irpo.generation import constrained_ranking
 from irpo.generation.decoding import Sampling, sample_text
 from irpo.models import LoadOptions, LoraOptions, adapter_off, add_lora, load_adapter, load_model
@@ -306,6 +307,12 @@ def test_d3_the_way_is_said_when_a_model_is_loaded_to_train(tmp_path, capsys):
     layers = ["models/embedded.yaml", "tasks/jsonl.yaml", "methods/irpo.yaml"]
     policy_model(load_config(layers, [f"model.name={tmp_path}", "task.data=."]))
     assert "note: model family 'lfm2' is scored in whole sequences" in " ".join(capsys.readouterr().err.split())
+
+
+def test_d3_no_estimate_is_made_of_what_is_not_simulated(tmp_path):
+    tiny_model("lfm2").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is scored in whole sequences"):
+        shape_of(str(tmp_path))
 
 
 def test_g2_no_memory_in_the_check_is_no_fault_of_the_family(monkeypatch):
