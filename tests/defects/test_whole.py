@@ -37,6 +37,7 @@ def spoken(model, item, order):
 def test_d3_a_hybrid_is_scored_as_by_its_own_logits(family):
     model, items = tiny_model(family), encoded(count=3)
     assert f"model family {family!r} is scored in whole sequences" in check_model(model)
+    assert check_model(model) is None  # said once
     scores = score_batch(model, make_batch(items, INDEPENDENT, target=True))
     for item, row, target in zip(items, scores.first.tolist(), scores.target.tolist(), strict=True):
         alone = [spoken(model, item, [j])[j] for j in range(len(item.bodies))]
