@@ -14,6 +14,8 @@ from tiny import LIKE, tiny_tokenizer
 from irpo.encoding import prompted
 from irpo.models import load_tokenizer
 from irpo.online.rewards import Model
+from irpo.parsing import likeness, parse_ranking
+from irpo.parsing.likeness import heavy
 from irpo.prompting import PromptBuilder, Template, cuts_of, load_template
 from irpo.types import Candidate, RankingExample, UserError
 
@@ -204,3 +206,69 @@ def test_t_a_template_that_is_not_utf_8_is_one_line(tmp_path):
 def test_t_sums_and_loops_of_ordinary_templates_work():
     source = "{{ '-' * 3 }} {{ 2 ** 3 }} {{ '%d of %s' % (count, 'x') }} {{ 'a'|center(3) }} {{ range(3)|join }}"
     assert Template(source).render("q", ["a", "b"], ["A", "B"]) == "--- 8 2 of x  a  012"
+
+
+def letters_read(monkeypatch, text, names):
+    """Letters that are normalised to read an answer: what most of the time goes to."""
+    read = []
+
+    def counted(said):
+        read.append(len(said))
+        return heavy(said)
+
+    monkeypatch.setattr(likeness, "heavy", counted)
+    parse_ranking(text, names, "text")
+    return sum(read)
+
+
+def passages(count, letters=550):
+    """Passages without a word in common, and each with some letters changed."""
+    letter = "abcdefghij"
+    words = [
+        [f"{letter[j % 10]}{letter[j // 10]}{letter[i // 10]}{letter[i % 10]}zy" for i in range(letters // 7)]
+        for j in range(count)
+    ]
+    names = [" ".join(part) for part in words]
+    return names, [name.replace("zy", "zq", 3) for name in names]
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_p_the_work_grows_with_the_text_and_not_with_lines_times_names(monkeypatch, count):
+    names, said = passages(count)
+    text = "\n".join(f"{j}. {line}" for j, line in enumerate(said, start=1))
+    assert letters_read(monkeypatch, text, names) <= 4 * (len(text) + sum(map(len, names)))
+    assert parse_ranking(text, names, "text")[0].order == tuple(range(count))
+
+
+def test_p_a_candidate_of_many_equal_names_is_found_at_once():
+    text = "".join(f"{rank}. Heat\n" for rank in range(1, 3001))
+    start = time.process_time()
+    assert parse_ranking(text, ["Heat"] * 3000, "text")[0].order == tuple(range(3000))
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"{rank}. a film nobody has heard of {rank}\n" for rank in range(4000)),
+        "a, " * 50_000,
+        "x" * 200_000,
+        "1. " * 60_000,
+        "1. " + "word " * 40_000,
+        "(" * 200_000,
+    ],
+    ids=["lines", "commas", "word", "numbers", "prose", "brackets"],
+)
+@pytest.mark.parametrize("style", ["text", "label"])
+def test_p_endless_answers_are_read_in_the_time_that_they_take_to_read(text, style):
+    start = time.process_time()
+    _, problems = parse_ranking(text, [f"A film with a title {chr(65 + j)}" for j in range(20)], style)
+    assert time.process_time() - start < 3
+    assert problems
+
+
+def test_p_a_line_is_read_as_far_as_a_name_could_go():
+    names = ["Alien", "Heat"]
+    ranking, problems = parse_ranking("1. Heat - " + "so good " * 10_000 + "\n2. " + "x" * 10_000, names, "text")
+    assert ranking.order == (1,)
+    assert len(problems[0].text) < 2000
