@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback
 
 from irpo.encoding import ListBatch
+from irpo.types import printable
 
 BEST = "ndcg@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
 SHOWN = {"loss": "loss", "train_ndcg@10": "train NDCG@10", f"eval_{BEST}": "validation NDCG@10"}
@@ -23,7 +24,7 @@ _console = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """Tell the user, on stderr, what was decided."""
-    _console.print(text, markup=False)
+    _console.print(printable(text), markup=False)
 
 
 @dataclass

@@ -9,6 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from irpo.types import printable
+
 Summary = Mapping[str, Any]  # what results.json holds
 
 STRICT = (
@@ -53,12 +55,13 @@ class Grid:
         for i, row in enumerate(self.rows):
             if i in self.ruled:
                 table.add_section()
-            table.add_row(*(Text(cell, style="bold" if (i, j) in self.best else "") for j, cell in enumerate(row)))
+            cells = (Text(printable(cell), style="bold" if (i, j) in self.best else "") for j, cell in enumerate(row))
+            table.add_row(*cells)
         return table
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    return printable(cell).replace("|", "\\|")
 
 
 def overview(summary: Summary) -> Grid:

@@ -16,9 +16,10 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from irpo.encoding import EncodedList
 from irpo.generation.guided import follow
 from irpo.generation.walk import Walk
+from irpo.prompting import positions
 from irpo.types import Ranking
 
-MARGIN = 8  # tokens that an answer may be longer than a complete one
+_OPENING = 32  # tokens of a sentence before the list
 
 T = TypeVar("T")
 
@@ -49,6 +50,17 @@ def answer_tokens(item: EncodedList) -> int:
     return sum(map(len, item.heads)) + sum(map(len, item.bodies)) + len(item.tail)
 
 
+def answer_limit(item: EncodedList, config: Any = None) -> int:
+    """Tokens that a free answer may have: a complete one's, half as many again for what is said beside, an opening.
+
+    Within the positions of a model (its `config`), as far as a complete answer is.
+    """
+    complete = answer_tokens(item)
+    limit = complete + complete // 2 + _OPENING
+    most = None if config is None else positions(config)
+    return limit if most is None else max(complete, min(limit, most - len(item.prompt)))
+
+
 def generate_text(
     model: Any,
     tokenizer: Any,
@@ -59,8 +71,8 @@ def generate_text(
 ) -> list[str]:
     """The model's most likely next tokens (greedy) for each prompt, as text, in the given order.
 
-    An answer stops at the end of its turn, or `MARGIN` tokens behind the length of a complete one (`max_new_tokens`
-    behind the prompt, where given); it does not depend on the batch that it is in.
+    An answer stops at the end of its turn or at its limit (`answer_limit`, or `max_new_tokens` where given); it does
+    not depend on the batch that it is in.
     """
     return [answer.text for answer in _answers(model, tokenizer, items, lists_per_batch, max_new_tokens, None)]
 
@@ -127,7 +139,8 @@ def _answers(
     noise: tuple[float, list[int]] | None,
 ) -> list[Sampled]:
     stop = sorted({item.end for item in items} | _ends(tokenizer, model))
-    limits = [answer_tokens(item) + MARGIN if max_new_tokens is None else max_new_tokens for item in items]
+    config = _inner(model).config
+    limits = [answer_limit(item, config) if max_new_tokens is None else max_new_tokens for item in items]
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[Sampled]:
         settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)

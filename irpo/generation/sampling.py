@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from irpo.encoding import EncodedList
-from irpo.generation.decoding import MARGIN, Sampled, Sampling, answer_tokens, as_sampled, sample_answers
+from irpo.generation.decoding import Sampled, Sampling, answer_limit, as_sampled, sample_answers
 from irpo.registry import Registry
 from irpo.types import UserError
 
@@ -80,7 +80,7 @@ class Vllm:
                 n=sampling.samples,
                 temperature=sampling.temperature,
                 seed=sampling.seed % 2**32 + index,
-                max_tokens=max_new_tokens or answer_tokens(item) + MARGIN,
+                max_tokens=max_new_tokens or answer_limit(item),
                 stop_token_ids=stop,
             )
             for index, item in enumerate(items)
