@@ -18,7 +18,6 @@ from irpo.lists import ScoredLists
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS, causal_lm, make_batch
 
-
 FULL_LOGITS = 8 * 2**30  # bytes of float32 logits; 20 sequences of 528 tokens over 128,256 words take 5 GiB, twice
 
 
