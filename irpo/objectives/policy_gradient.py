@@ -19,7 +19,7 @@ class Reinforce:
     The candidates are n answers drawn from the policy at temperature 1, their labels the rewards r_j, of any sign. Then
     the gradient is without bias that of -E[r] + kl_weight KL(pi, pi_ref), since R_j = r_j - kl_weight log(pi / pi_ref)
     is a constant in the loss. One answer alone has no baseline. Needs a reference only where kl_weight > 0. For
-    `online.name: reinforce`; on answers of another origin it is no gradient of the expected reward.
+    `online.method: reinforce`; on answers of another origin it is no gradient of the expected reward.
     """
 
     kl_weight: float = 0.0
