@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from irpo.prompting import AnswerForm, Prompt, PromptBuilder, end_of_turn, token_ids_after_newline
+from irpo.specials import tokenize
 from irpo.types import RankingExample, UserError, target_order
 
 Tokens = tuple[int, ...]
@@ -69,13 +70,13 @@ class EncodedList:
 def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str = "") -> EncodedList:
     """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
     form = prompt.form
-    ids = tokenizer(prompt.text, add_special_tokens=not prompt.chat)["input_ids"]
+    ids = tokenize(tokenizer, [prompt.text], ends=not prompt.chat)[0].ids
     bodies = token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])
     end = (end_of_turn(tokenizer),)
     listed = prompt.style != "response"
     return EncodedList(
         id=id,
-        prompt=tuple(ids),
+        prompt=ids,
         heads=_heads(tokenizer, form, len(prompt.names)),
         bodies=tuple(bodies if listed else (body + end for body in bodies)),
         tail=token_ids_after_newline(tokenizer, [form.tail])[0] + end if listed else (),

@@ -18,7 +18,7 @@ from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.preparing import build
 from irpo.progress import say
-from irpo.prompting import PromptBuilder, load_template
+from irpo.prompting import PromptBuilder, cuts_of, load_template
 from irpo.resources import prompts_dir
 from irpo.runs import base_name, load_options, load_weights
 from irpo.scorers import SCORERS, check_model
@@ -140,17 +140,6 @@ def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int)
     return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)
 
 
-def cuts_of(lists: Sequence[PromptedList]) -> dict[str, int]:
-    """What was cut to fit `prompt.max_tokens`."""
-    prompts = [p.prompt for p in lists]
-    return {
-        "prompts": len(prompts),
-        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
-        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
-        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
-    }
-
-
 def describe(parts: Parts) -> None:
     """Tell the user what will be trained on, and what about it makes the result worth less."""
     t, train, validation = parts.config.training, parts.train, parts.validation
@@ -159,7 +148,7 @@ def describe(parts: Parts) -> None:
         f"lists: {len(train)} to train on, {len(validation)} to validate on"
         + (f"; {unused} set aside beyond training.max_validation_lists" if unused else "")
     )
-    cuts, most = cuts_of([*train, *validation]), parts.config.prompt.max_tokens
+    cuts, most = cuts_of([p.prompt for p in (*train, *validation)]), parts.config.prompt.max_tokens
     if cuts["prompts_cut"]:
         lost = cuts["candidate_tokens_cut"] + cuts["query_tokens_cut"]
         say(

@@ -10,21 +10,38 @@ from __future__ import annotations
 
 import itertools
 import string
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from irpo.specials import specials_in, tokenize, without_specials
+from irpo.templates import Template, load_template
 from irpo.types import RankingExample, Style, UserError
+
+__all__ = [
+    "PLAIN_HEADER",
+    "STYLES",
+    "AnswerForm",
+    "Prompt",
+    "PromptBuilder",
+    "Template",
+    "count_tokens",
+    "cut_to_tokens",
+    "cuts_of",
+    "end_of_turn",
+    "label_names",
+    "load_template",
+    "markup",
+    "one_line",
+    "require_positions",
+    "token_ids_after_newline",
+]
 
 STYLES: tuple[Style, ...] = ("text", "label")  # whose answer is a list of all candidates
 PLAIN_HEADER = "\n\nAnswer:\n"  # opens the answer where a tokenizer has no chat template
 _MIN_TOKENS = 4  # a candidate is never cut shorter than this
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
 @dataclass(frozen=True)
@@ -66,37 +83,6 @@ class AnswerForm:
 
 
 @dataclass(frozen=True)
-class Template:
-    """A Jinja template with the variables `query`, `candidates` (each with `.name` and `.text`) and `count`."""
-
-    source: str
-    name: str = "inline"
-
-    def render(self, query: str, texts: Sequence[str], names: Sequence[str]) -> str:
-        """The user's turn; `UserError` where the template is broken."""
-        candidates = [{"text": text, "name": name} for text, name in zip(texts, names, strict=True)]
-        try:
-            return _compiled(self.source).render(query=query, candidates=candidates, count=len(texts)).strip()
-        except jinja2.TemplateError as error:
-            raise UserError(f"template {self.name}: {error}") from None
-
-
-@cache
-def _compiled(source: str) -> jinja2.Template:
-    return _ENVIRONMENT.from_string(source)
-
-
-def load_template(folder: Path, task: str, style: Style) -> Template:
-    """`<task>.<style>.jinja` of a folder, else `default.<style>.jinja`; a path to a file is taken as it is."""
-    given = Path(task)
-    choices = [given] if given.suffix == ".jinja" else [folder / f"{n}.{style}.jinja" for n in (task, "default")]
-    for path in choices:
-        if path.is_file():
-            return Template(path.read_text(encoding="utf-8"), name=path.name)
-    raise UserError(f"no prompt template {choices[0]}; a template is a .jinja file")
-
-
-@dataclass(frozen=True)
 class Prompt:
     """What the model is fed, and what its answer calls each candidate (in prompt order)."""
 
@@ -104,13 +90,30 @@ class Prompt:
     names: tuple[str, ...]
     style: Style
     chat: bool  # the markup, a beginning-of-sequence token among it, is already in `text`
-    candidate_tokens_cut: int = 0
+    tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit; () where nothing was cut
     query_tokens_cut: int = 0
+    special_texts: int = 0  # query and candidates that held special tokens, kept apart (`irpo.specials`)
+
+    @property
+    def candidate_tokens_cut(self) -> int:
+        """Tokens that all candidates together lost."""
+        return sum(self.tokens_cut)
 
     @property
     def form(self) -> AnswerForm:
         """How an answer to this prompt is written."""
         return AnswerForm(self.style)
+
+
+def cuts_of(prompts: Sequence[Prompt]) -> dict[str, int]:
+    """What a card says of prompts: what was cut to fit, and how many texts held special tokens."""
+    return {
+        "prompts": len(prompts),
+        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
+        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
+        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
+        "special_texts": sum(p.special_texts for p in prompts),
+    }
 
 
 def one_line(text: str) -> str:
@@ -139,9 +142,8 @@ def token_ids_after_newline(tokenizer: Any, texts: Sequence[str]) -> list[tuple[
     A line break is a token border in every tokenizer family we know, and so is the blank that begins an item's text;
     an answer can therefore be encoded part by part, and a part's tokens do not depend on what stands before it.
     """
-    encoded = tokenizer(["\n" + text for text in texts], add_special_tokens=False, return_offsets_mapping=True)
-    rows = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [tuple(token for token, (_, end) in zip(ids, spans, strict=True) if end > 1) for ids, spans in rows]
+    rows = tokenize(tokenizer, ["\n" + text for text in texts])
+    return [tuple(token for token, (_, end) in zip(row.ids, row.spans, strict=True) if end > 1) for row in rows]
 
 
 def markup(tokenizer: Any, user: str) -> tuple[str, bool]:
@@ -161,12 +163,12 @@ def markup(tokenizer: Any, user: str) -> tuple[str, bool]:
 
 def count_tokens(tokenizer: Any, text: str) -> int:
     """Number of tokens of a text without any special token added."""
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(tokenize(tokenizer, [text])[0])
 
 
 def cut_to_tokens(tokenizer: Any, text: str, limit: int, *, keep: Literal["first", "last"]) -> str:
     """The first (or last) `limit` tokens of a text, as a substring of it."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenize(tokenizer, [text])[0].spans
     if len(offsets) <= limit:
         return text
     if limit <= 0:
@@ -186,37 +188,61 @@ class PromptBuilder:
     def build(self, example: RankingExample) -> Prompt:
         """The example's prompt; where it is too long, candidates are cut first, then the query's oldest part.
 
-        Cuts happen before templating, so the markup and the assistant's header stay whole.
+        Cuts happen before templating, so the markup and the assistant's header stay whole. No special token comes out
+        of the example's texts, in the prompt or in an answer.
         """
         fold = str.strip if self.style == "response" else one_line
-        texts = tuple(fold(t) for t in example.texts)
-        prompt = self._compose(example.query, texts)
-        if self.length(prompt) <= self.max_tokens:
-            return prompt
-        return self._fitted_responses(example, texts) if self.style == "response" else self._fitted(example, texts)
+        folded = tuple(fold(t) for t in example.texts)
+        texts = self._plain(folded)
+        query = without_specials(self.tokenizer, [example.query])[0]
+        held = (query != example.query) + sum(a != b for a, b in zip(texts, folded, strict=True))
+        prompt = self._within(replace(example, query=query), texts)
+        return replace(prompt, special_texts=prompt.special_texts + held) if held else prompt
 
     def length(self, prompt: Prompt) -> int:
         """Tokens of the prompt and of a complete answer (the longest), one for each end of the sequence included."""
         answers = prompt.names if self.style == "response" else (prompt.form.write(prompt.names),)
-        longest = max(count_tokens(self.tokenizer, answer) for answer in answers)
+        longest = max(len(tokens) for tokens in tokenize(self.tokenizer, answers))
         return count_tokens(self.tokenizer, prompt.text) + longest + 2
 
-    def _compose(self, query: str, texts: Sequence[str], cut: tuple[int, int] = (0, 0)) -> Prompt:
+    def _plain(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The candidates' texts, from which no special token comes out where they stand in an answer."""
+        before, _, behind = AnswerForm(self.style).body("\0").partition("\0")
+        return tuple(without_specials(self.tokenizer, texts, ("\n" + before, behind)))
+
+    def _within(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
+        prompt = self._compose(example, texts)
+        if self.length(prompt) <= self.max_tokens:
+            return prompt
+        return self._fitted_responses(example, texts) if self.style == "response" else self._fitted(example, texts)
+
+    def _compose(
+        self, example: RankingExample, texts: Sequence[str], cut: tuple[int, ...] = (), query_cut: int = 0
+    ) -> Prompt:
+        """The prompt for these texts; what the template joins to a special token is kept apart, too."""
         names = label_names(self.tokenizer, len(texts)) if self.style == "label" else tuple(texts)
-        text, chat = markup(self.tokenizer, self.template.render(query, texts, names))
-        return Prompt(text, names, self.style, chat, candidate_tokens_cut=cut[0], query_tokens_cut=cut[1])
+        turn = self.template.render(example.query, texts, names)
+        text, chat = markup(self.tokenizer, turn)
+        joined = bool(_foreign_specials(self.tokenizer, text))
+        if joined:
+            text, chat = markup(self.tokenizer, without_specials(self.tokenizer, [turn])[0])
+            if found := _foreign_specials(self.tokenizer, text):
+                raise UserError(
+                    f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
+                )
+        return Prompt(text, names, self.style, chat, cut, query_cut, int(joined))
 
     def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
         """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
-        offsets = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = [tokens.spans for tokens in tokenize(self.tokenizer, texts)]
         sizes = [len(spans) for spans in offsets]
         uses = 2 if self.style == "text" else 1  # a text stands in the prompt, and again in such an answer
         whole = count_tokens(self.tokenizer, example.query)
 
         def composed(cap: int, keep: int) -> Prompt:
             short = [text[: spans[:cap][-1][1]].rstrip() or text for text, spans in zip(texts, offsets, strict=True)]
-            query = cut_to_tokens(self.tokenizer, example.query, keep, keep="last")
-            return self._compose(query, short, (sum(max(0, n - cap) for n in sizes), whole - keep))
+            cut = tuple(max(0, n - cap) for n in sizes)
+            return self._compose(self._recent(example, keep), self._plain(short), cut, whole - keep)
 
         def over(prompt: Prompt) -> int:
             return self.length(prompt) - self.max_tokens
@@ -232,28 +258,56 @@ class PromptBuilder:
             if kept == 0:
                 raise UserError(
                     f"example {example.id!r}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
-                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}"
+                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}: give more (rank and evaluate: "
+                    "--max-tokens), as far as the model has positions, or fewer candidates"
                 )
             kept = max(0, kept - more)
         return prompt
 
     def _fitted_responses(self, example: RankingExample, responses: tuple[str, ...]) -> Prompt:
         """Responses keep what the prompt leaves, at least half of the budget; then the query's oldest part is cut."""
-        sizes = [count_tokens(self.tokenizer, response) for response in responses]
+        sizes = [len(tokens) for tokens in tokenize(self.tokenizer, responses)]
         whole = kept = count_tokens(self.tokenizer, example.query)
-        room = self.max_tokens + max(sizes) - self.length(self._compose(example.query, responses))
+        room = self.max_tokens + max(sizes) - self.length(self._compose(example, responses))
         cap = max(room, self.max_tokens // 2)
-        short = [cut_to_tokens(self.tokenizer, response, cap, keep="first") for response in responses]
-        lost = sum(max(0, size - cap) for size in sizes)
+        short = self._plain([cut_to_tokens(self.tokenizer, text, cap, keep="first") for text in responses])
+        cut = tuple(max(0, size - cap) for size in sizes)
         while True:
-            query = cut_to_tokens(self.tokenizer, example.query, kept, keep="last")
-            prompt = self._compose(query, short, (lost, whole - kept))
+            prompt = self._compose(self._recent(example, kept), short, cut, whole - kept)
             more = self.length(prompt) - self.max_tokens
             if more <= 0:
                 return prompt
             if kept == 0:
                 raise UserError(f"example {example.id!r}: no room for a response, prompt.max_tokens {self.max_tokens}")
             kept = max(0, kept - more)
+
+    def _recent(self, example: RankingExample, keep: int) -> RankingExample:
+        """The example with the last tokens of its query."""
+        return replace(example, query=cut_to_tokens(self.tokenizer, example.query, keep, keep="last"))
+
+
+def _foreign_specials(tokenizer: Any, text: str) -> list[str]:
+    """The special tokens in a text that are not those of the markup around any user's turn."""
+    found = Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
+    return [
+        str(tokenizer.convert_ids_to_tokens(id))
+        for id in found - _own_specials(tokenizer, str(tokenizer.chat_template))
+    ]
+
+
+@cache
+def _own_specials(tokenizer: Any, _template: str) -> Counter[int]:
+    text, _ = markup(tokenizer, "x")
+    return Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
+
+
+def require_positions(config: Any, max_tokens: int) -> None:
+    """`UserError` where prompt and answer may be longer than a model (its `config`) has positions."""
+    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+    positions = next((value for name in names if isinstance(value := getattr(inner, name, None), int)), None)
+    if positions is not None and max_tokens > positions:
+        raise UserError(f"prompt.max_tokens = {max_tokens}: the model has {positions} positions; choose at most that")
 
 
 def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:
@@ -277,7 +331,7 @@ def end_of_turn(tokenizer: Any) -> int:
         mark = "answer"
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
         text = tokenizer.apply_chat_template(turns, tokenize=False, date_string="26 Jul 2024")
-        rest = tokenizer(text[text.rindex(mark) + len(mark) :].lstrip(), add_special_tokens=False)["input_ids"]
+        rest = tokenize(tokenizer, [text[text.rindex(mark) + len(mark) :].lstrip()])[0].ids
         # Not all_special_ids: a token such as Phi-3's <|end|> is special without having a role of its own.
         if rest and (rest[0] in tokenizer.all_special_ids or tokenizer.added_tokens_decoder.get(rest[0]) is not None):
             return int(rest[0])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from irpo.attention import use_split_attention
@@ -111,3 +112,147 @@ def tiny_tokenizer(*, chat: bool = True, corpus: str = _CORPUS) -> Any:
         chat_template=_TEMPLATE if chat else None,
         clean_up_tokenization_spaces=False,
     )
+
+
+_GPT = r"(?i:'s|'t|'re|'m|'ll)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_LETTERS = [chr(code) for code in range(33, 127)]
+
+
+def _byte_level(*, normalizer: Any = None, ignore_merges: bool = False, specials: tuple[str, ...] = ()) -> Tokenizer:
+    """As Llama 3 and Qwen cut text; `specials` stand in the model's own vocabulary too."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    cut = pre_tokenizers.Split(Regex(_GPT), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, show_progress=False, special_tokens=list(specials)
+    )
+    tokenizer.train_from_iterator([_CORPUS], trainer)
+    return tokenizer
+
+
+def _pieces(*, normalizer: Any, pre_tokenizer: Any = None, specials: tuple[str, ...]) -> Tokenizer:
+    """As SentencePiece's BPE cuts text: blanks are letters, bytes stand for what the vocabulary lacks."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    words = ["\u2581" + line.replace(" ", "\u2581") for line in _CORPUS.split("\n")]
+    held = ["<unk>", *specials, *_BYTES]
+    tokenizer.train_from_iterator(words, trainers.BpeTrainer(vocab_size=620, special_tokens=held, show_progress=False))
+    tokenizer.normalizer = normalizer
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    return Tokenizer.from_str(_without_added(tokenizer.to_str()))
+
+
+def _without_added(written: str) -> str:
+    """A tokenizer whose added tokens are words of the model alone: those that are added get their own flags later."""
+    return json.dumps(json.loads(written) | {"added_tokens": []})
+
+
+def _unigram(specials: tuple[str, ...]) -> Tokenizer:
+    """A unigram model over NFKC text: the special tokens are pieces that the model itself may choose."""
+    words = [("<unk>", 0.0), *((text, 0.0) for text in specials), ("\u2581", -3.0)]
+    words += [(letter, -6.0) for letter in _LETTERS]
+    tokenizer = Tokenizer(models.Unigram([*words, ("\u2581Heat", -4.0)], unk_id=0, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def _chat(opens: str, closes: str, answers: str) -> str:
+    return (
+        "{% for m in messages %}{{ '" + opens + "' if m.role == 'user' else '" + answers + "' }}{{ m.content | trim }}"
+        "{{ '" + closes + "' }}{% endfor %}{% if add_generation_prompt %}{{ '" + answers + "' }}{% endif %}"
+    )
+
+
+def _flagged(texts: tuple[str, ...], **flags: bool) -> list[AddedToken]:
+    return [AddedToken(text, **{"special": True, "normalized": False, **flags}) for text in texts]
+
+
+def _fast(made: Tokenizer, added: list[AddedToken], template: str | None, **named: str) -> Any:
+    made.add_tokens(added)
+    return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=template, **named)
+
+
+def llama3_like() -> Any:
+    """`<|eot_id|>` and its like, special every one of them."""
+    headers = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    header = "<|start_header_id|>{}<|end_header_id|>\\n\\n"
+    chat = _chat("<|begin_of_text|>" + header.format("user"), "<|eot_id|>", header.format("assistant"))
+    added = _flagged((*headers, "<|reserved_special_token_0|>"))
+    made = _byte_level(ignore_merges=True, specials=headers)
+    return _fast(made, added, chat, bos_token=headers[0], eos_token="<|eot_id|>")
+
+
+def gemma_like() -> Any:
+    """Turns without bars; line breaks, runs of blanks and tags of HTML are added tokens, and text."""
+    named = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
+    made = _pieces(normalizer=normalizers.Replace(" ", "\u2581"), specials=named)
+    words = _flagged(("\n", "\n\n", "\u2581\u2581", "<b>", "</b>"), special=False)
+    markup = _flagged(("<unused0>", "[multimodal]"), special=False)
+    chat = _chat("<bos><start_of_turn>user\\n", "<end_of_turn>\\n", "<start_of_turn>model\\n")
+    added = [*_flagged(("<unk>", *named)), *words, *markup]
+    return _fast(made, added, chat, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
+
+
+def phi_like() -> Any:
+    """Markup that takes the blanks behind it, and a `</s>` without a flag."""
+    turns = ("<|user|>", "<|assistant|>", "<|end|>", "<|system|>")
+    blanks = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made = _pieces(normalizer=blanks, specials=("<s>", "</s>"))
+    added = [
+        *_flagged(("<unk>", "<s>", "<|endoftext|>")),
+        *_flagged(("</s>",), special=False, rstrip=True),
+        *_flagged(turns, rstrip=True),
+    ]
+    chat = _chat("<|user|>\\n", "<|end|>\\n", "<|assistant|>\\n")
+    return _fast(made, added, chat, bos_token="<s>", eos_token="<|endoftext|>", unk_token="<unk>")
+
+
+def qwen_like() -> Any:
+    """NFC, and markup without a flag that its template writes, or does not."""
+    added = [
+        *_flagged(("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
+        *_flagged(("<tool_call>", "</tool_call>", "<think>", "</think>", "<|fim_prefix|>"), special=False),
+    ]
+    answers = "<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n"
+    chat = _chat("<|im_start|>user\\n", "<|im_end|>\\n", answers)
+    return _fast(_byte_level(normalizer=normalizers.NFC()), added, chat, eos_token="<|im_end|>")
+
+
+def mistral_like() -> Any:
+    """Square brackets, and blanks that are put before a text."""
+    made = _pieces(
+        normalizer=normalizers.Sequence([]),
+        pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="first", split=False),
+        specials=("<s>", "</s>", "[INST]", "[/INST]"),
+    )
+    added = _flagged(("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]"))
+    chat = _chat("<s>[INST]", "</s>", "[/INST]")
+    return _fast(made, added, chat, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def unigram_like() -> Any:
+    """Tokens that are matched in the normalised text, as whole words, with the blanks before them, or by the model."""
+    held = ("<s>", "</s>", "<mask>")  # <mask> is added nowhere: the model alone knows it
+    added = [
+        *_flagged(("<s>", "</s>"), normalized=True),
+        *_flagged(("<turn>",), normalized=True, lstrip=True, single_word=True),
+        *_flagged(("<end>",), lstrip=True, rstrip=True),
+    ]
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    return _fast(_unigram(held), added, _chat("<s> <turn> user ", "<end>", " <turn> model "), **named)
+
+
+LIKE = {
+    "llama3": llama3_like,
+    "gemma": gemma_like,
+    "phi": phi_like,
+    "qwen": qwen_like,
+    "mistral": mistral_like,
+    "unigram": unigram_like,
+}

@@ -71,6 +71,7 @@ class Setting:
     prompts_cut: int = 0
     candidate_tokens_cut: int = 0
     query_tokens_cut: int = 0
+    special_texts: int = 0  # texts that spelt special tokens of the model, kept apart
 
 
 @dataclass(frozen=True)

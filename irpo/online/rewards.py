@@ -15,6 +15,7 @@ from irpo.models import default_device, resolve
 from irpo.online.questions import Question
 from irpo.parsing import parse_ranking
 from irpo.registry import Registry, import_named
+from irpo.specials import without_specials
 from irpo.types import UserError
 
 
@@ -71,6 +72,7 @@ class Model:
         return found
 
     def _inputs(self, tokenizer: Any, query: str, answers: Sequence[str]) -> Any:
+        query, *answers = without_specials(tokenizer, [query, *answers])
         settings = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
         if not getattr(tokenizer, "chat_template", None):
             return tokenizer([query] * len(answers), list(answers), **settings)
