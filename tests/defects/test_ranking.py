@@ -365,7 +365,8 @@ def test_u3_evaluate_says_what_was_cut_and_of_which_lists(tmp_path):
 def test_u3_the_command_says_it(monkeypatch, capsys):
     monkeypatch.setattr(Reranker, "load", classmethod(lambda cls, name, **_: tight()))
     monkeypatch.setattr("sys.argv", ["irpo", "rank", "--model", "embedded", "best movies", "Heat", *LONG])
-    cli.main()
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
     out, err = capsys.readouterr()
     assert "8 of 9 documents were cut" in " ".join(err.split())
     assert out.count("cut by") == 8
