@@ -15,7 +15,7 @@ from typing import Any
 from irpo.encoding import encode
 from irpo.prompting import STYLES, PromptBuilder, end_of_turn, load_template, markup
 from irpo.resources import prompts_dir
-from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, Film, FilmList, film_list, films, in_eval
+from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, FilmList, WorldFilm, film_list, films, in_eval
 from irpo.types import Candidate, RankingExample, Style
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
@@ -67,7 +67,7 @@ def statement(rng: random.Random) -> str:
     return rng.choice(STATEMENTS).format(f=film, fame=fame(film))
 
 
-def fame(film: Film) -> int:
+def fame(film: WorldFilm) -> int:
     """Fame as it is written: 0 to 9."""
     return min(9, int(film.fame * 10))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -73,7 +73,13 @@ def search_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(singular(w) for w in words_of(text) if w not in _STOPWORDS))
 
 
-class Scorer(Protocol):
+def popularity(train: Sequence[RankingExample]) -> Mapping[str, float]:
+    """How often each text (by `text_key`) is relevant in training lists: what ranks without reading the query."""
+    relevant = (text_key(c.text) for example in train for c in example.candidates if c.relevance > 0)
+    return {key: float(count) for key, count in Counter(relevant).items()}
+
+
+class Likeness(Protocol):
     """Likeness of every text of a collection to a query, in the collection's order."""
 
     def __call__(self, query: str) -> NDArray[np.float64]: ...
@@ -138,7 +144,7 @@ class Miner:
     def __init__(self, mines: Iterable[Mine], name: MinerName = "bm25", model: str = "") -> None:
         # In the order of the alphabet, so that where scores tie the text decides.
         self._mines = sorted(mines, key=lambda mine: (mine.about, mine.texts))
-        self._score: Scorer | None = None
+        self._score: Likeness | None = None
         if self._mines:
             abouts = [mine.about for mine in self._mines]
             self._score = Bm25(abouts) if name == "bm25" else Dense(abouts, model)
@@ -193,8 +199,3 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
             left[place] = 0
             if not skip(place):
                 yield place
-
-
-def popularity(train: Sequence[RankingExample]) -> dict[str, float]:
-    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know."""
-    return dict(Counter(text_key(c.text) for e in train for c in e.candidates if c.relevance > 0))

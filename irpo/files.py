@@ -6,19 +6,23 @@ What a file holds is found by its content, never by its name: the public dataset
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
+import platform
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
+import psutil  # type: ignore[import-untyped]
+
+from irpo.chance import fingerprint
 from irpo.types import UserError
 
 T = TypeVar("T")
@@ -79,8 +83,11 @@ def form_of(path: Path) -> Form:
     """How the file's records are written, found from its first bytes."""
     if existing(path).is_dir():
         raise UserError(f"{path}: this is a folder; a file is needed here")
-    with path.open("rb") as file:
-        head = file.read(4096)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if head.startswith(b"PAR1"):
         return "parquet"
     text = head.decode("utf-8-sig", errors="replace").lstrip()
@@ -125,11 +132,19 @@ def _line_rows(path: Path, text: str) -> Iterator[Row]:
             continue
         try:
             value = json.loads(content)
-        except json.JSONDecodeError as error:
-            reason = f"broken JSON ({error.msg} at column {error.colno}); a line holds one JSON object"
-            yield _broken(path, line, reason)
+        except (ValueError, RecursionError) as error:
+            yield _broken(path, line, f"broken JSON ({_why(error)}); a line holds one JSON object")
         else:
             yield _record(path, line, value)
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    """Why JSON could not be read, where in its line."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "a number of more than 4300 digits"  # the only other thing that Python's reader refuses
 
 
 def _list_rows(path: Path, text: str) -> Iterator[Row]:
@@ -146,10 +161,10 @@ def _list_rows(path: Path, text: str) -> Iterator[Row]:
             return
         try:
             value, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             # What follows cannot be told apart from the inside of the broken element.
-            reason = f"broken JSON list ({error.msg} at column {error.colno}); the rest of the file is not read"
-            yield _broken(path, error.lineno, reason)
+            place = error.lineno if isinstance(error, json.JSONDecodeError) else line
+            yield _broken(path, place, f"broken JSON list ({_why(error)}); the rest of the file is not read")
             return
         yield _record(path, line, value)
         at = _skip(text, end)
@@ -158,6 +173,15 @@ def _list_rows(path: Path, text: str) -> Iterator[Row]:
         elif text[at : at + 1] != "]":
             yield _broken(path, line, "broken JSON list (no ',' or ']' after this element)")
             return
+
+
+def unwritable(value: object) -> str:
+    """What keeps a record from being written as UTF-8 again ("" where nothing does): half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        return f"it holds {error.object[error.start]!a}, half of a surrogate pair, which is no text"
+    return ""
 
 
 def _skip(text: str, at: int) -> int:
@@ -254,18 +278,23 @@ def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Itera
         raise UserError(f"{out}: the output folder's name is taken by a file")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+        work = _beside(out)
+        work.mkdir()
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     try:
         yield work
+        for path in work.iterdir():
+            _to_disk(path)
         out.mkdir(exist_ok=True)
         written = sorted((path.name for path in work.iterdir()), key=lambda name: (name == last, name))
         for name in (last, *owned):
             if name and (name == last or name not in written):
                 (out / name).unlink(missing_ok=True)
+        _to_disk(out)
         for name in written:
             os.replace(work / name, out / name)
+        _to_disk(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -285,12 +314,39 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Another name in the same folder; what is written there appears under `path` only when the block ends well."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    work = _beside(path)
     try:
         yield work
+        _to_disk(work)
         os.replace(work, path)
+        _to_disk(path.absolute().parent)
     finally:
         work.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name for what will bear the path's; what dead processes of this machine left under such names goes."""
+    machine = fingerprint(platform.node(), 6)
+    for left in path.absolute().parent.glob(f".{glob.escape(path.name)}.{machine}-*-*"):
+        owner = left.name.split("-")[-2]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return path.absolute().with_name(f".{path.name}.{machine}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _to_disk(path: Path) -> None:
+    """Have the operating system write a file, or a folder's names, so that a power cut after a rename loses nothing."""
+    folder = path.is_dir()
+    # Windows opens no folder, and some network disks do not sync one.
+    with suppress(OSError) if folder else nullcontext():
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def json_line(value: object) -> str:

@@ -74,7 +74,7 @@ def assemble(config: RunConfig, method: Method, splits: Splits, card: Mapping[st
     builder = builder_of(config)
     train, validation = (tuple(prompted(builder, part, labels=True)) for part in (splits.train, splits.validation))
     items = [p.tokens for p in train]
-    method.require_labels(items)
+    method.require_labels(items, {p.example.id: p.example.where for p in train})
     method.batch(items[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     return Parts(config, method, builder, train, validation, card)
 

@@ -6,6 +6,7 @@ come out again.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Suggester:
         self._client: Any = None
         self._answers: dict[str, str] = {}
         if endpoint.cache.exists():
+            _cut_torn_answer(endpoint.cache)
             for row in read_rows(endpoint.cache):
                 if row.problem:
                     raise UserError(f"{row.where}: {row.problem}")
@@ -63,8 +65,9 @@ class Suggester:
         self._answers[key] = answer
         path = self._endpoint.cache
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(json_line({"key": key, "model": self._endpoint.model, "answer": answer}) + "\n")
+        line = json_line({"key": key, "model": self._endpoint.model, "answer": answer}) + "\n"
+        with path.open("ab") as file:
+            file.write(line.encode("utf-8", "backslashreplace"))
 
     def _ask(self, prompt: str) -> str:
         try:
@@ -82,6 +85,26 @@ class Suggester:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"llm_endpoint: {self._endpoint.url!r} gives no answer: {reason}") from None
         return str(reply.choices[0].message.content or "") if reply.choices else ""
+
+
+_OPENING = b'{"key": "'  # of every line of a cache
+
+
+def _cut_torn_answer(cache: Path) -> None:
+    """Cut off a last line that a dying process began, so that what was asked there is asked again; end a whole one."""
+    content = cache.read_bytes() if cache.is_file() else b""
+    start = content.rfind(b"\n") + 1
+    torn = content[start:]
+    if not torn or not (torn.startswith(_OPENING) or _OPENING.startswith(torn)):
+        return
+    try:
+        json.loads(torn)
+    except ValueError:
+        with cache.open("r+b") as file:
+            file.truncate(start)
+    else:
+        with cache.open("ab") as file:
+            file.write(b"\n")
 
 
 def titles_in(answer: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -52,18 +52,20 @@ class Method:
         """Whether the target list's log-likelihood is needed."""
         return self.objective.needs.target or self.nll_weight > 0
 
-    def require_labels(self, items: Sequence[EncodedList]) -> None:
-        """`UserError` where a list has a label that the objective cannot use."""
+    def require_labels(self, items: Sequence[EncodedList], places: Mapping[str, str] | None = None) -> None:
+        """`UserError` where a list has a label that the objective cannot use; `places` are the ids' `file:line`."""
         name, needs = type(self.objective).__name__, self.objective.needs
         option = " (its option max_label)" if hasattr(self.objective, "max_label") else ""
         for item in items:
             high = max(item.relevance)
+            place = (places or {}).get(item.id)
+            where = f"{place}: " if place else ""
             if high > needs.max_label:
                 allowed = f"{name} uses labels from 0 to {needs.max_label:g}{option}"
-                raise UserError(f"list {item.id!r} has a label of {high:g}; {allowed}")
+                raise UserError(f"{where}list {item.id!r} has a label of {high:g}; {allowed}")
             if 0 < high < needs.min_label:
                 counted = f"{name} with these options counts {needs.min_label:g} and above"
-                raise UserError(f"list {item.id!r} has no label above {high:g}; {counted}")
+                raise UserError(f"{where}list {item.id!r} has no label above {high:g}; {counted}")
 
     def lay_out(self, items: Sequence[EncodedList]) -> list[Layout]:
         """Lists laid out with just what the objective reads."""

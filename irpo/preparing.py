@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from irpo.files import atomic_file, atomic_folder, json_line
-from irpo.tasks import TASKS, Intake, Lists, Task, build_lists
+from irpo.tasks import TASKS, Intake, Lists, Task, build_lists, relevant_from
 from irpo.tasks.jsonl import Jsonl, list_as_json
-from irpo.types import RankingExample
+from irpo.types import RankingExample, UserError
 
 CARD = "card.json"
 FILES = {"train": "train.jsonl", "eval": "eval.jsonl"}
 _FORM = 1  # of the card; a reader may refuse one that it does not know
 _FIRST_BAD_ROWS = 20
+_MOST_LABELS = 8  # in a summary
 
 
 def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_rows: bool = False) -> dict[str, Any]:
@@ -26,8 +27,10 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
 
     The files appear together when all are written; an older run's are replaced, and on an error nothing is left.
     The same task on the same data writes the same bytes on every machine: the card names files, never folders.
-    `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`).
+    `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`). `UserError` for an `out` that is the data's
+    folder, lies in it, or holds what the task reads under a name of ours: where it reads it never writes.
     """
+    _require_apart(task, out)
     intake = Intake(skip_bad_rows=skip_bad_rows)
     lists = build_lists(task, intake)
     card = card_of(task, task_spec, lists, intake)
@@ -38,6 +41,17 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
         with atomic_file(work / CARD) as file:
             file.write(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return card
+
+
+def _require_apart(task: Task, out: Path) -> None:
+    target = out.resolve()
+    for option, value in _options(task).items():
+        if not isinstance(value, (str, Path)) or not Path(value).exists():
+            continue
+        read = Path(value).resolve()
+        inside = read.is_dir() and (target == read or read in target.parents)
+        if inside or read in [target / name for name in (*FILES.values(), CARD)]:
+            raise UserError(f"--out {out}: would write where {option} ({value}) is read; give a folder apart from it")
 
 
 def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:
@@ -53,28 +67,36 @@ def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Inta
         "card": _FORM,
         "task": _portable(task_spec),
         "options": _portable(_options(task)),
+        "relevant_from": relevant_from(task),  # the label from which an item counts in Recall, P, MRR and MAP
         "splits": {split: _split_card(examples) for split, examples in lists.items()},
         **_account(intake),
     }
 
 
 def summary(card: Mapping[str, Any]) -> str:
-    """What a reader wants of a card at once: lists and candidates of each split, what was left out, the notes."""
-    lines = [
-        f"{split}: {part['lists']} lists of {_range(part['candidates_per_list'])} candidates, "
-        f"{_range(part['relevant_per_list'])} of them relevant"
-        for split, part in card["splits"].items()
-    ]
+    """What a card says, in a few lines."""
+    lines = [_summary_of(split, part) for split, part in card["splits"].items()]
+    if card["relevant_from"] != 1:
+        lines.append(f"relevant from label {card['relevant_from']:g} (Recall, P, MRR, MAP)")
     for split, reasons in card["dropped"].items():
-        lines += [f"{split}: left out: {count} x {reason}" for reason, count in reasons.items()]
-    if count := card["bad_rows"]["count"]:
-        lines.append(f"left out: {count} bad rows, first {card['bad_rows']['first'][0]}")
-    return "\n".join([*lines, *(f"note: {note}" for note in card["notes"])])
+        lines.append(f"{split}, left out: " + "; ".join(f"{count} x {reason}" for reason, count in reasons.items()))
+    bad = card["bad_rows"]
+    if bad["count"]:
+        lines.append(f"{_many(bad['count'], 'bad row')} left out: {bad['first'][0]}" + (", ..." * (bad["count"] > 1)))
+    return "\n".join([*lines, *(f"note: {note}" for note in card["notes"]), f"{CARD} says all of it"])
 
 
-def _range(counts: Mapping[str, int]) -> str:
-    least, most = min(map(int, counts)), max(map(int, counts))
-    return str(least) if least == most else f"{least} to {most}"
+def _summary_of(split: str, part: Mapping[str, Any]) -> str:
+    sizes = sorted(map(int, part["candidates_per_list"]))
+    each = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+    labels = [f"{label} ({count})" for label, count in part["labels"].items()]
+    shown = ", ".join(labels if len(labels) <= _MOST_LABELS else [*labels[:_MOST_LABELS], "..."])
+    groups = f" in {_many(part['groups'], 'group')}" if part["groups"] < part["lists"] else ""
+    return f"{split}: {_many(part['lists'], 'list')}{groups}, {each} candidates each, labels {shown}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _lines(examples: Sequence[RankingExample]) -> Iterable[str]:
@@ -111,6 +133,7 @@ def _split_card(examples: Sequence[RankingExample]) -> dict[str, Any]:
     relevant = [sum(label > 0 for label in example.relevance) for example in examples]
     return {
         "lists": len(examples),
+        "groups": len({example.unit for example in examples}),
         "sha256": hashlib.sha256(content).hexdigest(),  # of the split's file
         "candidates": len(candidates),
         "candidates_per_list": _counts(len(example.candidates) for example in examples),

@@ -5,13 +5,14 @@ Nothing here imports torch: the command line answers before it is loaded.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer
 Style = Literal["text", "label", "response"]
+
+MAX_LABEL = 1000.0  # the gain of NDCG, 2^y - 1, is a float up to here
 
 
 class UserError(ValueError):
@@ -45,8 +46,9 @@ class Candidate:
             raise UserError("a candidate has an empty id")
         if not self.text.strip():
             raise UserError(f"candidate {self.id!r} has an empty text")
-        if not (math.isfinite(self.relevance) and self.relevance >= 0):
-            raise UserError(f"candidate {self.id!r} has relevance {self.relevance!r}; a label is a finite number >= 0")
+        if not 0 <= self.relevance <= MAX_LABEL:
+            allowed = f"a label is a number from 0 to {MAX_LABEL:g}"
+            raise UserError(f"candidate {self.id!r} has relevance {self.relevance!r}; {allowed}")
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ class RankingExample:
     the builders in `irpo.candidates` do not let that happen.
 
     `group` names what makes lists depend on each other (the wish, dialogue or question that they share): they are
-    split, resampled and permuted together. None: a list that shares nothing.
+    split, resampled and permuted together. None: a list that shares nothing. `where` is its `file:line`, for messages.
     """
 
     id: str
     query: str
     candidates: tuple[Candidate, ...]
     group: str | None = None
+    where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.id:

@@ -71,8 +71,10 @@ def test_a_broken_row(command, tmp_path, kind, job):
 
 
 def test_broken_rows_are_skipped_and_counted_when_asked(command, tmp_path):
-    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(GOOD), *(line for line, _ in BAD_LINES.values())]))
-    code, _ = command("prepare", "--task", "jsonl", "--data", tmp_path, "--out", tmp_path / "out", "--skip-bad-rows")
+    path = tmp_path / "data" / "train.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join([json.dumps(GOOD), *(line for line, _ in BAD_LINES.values())]))
+    code, _ = command("prepare", "--task", "jsonl", "--data", path.parent, "--out", tmp_path / "out", "--skip-bad-rows")
     assert code == 0
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["bad_rows"]["count"] == len(BAD_LINES)

@@ -98,8 +98,8 @@ def test_a_second_run_replaces_the_first(tmp_path):
 
 
 def test_texts_of_every_kind_survive(tmp_path):
-    row = a_list("naïve \u2028 \U0001f600 \ud83d")
-    data = write_lines(tmp_path / "train.jsonl", [row])
+    row = a_list("naïve \u2028 \U0001f600 \0")
+    data = write_lines(tmp_path / "in" / "train.jsonl", [row])
     _prepare("jsonl", data, tmp_path / "out")
     assert read_lists(tmp_path / "out" / "train.jsonl") == read_lists(data)
 

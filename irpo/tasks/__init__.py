@@ -1,8 +1,8 @@
 """Tasks: a module a dataset, each building ranking examples from the authors' files or from the hub's rows.
 
-A task is a frozen dataclass whose fields are its options (`data`: a folder, a file or "hub"; `seed`; ...) and whose
-one method `build(intake)` gives the lists of "train" and "eval", one for each split that the folder holds. A new module
-in this package registers itself; a module whose name begins with `_` holds what several tasks share.
+A task is a frozen dataclass whose fields are its options (`data`: a folder, a file, "hub" or "hub@REVISION"; `seed`;
+...) and whose one method `build(intake)` gives the lists of "train" and "eval", one for each split that the data hold.
+A new module in this package registers itself; a module whose name begins with `_` holds what several tasks share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from irpo.files import Row, existing, json_line, read_rows, sha256_of
+from irpo.chance import fingerprint
+from irpo.files import Row, existing, json_line, read_rows, sha256_of, unwritable
 from irpo.registry import Registry
+from irpo.sameness import text_key
+from irpo.tasks._hub import is_hub, load_hub
 from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")
@@ -37,6 +40,11 @@ class Task(Protocol):
 TASKS: Registry[Task] = Registry("task")
 
 
+def relevant_from(task: object) -> float:
+    """The label from which an item of a task counts as relevant in Recall, P, MRR and MAP; 1 unless the task says."""
+    return float(getattr(task, "relevant_from", 1.0))
+
+
 class Refused(Exception):
     """A sound row that makes no list (no answer, say): counted under its reason, never an error."""
 
@@ -46,7 +54,7 @@ class Release:
     """How a dataset is laid out where its authors, and the hub, publish it.
 
     `eval_names` are the names of the evaluation split, the first one that is there is taken; `prefer` chooses among
-    several files of one split by a word of their names.
+    several files, or splits of the hub, of one kind by a word of their names.
     """
 
     eval_names: tuple[str, ...]
@@ -54,6 +62,7 @@ class Release:
     prefer: str = ""
     hub: str = ""
     hub_config: str | None = None
+    form: str = ""  # what the files hold, said where none is found
 
 
 _SPLIT_WORDS = {
@@ -121,8 +130,8 @@ class Intake:
         count = 0
         for row in read_rows(path):
             count += 1
-            if row.problem:
-                self.bad(row, row.problem)
+            if problem := row.problem or unwritable(row.value):
+                self.bad(row, problem)
             else:
                 yield row
         self.source(path.name, sha256_of(path), count)
@@ -146,8 +155,8 @@ class Intake:
 
     def splits(self, data: str, release: Release) -> dict[str, Iterable[Row]]:
         """The rows of "train" and "eval" that a folder, a file or the hub holds; `UserError` where neither is there."""
-        if data == "hub":
-            return self._hub(release)
+        if is_hub(data):
+            return self._hub(data, release)
         files = split_files(Path(data), release)
         return {split: self._chain(paths) for split, paths in files.items()}
 
@@ -155,13 +164,10 @@ class Intake:
         for path in paths:
             yield from self.rows(path)
 
-    def _hub(self, release: Release) -> dict[str, Iterable[Row]]:
-        found = _load_hub(release)
-        names = {_SPLIT_WORDS.get(name, name): name for name in found}
-        chosen = {"train": names.get("train"), "eval": next((names[n] for n in release.eval_names if n in names), None)}
-        return {
-            split: self._hub_rows(f"hub:{release.hub}/{name}", found[name]) for split, name in chosen.items() if name
-        }
+    def _hub(self, data: str, release: Release) -> dict[str, Iterable[Row]]:
+        found = load_hub(data, release.hub, release.hub_config)
+        names = _hub_splits(found, release)
+        return {split: self._hub_rows(f"hub:{release.hub}/{name}", found[name]) for split, name in names.items()}
 
     def _hub_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         digest, count = hashlib.sha256(), 0
@@ -171,20 +177,26 @@ class Intake:
         self.source(name, digest.hexdigest(), count)
 
 
-def _load_hub(release: Release) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    if not release.hub:
-        raise UserError("data: 'hub': this dataset is not on the hub; give the folder of its files")
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        found: Mapping[str, Iterable[Mapping[str, Any]]] = datasets.load_dataset(release.hub, release.hub_config)
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"data: 'hub': dataset {release.hub!r} cannot be had from the hub ({reason}); "
-            "give the folder of its files, or go online"
-        ) from None
+def _hub_splits(names: Iterable[str], release: Release) -> dict[str, str]:
+    """The hub's names of "train" and "eval": the plain one, else the one that has the preferred word."""
+    by_kind: dict[str, list[str]] = {}
+    for name in names:
+        if kind := split_of(Path(name)):
+            by_kind.setdefault(kind, []).append(name)
+    kinds = {"train": "train", "eval": next((kind for kind in release.eval_names if kind in by_kind), "")}
+    found: dict[str, str] = {}
+    for split, kind in kinds.items():
+        several = by_kind.get(kind, [])
+        fitting = [name for name in several if name in _SPLIT_WORDS] or [
+            path.name for path in _preferred([Path(name) for name in several], release.prefer)
+        ]
+        if len(fitting) > 1:
+            raise UserError(f"data: 'hub': {release.hub!r} has several splits for {kind}: {', '.join(fitting)}")
+        if fitting:
+            found[split] = fitting[0]
+    if not found:
+        wanted = " or ".join(("train", *release.eval_names))
+        raise UserError(f"data: 'hub': {release.hub!r} has the splits {', '.join(names)}, none of them {wanted}")
     return found
 
 
@@ -198,14 +210,20 @@ def split_files(data: Path, release: Release) -> dict[str, list[Path]]:
     by_name: dict[str, list[Path]] = {}
     for path in sorted(data.iterdir()):
         name = split_of(path)
-        if path.is_file() and path.suffix.lower() in release.suffixes and name:
+        if path.suffix.lower() in release.suffixes and name:
             by_name.setdefault(name, []).append(path)
     chosen = {"train": "train", "eval": next((name for name in release.eval_names if name in by_name), "")}
     found = {split: _preferred(by_name[name], release.prefer) for split, name in chosen.items() if name in by_name}
     if not found:
         wanted = " or ".join(("train", *release.eval_names))
         kinds = ", ".join(release.suffixes)
-        raise UserError(f"{data}: no file here ({kinds}) has {wanted} as a word of its name; give a folder or a file")
+        raise UserError(
+            f"{data}: no file here ({kinds}) has {wanted} as a word of its name; give a folder or a file{release.form}"
+        )
+    for path in (path for paths in found.values() for path in paths):
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
+            raise UserError(f"{path}: this is {what}; a file is needed here, or another name")
     return found
 
 
@@ -221,6 +239,9 @@ def build_lists(task: Task, intake: Intake) -> Lists:
     if "train" in lists:
         intake.drop("train", "id is also in the evaluation split", len(lists["train"]) - len(kept))
         lists["train"] = kept
+    shared = {example.unit for example in lists.get("eval", ())} & {example.unit for example in kept}
+    if shared:
+        intake.note(f"train and eval share {len(shared)} groups, such as {min(shared)!r}: they are not independent")
     empty = [split for split, examples in lists.items() if not examples]
     if empty or not lists:
         split = empty[0] if empty else "any split"
@@ -231,9 +252,12 @@ def build_lists(task: Task, intake: Intake) -> Lists:
     return lists
 
 
-def relevant_from(task: Task) -> float:
-    """The label from which a candidate counts as relevant in Recall, P, MRR and MAP: the task's word, else 1."""
-    return float(getattr(task, "relevant_from", 1.0))
+def groups_of(asked: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """From (id, question) of lists: the group of each id whose question others ask too, a name for the question."""
+    ids: dict[str, set[str]] = {}
+    for name, question in asked:
+        ids.setdefault(text_key(question), set()).add(name)
+    return {name: fingerprint(key) for key, names in ids.items() if len(names) > 1 for name in names}
 
 
 def _without_repeats(split: str, examples: Iterable[RankingExample], intake: Intake) -> list[RankingExample]:

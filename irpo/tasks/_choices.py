@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from irpo.candidates import Draft, Mine, Miner, MinerName, distinct, search_words
-from irpo.chance import Chance
+from irpo.chance import Chance, in_test_split
 from irpo.files import Row, need, shown
 from irpo.sameness import same_answer, tidy
-from irpo.tasks import Intake, Lists, Refused, Release
+from irpo.tasks import Intake, Lists, Refused, Release, groups_of
 from irpo.types import Candidate, RankingExample, UserError
+
+# Shares of the training questions that may become validation lists: what lies below one of them and what lies above
+# mine apart, so that no validation list holds a wrong answer that training lists show as wrong.
+VALIDATION_SHARES = (0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,10 @@ class ChoiceLists:
 
     They are the wrong answers (two at most) to the questions that are most like this one, stem and choices; where too
     few questions are like it, to questions drawn at random. Never a re-spelling of the right answer or of another
-    candidate, nor one whose words hold the right answer's or are held by them. Training lists mine the training
-    questions only; evaluation lists too, or their own split's where there is no training split.
+    candidate, nor one whose words hold the right answer's or are held by them.
+
+    A wrong answer that training lists show as wrong would tell itself in another list: evaluation lists mine the
+    evaluation questions alone, and training questions are mined in parts that no `VALIDATION_SHARES` divides.
     """
 
     size: int
@@ -63,17 +69,39 @@ class ChoiceLists:
         """The lists of each split that the data hold."""
         splits = intake.splits(data, release)
         questions = {split: list(intake.collect(split, rows, parse_question)) for split, rows in splits.items()}
-        pool = questions.get("train") or questions.get("eval", [])
-        if "train" not in questions:
-            intake.note("eval: no training split is here; wrong answers are mined from the other evaluation questions")
-        miner = Miner([q.mine for q in pool], self.miner, self.dense_model)
+        groups = groups_of((q.id, q.stem) for asked in questions.values() for q in asked)
         built: Lists = {}
         for split, asked in questions.items():
-            built[split] = [self._list(question, miner, intake, split) for question in asked]
-            short = sum(len(example.candidates) < self.size for example in built[split])
+            units = [groups.get(q.id, q.id) for q in asked]
+            shares = self._shares(units, intake) if split == "train" else ()
+            parts = [sum(not in_test_split(unit, share) for share in shares) for unit in units]
+            mines: list[list[Mine]] = [[] for _ in (*shares, 1)]
+            for q, part in zip(asked, parts, strict=True):
+                mines[part].append(q.mine)
+            miners = [Miner(found, self.miner, self.dense_model) for found in mines]
+            made = [self._list(q, miners[part], intake, split) for q, part in zip(asked, parts, strict=True)]
+            built[split] = [replace(example, group=groups.get(example.id)) for example in made]
+            short = sum(len(example.candidates) < self.size for example in made)
             if short:
                 intake.note(f"{split}: {short} lists have fewer than {self.size} candidates: too few wrong answers")
         return built
+
+    def _shares(self, units: Sequence[str], intake: Intake) -> tuple[float, ...]:
+        """Those validation shares that leave a list's size of questions to mine on both sides of each."""
+        kept: list[float] = []
+        below = 0
+        for share in VALIDATION_SHARES:
+            inside = sum(in_test_split(unit, share) for unit in units)
+            if inside - below >= self.size and len(units) - inside >= self.size:
+                kept.append(share)
+                below = inside
+        if len(kept) < len(VALIDATION_SHARES):
+            clean = " or ".join(f"{share:g}" for share in kept) or "not set"
+            intake.note(
+                f"train: {len(units)} questions are too few to mine apart for every validation share; validation lists "
+                f"hold no wrong answer of training lists where training.validation_fraction is {clean}"
+            )
+        return tuple(kept)
 
     def _list(self, question: Question, miner: Miner, intake: Intake, split: str) -> RankingExample:
         drafts = [

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from irpo.candidates import Draft, distinct, first_words
 from irpo.chance import Chance
-from irpo.tasks import Intake, Refused
+from irpo.tasks import Intake, Lists, Refused, groups_of
 from irpo.types import Candidate, RankingExample, UserError
 
 
@@ -64,6 +64,12 @@ class PassageLists:
             return ""
         whole = f"{passage.title.strip()}: {passage.text}" if passage.title.strip() else passage.text
         return first_words(whole, self.max_words)
+
+
+def in_groups(lists: Lists) -> Lists:
+    """The lists, those that ask one question in one group."""
+    groups = groups_of((e.id, e.query) for examples in lists.values() for e in examples)
+    return {split: [replace(e, group=groups.get(e.id)) for e in examples] for split, examples in lists.items()}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ RELEASE = Release(eval_names=("dev", "test"), hub="tau/commonsense_qa")
 class CommonsenseQA:
     """The right answer has label 1, wrong ones 0, filled up to `list_size` with wrong answers to other questions.
 
+    They come from questions of the same split; validation lists share none with training lists where
+    `training.validation_fraction` is 0.05, 0.1 or 0.2.
+
     The website's files and the hub's rows are read alike. The test file has no answers: its rows are refused.
     """
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
-from irpo.tasks._passages import Account, Passage, PassageLists
+from irpo.tasks._passages import Account, Passage, PassageLists, in_groups
 from irpo.types import RankingExample, UserError
 
 RELEASE = Release(eval_names=("dev", "test"), prefer="distractor", hub="hotpotqa/hotpot_qa", hub_config="distractor")
@@ -41,7 +41,7 @@ class HotpotQA:
                 return self._example(row.value, lists, account)
 
             built[split] = list(intake.collect(split, rows, parse))
-        return built
+        return in_groups(built)
 
     def _example(self, value: Mapping[str, Any], lists: PassageLists, account: Account) -> RankingExample:
         if account.split == "train" and self.level is not None and need(value, "level", str) != self.level:

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from irpo.files import Row, need, read_rows, shown
 from irpo.sameness import tidy
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.tasks._dialogues import Dialogue, FilmLists, Speaker, Turn, merged
 from irpo.tasks._films import Film, SuggestionSource, endpoint, film
+from irpo.tasks._hub import is_hub
 from irpo.tasks.redial import corpus_of
 from irpo.types import UserError
 
@@ -34,6 +36,9 @@ class Inspired:
     Also read: turn-level rows (`full_situation`, `movies`), where a split has no rows of dialogues.
     """
 
+    # A film that someone suggested (1) was not recommended in the dialogue.
+    relevant_from: ClassVar[float] = 2.0
+
     data: str
     seed: int = 0
     list_size: int = 20
@@ -48,8 +53,9 @@ class Inspired:
 
     def build(self, intake: Intake) -> Lists:
         """See `irpo.tasks.Task`."""
-        if self.data == "hub":
-            raise UserError("data: 'hub': INSPIRED is not on the hub; give the folder of its files")
+        if is_hub(self.data):
+            there = "the hub has INSPIRED in others' adaptations alone, not as its authors publish it"
+            raise UserError(f"data: 'hub': {there}; give the folder of its files")
         lists = FilmLists(self.list_size, self.ground_truth, self.llm_suggested, self.seed, self.years)
         source = SuggestionSource(
             self.suggestions, self.suggestion_column, endpoint(self.llm_endpoint, self.llm_model, self.llm_cache)

@@ -1,11 +1,12 @@
 """The user's own lists, and the form that `irpo prepare` writes: one JSON object a line.
 
-`{"id", "query", "candidates": [{"id", "text", "relevance", "source"}]}`; `schema.json` beside this module is its JSON
-schema. `source` may be left out ("user").
+`{"id", "query", "candidates": [{"id", "text", "relevance", "source"}], "group"}`; `schema.json` beside this module is
+its JSON schema. `source` may be left out ("user"), and `group` where a list depends on no other one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,18 @@ from typing import Any, Literal
 from irpo.chance import Chance
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
-from irpo.types import Candidate, RankingExample, UnknownName, UserError, require_relevant
+from irpo.tasks._hub import is_hub
+from irpo.types import MAX_LABEL, Candidate, RankingExample, UnknownName, UserError, require_relevant
 
-RELEASE = Release(eval_names=("test", "dev"), suffixes=(".jsonl", ".json"))
+RELEASE = Release(
+    eval_names=("test", "dev"),
+    suffixes=(".jsonl", ".json"),
+    form='; this task reads one list a line, {"id", "query", "candidates": [{"id", "text", "relevance"}, ...]}: '
+    '"Your own data" in the README says how to write CSV, TREC or BEIR files so',
+)
 SCHEMA = Path(__file__).with_name("schema.json")
 
-_KEYS = ("id", "query", "candidates")
+_KEYS = ("id", "query", "candidates", "group")
 _CANDIDATE_KEYS = ("id", "text", "relevance", "source")
 
 
@@ -36,10 +43,15 @@ class Jsonl:
     split: Literal["train", "eval"] | None = None
     shuffle: bool = False  # candidates by (seed, id): for data whose order tells the labels
     seed: int = 0
+    relevant_from: float = 1.0  # the label from which an item counts as relevant in Recall, P, MRR and MAP
+
+    def __post_init__(self) -> None:
+        if not 0 < self.relevant_from < float("inf"):
+            raise UserError(f"relevant_from is {self.relevant_from}; it is a label above 0")
 
     def build(self, intake: Intake) -> Lists:
         """See `irpo.tasks.Task`."""
-        if self.data == "hub":
+        if is_hub(self.data):
             raise UserError("data: 'hub': the jsonl task reads files; give a folder or a file")
         files = split_files(Path(self.data), RELEASE)
         if self.split is not None:
@@ -51,10 +63,24 @@ class Jsonl:
             parse = _once(self._example)
             lists[split] = [example for path in paths for example in intake.collect(split, intake.rows(path), parse)]
             _note_order(split, lists[split], intake)
+        self._note_relevant(intake)
         return lists
 
+    def _note_relevant(self, intake: Intake) -> None:
+        """Warn where the card of prepared lists counts as relevant from another label."""
+        try:
+            folder = Path(self.data) if Path(self.data).is_dir() else Path(self.data).parent
+            said = float(json.loads((folder / "card.json").read_bytes())["relevant_from"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return
+        if said != self.relevant_from:
+            intake.note(
+                f"card.json beside these lists counts as relevant from label {said:g}, this task from "
+                f"{self.relevant_from:g}; give task.relevant_from={said:g} (train), relevant_from={said:g} (evaluate)"
+            )
+
     def _example(self, row: Row) -> RankingExample:
-        example = require_relevant(parse_list(row.value))
+        example = replace(require_relevant(parse_list(row.value)), where=row.where)
         if not self.shuffle:
             return example
         mixed = Chance("order", self.seed, example.id).shuffled(example.candidates)
@@ -67,8 +93,8 @@ def parse_list(value: Mapping[str, Any]) -> RankingExample:
     example_id, query = need(value, "id", str), need(value, "query", str)
     if not query.strip():
         raise UserError("'query' is empty; it must be a text")
-    candidates = need(value, "candidates", list)
-    return RankingExample(example_id, query, tuple(_candidate(c, n) for n, c in enumerate(candidates, start=1)))
+    candidates = tuple(_candidate(c, n) for n, c in enumerate(need(value, "candidates", list), start=1))
+    return RankingExample(example_id, query, candidates, need(value, "group", str) if "group" in value else None)
 
 
 def list_as_json(example: RankingExample) -> dict[str, Any]:
@@ -76,7 +102,8 @@ def list_as_json(example: RankingExample) -> dict[str, Any]:
     candidates = [
         {"id": c.id, "text": c.text, "relevance": _number(c.relevance), "source": c.source} for c in example.candidates
     ]
-    return {"id": example.id, "query": example.query, "candidates": candidates}
+    group = {} if example.group is None else {"group": example.group}
+    return {"id": example.id, "query": example.query, "candidates": candidates, **group}
 
 
 def _candidate(value: Any, number: int) -> Candidate:
@@ -84,9 +111,11 @@ def _candidate(value: Any, number: int) -> Candidate:
         raise UserError(f"candidate {number} is {shown(value)}; it must be an object")
     try:
         _only(value, _CANDIDATE_KEYS, "a candidate")
-        label = float(need(value, "relevance", (int, float)))
+        label = need(value, "relevance", (int, float))
+        if not 0 <= label <= MAX_LABEL:  # before it is a float, which holds no 10**400
+            raise UserError(f"'relevance' is {shown(label)}; a label is a number from 0 to {MAX_LABEL:g}")
         source = need(value, "source", str, "user")
-        return Candidate(need(value, "id", str), need(value, "text", str), label, source)
+        return Candidate(need(value, "id", str), need(value, "text", str), float(label), source)
     except UserError as error:
         raise UserError(f"candidate {number}: {error}") from None
 
@@ -94,7 +123,9 @@ def _candidate(value: Any, number: int) -> Candidate:
 def _only(value: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> None:
     for key in value:
         if key not in allowed:
-            raise UnknownName(f"unknown key {key!r}; the keys of {what} are {', '.join(allowed)}")
+            raise UnknownName(
+                f'unknown key {key!r}; the keys of {what} are {", ".join(allowed)} (see "Your own data" in the README)'
+            )
 
 
 def _number(label: float) -> int | float:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from irpo.candidates import search_words
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
-from irpo.tasks._passages import Account, Passage, PassageLists
+from irpo.tasks._passages import Account, Passage, PassageLists, in_groups
 from irpo.types import RankingExample, UserError
 
 RELEASE = Release(eval_names=("dev", "test"), prefer="ans", hub="dgslibisey/MuSiQue")
@@ -44,7 +44,7 @@ class MuSiQue:
                 return self._example(row.value, lists, account)
 
             built[split] = list(intake.collect(split, rows, parse))
-        return built
+        return in_groups(built)
 
     def _example(self, value: Mapping[str, Any], lists: PassageLists, account: Account) -> RankingExample:
         if not need(value, "answerable", bool, True):

@@ -6,11 +6,15 @@ A row may be any of
   "score"}, ...]}`: a text or a list of messages each, scores in the responses' objects
 - the same with `"responses": [text, ...]` and `"scores": [number, ...]` of equal length
 - `{"prompt", "chosen", "rejected"}`, texts or lists of messages; a prompt may be left out where both are lists of
-  messages that begin alike. `score_chosen` and `score_rejected` are not read: the pair is the label
+  messages, or transcripts ("Human: ... Assistant: ..." as in hh-rlhf), that begin alike. `score_chosen` and
+  `score_rejected` are not read: the pair is the label
+- `{"prompt", "answers": [{"answer", "rank"}, ...]}`, rank 1 the best (Nectar)
+- `{"context", "response1", "response2", "overall_preference"}`, the preference below 0 for the first (HelpSteer3)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,9 +26,9 @@ from irpo.types import Candidate, RankingExample, UserError
 
 Labels = Literal["rank", "difference", "best"]
 
-_PROMPTS = ("prompt", "instruction", "question", "input")
-_RESPONSES = ("responses", "completions", "generations")
-_TEXTS = ("response", "text", "content", "completion")
+_PROMPTS = ("prompt", "instruction", "question", "input", "context")
+_RESPONSES = ("responses", "completions", "generations", "answers")
+_TEXTS = ("response", "text", "content", "completion", "answer")
 _SCORES = ("overall_score", "score", "rating")
 _PARALLEL = ("scores", "ratings", "rating")
 
@@ -61,6 +65,7 @@ class Preferences:
     eval_fraction: float = 0.05
     seed: int = 0
     hub: str = "openbmb/UltraFeedback"
+    hub_config: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_fraction < 1:
@@ -68,9 +73,10 @@ class Preferences:
 
     def build(self, intake: Intake) -> Lists:
         """See `irpo.tasks.Task`."""
-        found = intake.splits(self.data, Release(eval_names=("test", "dev"), hub=self.hub))
+        release = Release(eval_names=("test", "dev"), prefer="prefs", hub=self.hub, hub_config=self.hub_config)
+        found = intake.splits(self.data, release)
         lists = {split: list(intake.collect(split, rows, self._example)) for split, rows in found.items()}
-        if "eval" in lists or not self.eval_fraction:
+        if "eval" in lists or "train" not in lists or not self.eval_fraction:
             return lists
         # A salt: the validation lists of a run are chosen by the hash of the bare id.
         aside = [e for e in lists["train"] if in_test_split(f"evaluation/{e.unit}", self.eval_fraction)]
@@ -104,6 +110,9 @@ def parse_row(value: Mapping[str, Any]) -> tuple[str, list[str], list[float]]:
     if "chosen" in value and "rejected" in value:
         prompt, chosen, rejected = _pair(value)
         return prompt, [chosen, rejected], [1.0, 0.0]
+    if "overall_preference" in value:
+        second = _number(value["overall_preference"], "overall_preference")
+        return _prompt(value), [_reply(need(value, f"response{n}", (str, list))) for n in (1, 2)], [0.0, second]
     key = next((key for key in _RESPONSES if key in value), None)
     if key is None:
         raise UserError(f"the row has neither 'chosen' and 'rejected' nor one of {', '.join(_RESPONSES)}")
@@ -124,10 +133,11 @@ def _scored(found: Sequence[Any], key: str) -> tuple[list[str], list[float]]:
         if not isinstance(item, dict):
             raise UserError(f"{key!r}: item {n} is {shown(item)}; it must be an object with a text and a score")
         text = next((name for name in _TEXTS if name in item), _TEXTS[0])
-        score = next((name for name in _SCORES if name in item), _SCORES[1])
+        score = next((name for name in (*_SCORES, "rank") if name in item), _SCORES[1])
+        sign = -1 if score == "rank" else 1  # the first is the best
         try:
             texts.append(_reply(need(item, text, (str, list))))
-            scores.append(_number(need(item, score, (int, float, str)), score))
+            scores.append(sign * _number(need(item, score, (int, float, str)), score))
         except UserError as error:
             raise UserError(f"{key!r}: item {n}: {error}") from None
     return texts, scores
@@ -136,7 +146,7 @@ def _scored(found: Sequence[Any], key: str) -> tuple[list[str], list[float]]:
 def _number(value: object, name: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not abs(number) < float("inf"):
         raise UserError(f"{name!r} is {shown(value)}; it must be a finite number")
@@ -148,7 +158,11 @@ def _pair(value: Mapping[str, Any]) -> tuple[str, str, str]:
     chosen, rejected = need(value, "chosen", (str, list)), need(value, "rejected", (str, list))
     if any(name in value for name in _PROMPTS):
         return _prompt(value), _reply(chosen), _reply(rejected)
-    if isinstance(chosen, str) or isinstance(rejected, str):
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        chosen, rejected = _transcript(chosen), _transcript(rejected)
+        if chosen[:-1] != rejected[:-1] and chosen and rejected:
+            raise Refused("the conversations differ before their last turn")
+    if isinstance(chosen, str) or isinstance(rejected, str) or not chosen or not rejected:
         raise UserError(f"the row has no prompt (one of {', '.join(_PROMPTS)})")
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2:
         raise UserError("the row has no prompt, and 'chosen' and 'rejected' do not begin with the same messages")
@@ -158,6 +172,8 @@ def _pair(value: Mapping[str, Any]) -> tuple[str, str, str]:
 def _prompt(value: Mapping[str, Any]) -> str:
     name = next((name for name in _PROMPTS if name in value), _PROMPTS[0])
     found = need(value, name, (str, list))
+    if isinstance(found, str) and found.rstrip().endswith("\n\nAssistant:"):
+        found = _transcript(found)[:-1] or found
     prompt = found.strip() if isinstance(found, str) else _conversation(found)
     if not prompt:
         raise UserError(f"{name!r} is empty; it must hold the prompt")
@@ -171,6 +187,19 @@ def _reply(found: str | Sequence[Any]) -> str:
     if not found:
         raise UserError("a response is an empty list of messages")
     return _message(found[-1])[1].strip()
+
+
+def _transcript(text: str) -> list[dict[str, str]]:
+    """The messages of "Human: ... Assistant: ..."; none where a text is no such transcript.
+
+    >>> _transcript("\\n\\nHuman: Hi.\\n\\nAssistant: Hello.")
+    [{'role': 'user', 'content': 'Hi.'}, {'role': 'assistant', 'content': 'Hello.'}]
+    """
+    before, *parts = re.split(r"(?:\A|\n\n)\s*(Human|Assistant):", text)
+    if before.strip() or parts[:1] != ["Human"] or parts[-2] != "Assistant":
+        return []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _conversation(messages: Sequence[Any]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from irpo.files import Row, need, shown
 from irpo.sameness import tidy
@@ -31,6 +31,9 @@ class ReDial:
     movies follow the training dialogues' frequency; without a training split that of `movies_with_mentions.csv`, else
     of the evaluation dialogues. The website's files and the hub's rows are read alike.
     """
+
+    # A film that someone suggested (1) was not recommended in the dialogue.
+    relevant_from: ClassVar[float] = 2.0
 
     data: str
     seed: int = 0

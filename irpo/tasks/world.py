@@ -61,7 +61,7 @@ EVAL_SHARE = 0.2  # of the pairs of genre and country
 
 
 @dataclass(frozen=True)
-class Film:
+class WorldFilm:
     """A film and what there is to know about it."""
 
     title: str
@@ -89,6 +89,11 @@ class FilmQuery:
     genre: str
     country: str
 
+    @property
+    def wish(self) -> str:
+        """What is wished for, in whatever words: lists that share it depend on each other."""
+        return f"{self.genre} from {self.country}"
+
 
 def number(key: str, below: int) -> int:
     """A number in [0, below) that depends on the key alone."""
@@ -101,7 +106,7 @@ def shuffled(key: str, items: Sequence[T]) -> list[T]:
 
 
 @cache
-def films(seed: int = 0) -> tuple[Film, ...]:
+def films(seed: int = 0) -> tuple[WorldFilm, ...]:
     """The films of a world: one for each genre and director, and a sequel to every third of them.
 
     >>> len(films()), len({film.title for film in films()})
@@ -118,7 +123,7 @@ def films(seed: int = 0) -> tuple[Film, ...]:
     fame = shuffled(f"{seed}/fame", range(len(known)))
     decades = shuffled(f"{seed}/decade", [DECADES[i % len(DECADES)] for i in range(len(known))])
     return tuple(
-        Film(
+        WorldFilm(
             title=title,
             genre=genre,
             director=directors[maker],
@@ -164,7 +169,7 @@ class FilmList:
     """A query and the films to rank for it, in the order in which the prompt shows them."""
 
     query: FilmQuery
-    films: tuple[Film, ...]
+    films: tuple[WorldFilm, ...]
 
     @property
     def content(self) -> str:
@@ -183,7 +188,8 @@ class FilmList:
             Candidate(id=ids[film.title], text=film.text, relevance=float(label), source="world")
             for film, label in zip(self.films, self.labels, strict=True)
         )
-        return RankingExample(id=f"world-{fingerprint(self.content)}", query=self.query.text, candidates=candidates)
+        name = f"world-{fingerprint(self.content)}"
+        return RankingExample(id=name, query=self.query.text, candidates=candidates, group=self.query.wish)
 
 
 def film_list(key: str, count: int, seed: int = 0) -> FilmList:
@@ -191,7 +197,7 @@ def film_list(key: str, count: int, seed: int = 0) -> FilmList:
     genre = GENRES[number(f"{key}/genre", len(GENRES))]
     country = COUNTRIES[number(f"{key}/country", len(COUNTRIES))]
     wording = WORDINGS[number(f"{key}/wording", len(WORDINGS))]
-    pools: dict[int, list[Film]] = {0: [], 1: [], 2: []}
+    pools: dict[int, list[WorldFilm]] = {0: [], 1: [], 2: []}
     for film in shuffled(f"{key}/films", films(seed)):
         pools[film.label(genre, country)].append(film)
     both = 1 + number(f"{key}/both", max(1, min(3, count // 3)))
