@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,13 +13,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from irpo.encoding import EncodedList
+from irpo.head import soft_cap
 from irpo.lists import ScoredLists
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS, causal_lm, make_batch
 
+FULL_LOGITS = 8 * 2**30  # bytes of float32 logits; 20 sequences of 528 tokens over 128,256 words take 5 GiB, twice
+
 
 def expanded_loss(model: Any, items: Sequence[EncodedList]) -> Tensor:
-    """IRPO as S-DPO's code would take it: K whole sequences a list, float32 logits of every token."""
+    """IRPO as S-DPO's code would take it: K whole sequences a list, float32 logits of every token.
+
+    Where those would be larger than `FULL_LOGITS` (107 GB were seen to be asked for), of the answers' tokens alone.
+    """
     rows = [(item.prompt + item.heads[0], body) for item in items for body in item.bodies]
     width = max(len(prompt) + len(body) for prompt, body in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -27,12 +34,13 @@ def expanded_loss(model: Any, items: Sequence[EncodedList]) -> Tensor:
         ids[row, : len(prompt) + len(body)] = torch.tensor(prompt + body)
         mask[row, : len(prompt) + len(body)] = 1
         scored[row, len(prompt) : len(prompt) + len(body)] = 1
-    device = causal_lm(model).device
+    lm = causal_lm(model)
+    device, vocabulary = lm.device, lm.config.get_text_config().vocab_size
     ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
+    logprobs = partial(_all_logprobs if 4 * ids.numel() * vocabulary <= FULL_LOGITS else _answer_logprobs, model)
 
     def summed() -> Tensor:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-        logp = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        logp = logprobs(ids, mask, scored[:, 1:].bool())
         return (logp * scored[:, 1:]).sum(-1).view(len(items), -1)
 
     policy = summed()
@@ -42,6 +50,22 @@ def expanded_loss(model: Any, items: Sequence[EncodedList]) -> Tensor:
     present = torch.ones_like(policy, dtype=torch.bool)
     lists = ScoredLists(policy, reference, relevance, present, torch.zeros_like(policy), None)
     return OBJECTIVES.build("irpo")(lists).mean()
+
+
+def _all_logprobs(model: Any, ids: Tensor, mask: Tensor, _: Tensor) -> Tensor:
+    """log p of every token but the first, (N, T - 1)."""
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    found: Tensor = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return found
+
+
+def _answer_logprobs(model: Any, ids: Tensor, mask: Tensor, scored: Tensor) -> Tensor:
+    """The same where `scored` (N, T - 1) says so, 0 elsewhere."""
+    lm, at = causal_lm(model), scored.nonzero(as_tuple=True)
+    states = lm.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1][at]
+    logits = soft_cap(lm.get_output_embeddings()(states).float(), lm.config.get_text_config())
+    found = logits.log_softmax(-1).gather(-1, ids[:, 1:][at][:, None])[:, 0]
+    return found.new_zeros(scored.shape).index_put(at, found)
 
 
 def expanded(model: Any, items: Sequence[EncodedList]) -> Callable[[], Tensor]:

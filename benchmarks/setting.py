@@ -19,7 +19,7 @@ from irpo.attention import use_split_attention
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
 from irpo.method import Method
-from irpo.models import LoadOptions, LoraOptions, add_lora, default_device, load_model, load_tokenizer
+from irpo.models import LoraOptions, add_lora, default_device, load_tokenizer, require_four_bit
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
 from irpo.training import ListTrainer, Loop, training_arguments
@@ -41,6 +41,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 768,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
+    },
+    "tiny": _LLAMA
+    | {
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
     },
     "90m": _LLAMA
     | {
@@ -104,18 +113,9 @@ class Case:
 
     def base(self) -> Any:
         """The model with random weights: bfloat16 on a GPU, float32 on a CPU."""
-        shape = dict(SHAPES[self.shape])
-        config = CONFIG_MAPPING[shape.pop("model_type")](**shape, max_position_embeddings=8192)
         device = default_device()
-        torch.manual_seed(0)
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model = use_split_attention(AutoModelForCausalLM.from_config(config, dtype=dtype))
-        if self.tuning != "nf4":
-            return model.to(device).eval()
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            del model
-            return load_model(folder, LoadOptions(quantization="nf4"))
+        model = made_on(device, self.shape, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        return (in_four_bits(model) if self.tuning == "nf4" else model).eval()
 
     def model(self) -> Any:
         """With a LoRA of rank 16 that is no longer idle, so that policy and reference differ."""
@@ -128,6 +128,38 @@ class Case:
         if self.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
+
+
+def made_on(device: torch.device, shape: str, dtype: torch.dtype, **other: Any) -> Any:
+    """A model of that shape, `other` in its configuration, whose random weights are drawn where they will stay."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return use_split_attention(AutoModelForCausalLM.from_config(config_of(shape, **other), dtype=dtype))
+
+
+def config_of(shape: str, **other: Any) -> Any:
+    """The configuration of a shape."""
+    told = {**SHAPES[shape], "max_position_embeddings": 8192, **other}
+    return CONFIG_MAPPING[told.pop("model_type")](**told)
+
+
+def in_four_bits(model: Any) -> Any:
+    """The model with its linear layers, but for the head, in NF4 with double quantization: made in place."""
+    import bitsandbytes as bnb
+
+    head = model.get_output_embeddings()
+    for parent in list(model.modules()):
+        for name, old in list(parent.named_children()):
+            if type(old) is not torch.nn.Linear or old is head:
+                continue
+            weight, sizes = old.weight, (old.in_features, old.out_features)
+            new = bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+            packed = bnb.nn.Params4bit(weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True)
+            new.weight, new.bias = packed.to(weight.device), old.bias
+            setattr(parent, name, new)
+    model.is_loaded_in_4bit = True  # what peft asks before it puts its 4-bit layer there
+    require_four_bit(model)
+    return model
 
 
 def our_trainer(model: Any, items: Sequence[EncodedList], reference: str, *, tokens: int = 8192) -> ListTrainer:

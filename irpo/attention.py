@@ -43,9 +43,15 @@ def in_parts(mask: Tensor, reach: Sequence[int]) -> Tensor:
         first = min(reach[start:stop])
         rows = mask[:, :, start:stop]
         seen = torch.cat([rows[..., :trunk], rows[..., trunk + first : trunk + stop]], -1)
-        found.append(Part(start, stop, first, seen))
+        found.append(Part(start, stop, first, aligned(seen)))
     mask.parts = found  # type: ignore[attr-defined]
     return mask
+
+
+def aligned(mask: Tensor) -> Tensor:
+    """The mask with rows that begin at a multiple of 8 numbers: a GPU's kernel copies any other, in every layer."""
+    missing = -mask.shape[-1] % 8
+    return torch.nn.functional.pad(mask, (0, missing))[..., :-missing] if missing else mask
 
 
 def split_attention(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -71,12 +71,6 @@ _STOPWORDS = frozenset(
 def search_words(text: str) -> tuple[str, ...]:
     """The words that a search compares: singular, without stop words, each once."""
     return tuple(dict.fromkeys(singular(w) for w in words_of(text) if w not in _STOPWORDS))
-
-
-def popularity(train: Sequence[RankingExample]) -> Mapping[str, float]:
-    """How often each text (by `text_key`) is relevant in training lists: what ranks without reading the query."""
-    relevant = (text_key(c.text) for example in train for c in example.candidates if c.relevance > 0)
-    return {key: float(count) for key, count in Counter(relevant).items()}
 
 
 class Likeness(Protocol):
@@ -199,3 +193,8 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
             left[place] = 0
             if not skip(place):
                 yield place
+
+
+def popularity(train: Sequence[RankingExample]) -> dict[str, float]:
+    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know."""
+    return dict(Counter(text_key(c.text) for e in train for c in e.candidates if c.relevance > 0))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from irpo.machine import memory
 from irpo.types import UserError
 
 GIB = 2**30
@@ -63,11 +62,7 @@ def _own_card() -> Card:
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
         return Card(about.name, about.total_memory / GIB)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
-        memory = min(memory, int(text))
-    return Card("this machine's RAM", memory / GIB, gpu=False)
+    return Card("this machine's RAM", memory() / GIB, gpu=False)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:

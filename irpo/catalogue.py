@@ -18,6 +18,7 @@ _REGISTRIES = {
     "scorers": ("irpo.scorers", "SCORERS"),
     "tasks": ("irpo.tasks", "TASKS"),
     "modes": ("irpo.modes", "RANKING_MODES"),
+    "on_policy": ("irpo.online", "ON_POLICY"),
     "rewards": ("irpo.online.rewards", "REWARDS"),
     "samplers": ("irpo.generation", "SAMPLERS"),
 }
@@ -27,7 +28,7 @@ def kinds(kind: str | None) -> tuple[str, ...]:
     """The kinds to show: the given one (in the singular, too), or all."""
     if kind is None:
         return tuple(_REGISTRIES)
-    plural = kind if kind.endswith("s") else f"{kind}s"
+    plural = kind if kind in _REGISTRIES else f"{kind}s"
     if plural not in _REGISTRIES:
         known = ", ".join(_REGISTRIES)
         raise UnknownName(f"unknown kind of plug-in {kind!r}; choose from {known}{meant(plural, _REGISTRIES)}")

@@ -55,7 +55,7 @@ class LoraConfig(_Section):
 class ModelConfig(_Section):
     """Which model, how it is loaded and which of its weights learn."""
 
-    name: str  # "embedded", a folder, a hub id, or a finished run's folder
+    name: str  # "embedded", a folder, a hub id (ID@REVISION pins a commit), or a finished run's folder
     tuning: Literal["lora", "full"] = "lora"
     quantization: Literal["nf4", "none"] = "none"  # nf4: base weights in 4 bits (QLoRA)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
@@ -118,6 +118,8 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
     warmup_fraction: Fraction = 0.05  # of all updates
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after warm-up
+    # Of AdamW's moments: float32, or 8 bits in pages that move to the CPU where a GPU's memory is short (a GPU only).
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their id
@@ -142,7 +144,7 @@ class EvaluationConfig(_Section):
 class OnlineConfig(_Section):
     """Rounds of drawing answers from the policy and training on them, instead of one pass over the given lists."""
 
-    name: Literal["iterative", "reinforce", "larpo"]
+    method: PluginSpec  # iterative, reinforce, larpo or your own, with its options; `irpo list on_policy`
     rounds: Positive = 5
     updates_per_round: Positive = 20  # takes the place of training.updates and training.epochs
     prompts_per_round: Positive | None = None  # None: as many as the round's updates need
@@ -152,26 +154,16 @@ class OnlineConfig(_Section):
     sampler: PluginSpec = {"name": "transformers"}
     reference: Literal["first", "previous"] = "first"  # the policy before the first round, or before this round
     min_valid: Positive = 8  # lists that a round must yield
-    reward: PluginSpec = {"name": "labels"}  # of an answer; reinforce and larpo
-    # larpo alone:
-    # Whose answers to a prompt compete. With earlier rounds' among them, every round asks the same prompts.
-    memory: Literal["current", "previous", "all"] = "all"
-    negatives: Literal["easiest", "easy", "hard", "hardest"] = "hardest"
-    high_temperature: Annotated[float, Field(gt=0)] = 1.5  # of hard negatives
-    labels: Literal["rank", "difference", "best"] = "rank"  # what becomes of rewards; see irpo.tasks.preferences
-    pass_reward: float = 0.5  # from which an answer counts as suitable, in Pass@N
 
-    @model_validator(mode="after")
-    def _samples_fit_the_method(self) -> Self:
-        if self.name != "iterative" and self.samples < 2:
-            raise ValueError(
-                f"online.name {self.name!r} compares answers to one prompt; set online.samples to 2 or more"
-            )
-        if self.name == "reinforce" and (self.temperature != 1 or self.reference != "first"):
-            raise ValueError(
-                "online.name 'reinforce' follows the policy itself: online.temperature is 1, online.reference is first"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_shape(cls, given: Any) -> Any:
+        moved = ("name", "reward", "memory", "negatives", "high_temperature", "labels", "pass_reward")
+        old = [key for key in moved if isinstance(given, dict) and key in given]
+        if old:
+            options = ", ".join(f"{key}: ..." for key in dict.fromkeys(["name", *old]))
+            raise ValueError(f"{', '.join(old)} moved into the method: write online.method: {{{options}}}")
+        return given
 
 
 class RunConfig(_Section):

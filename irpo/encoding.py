@@ -22,7 +22,7 @@ from irpo.specials import tokenize
 from irpo.types import RankingExample, UserError, target_order
 
 Tokens = tuple[int, ...]
-NO_SLOT = -1  # a token that is fed but whose log-probability nobody asks for
+NO_PLACE = -1  # a token that is fed but whose log-probability nobody asks for
 PAD_LIST = -1  # `lists` of a padding column
 MAX_PADDING = 0.05  # share of a batch's columns; above it, lists are packed into wider rows
 
@@ -121,9 +121,9 @@ def _heads(tokenizer: Any, form: AnswerForm, count: int) -> tuple[Tokens, ...]:
 class Layout:
     """One list of `size` candidates as columns of a row.
 
-    `reads` are (column, token, slot): log p(token | column's prefix) goes to slot. Slot j is candidate j; where a
-    scorer scores the candidates anew at each of `ranks` ranks, slot i * size + j is candidate j at rank i + 1. The
-    target list's log-likelihood, where asked for, goes to the slot after them.
+    `reads` are (column, token, place): log p(token | column's prefix) goes to that place of the list's table, candidate
+    j at place j; where a scorer scores the candidates anew at each of `ranks` ranks, candidate j at rank i + 1 at place
+    i * size + j. The target list's log-likelihood, where asked for, goes to the place after them.
     """
 
     size: int
@@ -140,16 +140,16 @@ class Layout:
         self.ids += tokens
         self.branches += [0] * len(tokens)
 
-    def add_branch(self, trunk: int, tokens: Sequence[int], slots: Sequence[int]) -> list[int]:
+    def add_branch(self, trunk: int, tokens: Sequence[int], places: Sequence[int]) -> list[int]:
         """Append a continuation of the first `trunk` columns; returns the column that predicts each of its tokens.
 
         The next-token shift lives here: token t is read at the column of token t - 1, the first at the trunk's end.
         The last token is read but never fed, since nothing stands behind it.
         """
         columns = [trunk - 1, *self.feed(trunk, tokens[:-1])]
-        for column, token, slot in zip(columns, tokens, slots, strict=True):
-            if slot != NO_SLOT:
-                self.reads.append((column, token, slot))
+        for column, token, place in zip(columns, tokens, places, strict=True):
+            if place != NO_PLACE:
+                self.reads.append((column, token, place))
         return columns
 
     def feed(self, trunk: int, tokens: Sequence[int]) -> range:
@@ -162,20 +162,20 @@ class Layout:
         return columns
 
     @property
-    def target_slot(self) -> int:
+    def target_place(self) -> int:
         """Where the target list's tokens are read to."""
         return self.size * self.ranks
 
 
 def add_target(layout: Layout, item: EncodedList) -> None:
-    """A branch that holds the whole answer in target order, every token of it read to the target slot."""
+    """A branch that holds the whole answer in target order, every token of it read to the target's place."""
     item.require_list("the target list's likelihood (method.nll_weight above 0, or the objective sft)")
     layout.target = True
     tokens = item.answer(target_order(item.relevance))
     trunk = layout.branches.count(0)
     shared = trunk - len(item.prompt)  # tokens of the answer that already stand in the trunk
-    layout.reads += [(len(item.prompt) + i - 1, tokens[i], layout.target_slot) for i in range(shared)]
-    layout.add_branch(trunk, tokens[shared:], [layout.target_slot] * (len(tokens) - shared))
+    layout.reads += [(len(item.prompt) + i - 1, tokens[i], layout.target_place) for i in range(shared)]
+    layout.add_branch(trunk, tokens[shared:], [layout.target_place] * (len(tokens) - shared))
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,9 @@ class ListBatch:
         return tuple(item.id for item in self.items)
 
     def to(self, device: torch.device | str) -> ListBatch:
-        """The same batch on a device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        """The same batch on a device, which nobody waits for."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
         return replace(self, **moved)
 
     @property
@@ -305,10 +306,10 @@ def _places(layouts: Sequence[Layout], starts: Sequence[int]) -> tuple[list[int]
     cells: dict[int, int] = {}
     reads = []
     for index, layout in enumerate(layouts):
-        for column, token, slot in layout.reads:
-            rank, candidate = divmod(slot, layout.size)
+        for column, token, own in layout.reads:
+            rank, candidate = divmod(own, layout.size)
             table = (index * ranks + rank) * size + candidate
-            place = len(layouts) * ranks * size + index if slot == layout.target_slot else table
+            place = len(layouts) * ranks * size + index if own == layout.target_place else table
             reads.append((cells.setdefault(starts[index] + column, len(cells)), token, place))
     return list(cells), sorted(reads)
 

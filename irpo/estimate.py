@@ -18,14 +18,16 @@ from irpo.encoding import EncodedList, ListBatch, collate, prompted
 from irpo.jobs import builder_of, method_of, split_training
 from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
-from irpo.method import Method, Sampled
+from irpo.method import Method, SampledObjective
 from irpo.models import LoadOptions, LoraOptions, require_there, resolve
-from irpo.online.questions import as_answers
+from irpo.online import ON_POLICY
+from irpo.online.policy import as_answers
 from irpo.preparing import build as build_lists
 from irpo.runs import base_name
-from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out, make_batch
+from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
+from irpo.whole import only_attention
 
 LISTS_READ = 64  # training lists whose lengths are taken
 CANDIDATES, CANDIDATE_TOKENS = 20, 8  # of a list, where no list can be read
@@ -83,10 +85,14 @@ def shape_of(name: str) -> Any:
     base = base_name(name)
     require_there(base)
     try:
-        return AutoConfig.from_pretrained(resolve(base))
+        place, revision = resolve(base)
+        found = AutoConfig.from_pretrained(place, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"cannot read the configuration of model {name!r}: {reason}") from None
+    if not only_attention(found):
+        raise UserError(f"model {name!r} is scored in whole sequences (not all its layers are attention): no estimate")
+    return found
 
 
 def sample_of(config: RunConfig) -> Sample:
@@ -187,7 +193,7 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     passes = Passes(
         live=live,
         before=before,
-        adapters_off=make_batch(largest.items, method.scorer) if adapted else None,
+        adapters_off=method.scored(largest.items) if adapted else None,
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
         accumulates=len(batches) > 1,
     )
@@ -197,9 +203,10 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
 def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
     """The lists as on-policy rounds train on them: whole answers, LarPO's of earlier rounds too."""
     online = config.online
-    if online is None or online.name == "iterative":
+    course = None if online is None else ON_POLICY.build(online.method).course
+    if online is None or course is None or not course.compares:
         return sample
-    rounds = {"current": 1, "previous": 2, "all": online.rounds}[online.memory] if online.name == "larpo" else 1
+    rounds = online.rounds if course.earlier is None else min(online.rounds, 1 + course.earlier)
     count = online.samples * rounds
 
     def drawn(item: EncodedList) -> EncodedList:
@@ -211,14 +218,12 @@ def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
 
 def _live(method: Method, batch: ListBatch) -> tuple[tuple[ListBatch, ...], tuple[ListBatch, ...]]:
     """The batches that need a gradient, and those that are scored before without one."""
-    if not isinstance(method.objective, Sampled):
+    if not isinstance(method.objective, SampledObjective):
         return (batch,), ()
     zeros = torch.zeros_like(batch.relevance)
     noise = torch.rand(zeros.shape, generator=torch.Generator().manual_seed(0))
     chosen = method.objective.select(ScoredLists(zeros, zeros, batch.relevance, batch.mask, noise))
-    drawn = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
-    whole = (make_batch(batch.items, None, target=True),) if method.reads_target else ()
-    return (make_batch(drawn, method.scorer), *whole), (make_batch(batch.items, method.scorer),)
+    return method.live(batch.items, chosen), (method.scored(batch.items),)
 
 
 def _validation(method: Method, sample: Sample) -> ListBatch:

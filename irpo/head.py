@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -136,8 +137,10 @@ def soft_cap(logits: Tensor, config: Any) -> Tensor:
 
 
 def _factor(config: Any) -> float:
-    divisor, factor = getattr(config, "logits_scaling", None), getattr(config, "logit_scale", None)
-    return float(1.0 if factor is None else factor) / float(1.0 if divisor is None else divisor)
+    divisor = getattr(config, "logits_scaling", None)
+    factors = [getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier")]  # Cohere's, Falcon-H1's
+    factor = math.prod(1.0 if factor is None else float(factor) for factor in factors)
+    return factor / float(1.0 if divisor is None else divisor)
 
 
 def float_head(head: Any) -> Callable[[Tensor], Tensor]:

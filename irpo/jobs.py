@@ -12,8 +12,16 @@ from typing import Any
 from irpo.chance import in_test_split
 from irpo.config import MethodConfig, RunConfig
 from irpo.encoding import EncodedList, PromptedList, prompted
-from irpo.method import Method, Sampled
-from irpo.models import LoraOptions, add_lora, four_bit_layers, load_tokenizer, trainable_parameters, without_dropout
+from irpo.method import Method
+from irpo.models import (
+    LoraOptions,
+    add_lora,
+    default_device,
+    four_bit_layers,
+    load_tokenizer,
+    trainable_parameters,
+    without_dropout,
+)
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.preparing import build
@@ -56,6 +64,7 @@ def prepare_job(config: RunConfig) -> Parts:
     """The configured task's lists, split and put as the model will see them, and the method to train by."""
     method = method_of(config)
     require_trackers(config)
+    require_optimizer(config)
     lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
     if "train" not in lists:
         raise UserError(f"task {config.task['name']!r}: the data hold no training split")
@@ -99,8 +108,7 @@ def method_of(config: RunConfig) -> Method:
     method = Method(_objective(m), SCORERS.build(m.scorer), m.length, m.reference, m.nll_weight)
     if config.model.dtype == "float16":
         raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
-    draws = isinstance(method.objective, Sampled) or (config.online is not None and config.online.name == "reinforce")
-    if draws and config.model.tuning == "lora" and config.model.lora.dropout:
+    if method.sampled and config.model.tuning == "lora" and config.model.lora.dropout:
         # Dropout would make the policy that draws another than the one that is differentiated.
         name = type(method.objective).__name__
         raise UserError(
@@ -126,6 +134,12 @@ def require_trackers(config: RunConfig) -> None:
     for name in config.training.report_to:
         if name not in there:
             raise UserError(f"training.report_to: {name!r} is not installed; there is {', '.join(there) or 'none'}")
+
+
+def require_optimizer(config: RunConfig) -> None:
+    """`UserError` where the optimiser keeps its moments in a GPU's pages and there is no GPU."""
+    if config.training.optimizer == "paged_adamw_8bit" and default_device().type != "cuda":
+        raise UserError("training.optimizer 'paged_adamw_8bit' needs a GPU, and there is none here; set it to adamw")
 
 
 def builder_of(config: RunConfig) -> PromptBuilder:
@@ -183,13 +197,16 @@ def policy_model(config: RunConfig) -> Any:
     m = config.model
     options = load_options(config, training=True)
     model = load_weights(m.name, options, merge=True)
-    check_model(model)
+    if note := check_model(model):
+        say(note)
     without_dropout(model)
     if m.quantization == "nf4":
         say(f"4-bit: on, {four_bit_layers(model)} linear layers hold NF4 weights")
     if m.tuning == "lora":
         lora = LoraOptions(m.lora.r, m.lora.alpha, m.lora.dropout, m.lora.targets)
         model = add_lora(model, lora, seed=config.seed)
+    else:
+        model.requires_grad_(True)
     if m.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     learn, whole = trainable_parameters(model)

@@ -21,7 +21,7 @@ PLUGINS: dict[Keys, str] = {
     ("method", "objective"): "objectives",
     ("method", "scorer"): "scorers",
     ("online", "sampler"): "samplers",
-    ("online", "reward"): "rewards",
+    ("online", "method"): "on_policy",
 }
 _MOST_VALUES = 10_000  # of a file or an override; aliases can make a few lines mean more than a memory holds
 _DEEPEST = 20

@@ -16,8 +16,8 @@ class ScoredLists:
     """B lists of up to K candidates, scored by the policy (with gradient) and by the reference (without).
 
     A slot of a ranking is a list of its own: its `mask` holds the candidates that are still unplaced, `members` those
-    of the whole list (from which ranks and weights are computed), `items` the one that stands at this slot, and
-    `owner` says which list the slot belongs to. For an ordinary list the three are the same mask, each row its own.
+    of the whole list (from which ranks and weights are computed), and `here` the one that stands at this slot. The
+    `slots` rows of a list stand together. For an ordinary list, of one row, the three are the same mask.
 
     `noise` is uniform in [0, 1), one number a candidate: the only chance an objective may use. Whoever draws it from
     (seed, list, step) makes the loss independent of how lists are batched. `target` is the policy's log-likelihood of
@@ -31,12 +31,12 @@ class ScoredLists:
     noise: Tensor  # (B, K)
     target: Tensor | None = None  # (B,) nats
     members: Tensor | None = None  # (B, K) bool, None: mask
-    items: Tensor | None = None  # (B, K) bool, None: mask; whose terms the loss sums
-    owner: Tensor | None = None  # (B,) long, None: each row its own
+    here: Tensor | None = None  # (B, K) bool, None: mask; whose terms the loss sums
+    slots: int = 1  # rows of each list
 
     def __post_init__(self) -> None:
         shape = self.policy.shape
-        for name in ("reference", "relevance", "mask", "noise", "members", "items"):
+        for name in ("reference", "relevance", "mask", "noise", "members", "here"):
             table = getattr(self, name)
             if table is not None and table.shape != shape:
                 raise ValueError(f"policy is {tuple(shape)}, {name} is {tuple(table.shape)}")
@@ -51,19 +51,15 @@ class ScoredLists:
     @property
     def counted(self) -> Tensor:
         """The candidates whose terms the loss sums, (B, K) bool."""
-        return self.mask if self.items is None else self.items
-
-    @property
-    def starts(self) -> Tensor:
-        """The first row of each list, (lists,)."""
-        owner = torch.arange(len(self.mask), device=self.mask.device) if self.owner is None else self.owner
-        return torch.searchsorted(owner, torch.arange(int(owner.max()) + 1, device=owner.device))
+        return self.mask if self.here is None else self.here
 
     def per_list(self, losses: Tensor) -> Tensor:
         """Losses of the rows, (B,), summed over the slots of each list, (lists,)."""
-        if self.owner is None:
-            return losses
-        return losses.new_zeros(int(self.owner.max()) + 1).index_add(0, self.owner, losses)
+        return losses if self.slots == 1 else losses.view(-1, self.slots).sum(-1)
+
+    def first_slot(self, rows: Tensor) -> Tensor:
+        """What the rows hold, (B, ...), of each list's first slot alone, (lists, ...)."""
+        return rows[:: self.slots]
 
 
 def slot_lists(
@@ -72,15 +68,15 @@ def slot_lists(
     """The slots of B lists as lists of their own: (B, I, K) scores become B * I rows, the slots of a list together.
 
     `present` (B, I, K) are the candidates unplaced at each slot, `relevance`, `mask` and `noise` are the lists' (B, K).
-    The item at slot i is the one of rank i in the target order.
+    The item at a slot is the one that is gone at the next: the walk decides it, whose ties may be drawn. Where a list
+    is not walked (no label tells an order), its first slot is the whole list and there is no other.
     """
     lists, slots, size = policy.shape
 
     def repeated(table: Tensor) -> Tensor:
         return table[:, None].expand(lists, slots, size).reshape(-1, size)
 
-    place = torch.arange(1, slots + 1, device=mask.device)[None, :, None]
-    items = (ranks(relevance, mask)[:, None] == place) & present
+    later = torch.nn.functional.pad(present[:, 1:], (0, 0, 0, 1))
     return ScoredLists(
         policy.reshape(-1, size),
         reference.reshape(-1, size),
@@ -88,8 +84,8 @@ def slot_lists(
         present.reshape(-1, size),
         repeated(noise),
         members=repeated(mask),
-        items=items.reshape(-1, size),
-        owner=torch.arange(lists, device=mask.device).repeat_interleave(slots),
+        here=(present & ~later).reshape(-1, size),
+        slots=slots,
     )
 
 

@@ -80,9 +80,10 @@ class Progress(ProgressCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show what is new."""
-        self._latest |= {shown: f"{logs[key]:.4g}" for key, shown in SHOWN.items() if key in (logs or {})}
+        self._latest |= {name: f"{logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})}
         if self.training_bar is not None:
-            self.training_bar.set_postfix(self._latest)
+            # In the order of `SHOWN`, not of their coming: what is last falls off a narrow screen.
+            self.training_bar.set_postfix({name: self._latest[name] for name in SHOWN.values() if name in self._latest})
 
 
 class Lines(TrainerCallback):

@@ -44,6 +44,8 @@ class Outcome:
             return ""
         if self.after < self.before or (self.gain is not None and self.gain[1] < 0):
             return "training made it worse: try another learning rate, more lists or fewer updates"
+        if self.after == self.before:
+            return "training changed nothing that these lists show"
         if self.gain is not None and self.gain[0] <= 0:
             return "chance alone could make such a difference on so few lists"
         return ""

@@ -15,8 +15,8 @@ from irpo.checkpoints import last_whole
 from irpo.config import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
-from irpo.jobs import Parts, computes_mixed, describe, policy_model, prepare_job
-from irpo.online import Job, require_sound, run_rounds
+from irpo.jobs import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
+from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.outcome import Outcome, model_card, outcome_of, tell
 from irpo.preparing import build
 from irpo.progress import BEST, say
@@ -44,6 +44,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | No
         if resume and runs.is_finished(out, config):
             say(f"{out}: the run is finished; nothing is left to do")
             return None
+        require_sound(config, method_of(config))
         parts = prepare_job(config)
         describe(parts)
         return fit(parts, out)
@@ -61,7 +62,6 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     else:
         train, validation = (tuple(p.example for p in some) for some in (parts.train, parts.validation))
         job = Job(config, model, parts.builder, parts.method, train, validation)
-        require_sound(job)
         runs.begin(out, config, held)
         outcome = _fit_online(job, out)
     runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
@@ -173,7 +173,8 @@ def measure(
     options = EvaluationOptions(
         settings.modes, settings.measures, settings.lists_per_batch, length=ranker.length, relevant_from=start
     )
-    check_model(ranker.model)
+    if note := check_model(ranker.model):
+        say(note)
     counts = popularity(train)
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from irpo.machine import peak_of_process
 from irpo.processes import is_first
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best che
 SHOWN = {
     f"eval_{BEST}": f"val {BEST}",
     "loss": "loss",
+    "objective": "objective",
+    "anchor": "anchor",
     "nll_per_token": "NLL/token",
     f"train_{BEST}": f"train {BEST}",
 }
@@ -37,17 +38,18 @@ def say(text: str) -> None:
 class Tally:
     """Running sums of what the log shows, over lists since the last line."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, Tensor] = field(default_factory=dict)  # on the model's device until they are shown
     lists: int = 0
     tokens: int = 0
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: ListBatch, values: dict[str, Tensor]) -> None:
-        """Per-list values (B,) of one micro-batch."""
+        """Per-list values (B,) of one micro-batch, which is still on the host; nothing here waits for a device."""
         self.lists += len(batch)
         self.tokens += batch.tokens
         for name, value in values.items():
-            self.sums[name] += float(value.detach().sum())
+            total = value.detach().double().sum()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def told(self) -> dict[str, Any]:
         """The sums for a checkpoint; `of` reads them back."""
@@ -58,13 +60,16 @@ class Tally:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Tally:
         """The tally that `told` tells of, its clock going on."""
+        import torch
+
         since = time.perf_counter() - told["seconds"]
-        return cls(defaultdict(float, told["sums"]), told["lists"], told["tokens"], since)
+        sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in told["sums"].items()}
+        return cls(sums, told["lists"], told["tokens"], since)
 
     def flush(self) -> dict[str, float]:
         """Means since the last call, with speed and peak memory, and start anew."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
-        means = {name: total / max(self.lists, 1) for name, total in self.sums.items()}
+        means = {name: float(total) / max(self.lists, 1) for name, total in self.sums.items()}
         speed = {"tokens_per_s": self.tokens / seconds, "lists_per_s": self.lists / seconds}
         self.sums.clear()
         self.lists = self.tokens = 0
@@ -78,5 +83,4 @@ def peak_memory() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_of_process()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from rich.console import Console
 
 from irpo.config import RunConfig, load_config
 from irpo.evaluation import Evaluation, Summary, write_results
+from irpo.models import EMBEDDED
 from irpo.pipeline import measure, train
 from irpo.preparing import build
 from irpo.progress import say
@@ -26,8 +30,17 @@ TESTED = "score"  # the mode whose values the paired tests compare
 
 
 def run(out: Path, config_file: Path | None = None) -> dict[str, Summary]:
-    """Train and evaluate every method into `out`; prints the table, writes report.md; returns the summaries."""
-    _clear(out)
+    """Train and evaluate every method into `out`; prints the table, writes report.md; returns the summaries.
+
+    An earlier quickstart's results stay until these are whole, and what else lies in the folder stays.
+    """
+    _require_ours(out)
+    with _beside(out) as work:
+        return _compare(work, out, config_file)
+
+
+def _compare(work: Path, out: Path, config_file: Path | None) -> dict[str, Summary]:
+    """The comparison, written into `work`, which comes to be `out`."""
     began = time.perf_counter()
     settings = config_file or Path("quickstart.yaml")
     configs = _configs(settings)
@@ -36,7 +49,7 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Summary]:
     examples = lists["eval"][: shared.evaluation.max_lists]
     found: dict[str, Evaluation] = {}
     for name, config in {BASE: None, **configs}.items():
-        folder = out / name.lower()
+        folder = work / name.lower()
         if config is not None:
             say(f"\n{name}: training")
             train(config, folder)
@@ -45,7 +58,7 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Summary]:
         found[name] = replace(measured, about={"model": name, "task": shared.task["name"]})
         write_results(folder / "evaluation", found[name])
     report = _report(found, shared, time.perf_counter() - began)
-    (out / "report.md").write_text(report, encoding="utf-8")
+    (work / "report.md").write_text(report, encoding="utf-8")
     _show(found)
     say(f"{time.perf_counter() - began:.0f} s; the report is {out / 'report.md'}, each method's own lies beside it")
     return {name: evaluation.summary for name, evaluation in found.items()}
@@ -60,13 +73,31 @@ def _configs(settings: Path) -> dict[str, RunConfig]:
     return {name: load_config([f"methods/{file}.yaml", settings], own[name]) for name, file in METHODS.items()}
 
 
-def _clear(out: Path) -> None:
-    """Make the folder, empty; an earlier quickstart's is replaced, anything else is left alone."""
+def _require_ours(out: Path) -> None:
+    """`UserError` where a folder holds something, and no quickstart."""
     if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise UserError(f"--out {out}: the folder is not empty and holds no quickstart; give a new one")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    (out / _MARK).write_text("written by irpo quickstart, which may replace this folder\n", encoding="utf-8")
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A hidden folder; what is written there takes the place of what has the same name in `out` when all went well."""
+    place = out.absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        yield work
+        (work / _MARK).write_text(
+            "written by irpo quickstart, which may replace what it wrote here\n", encoding="utf-8"
+        )
+        place.mkdir(exist_ok=True)
+        for new in sorted(work.iterdir()):
+            old = place / new.name
+            if old.exists():
+                old.rename(work / f".old.{new.name}")
+            new.rename(old)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Reranker:
@@ -100,8 +131,8 @@ def _report(found: dict[str, Evaluation], config: RunConfig, seconds: float) -> 
     t = config.training
     parts = [
         "# Quickstart",
-        f"The embedded model on its synthetic world: LoRA rank {config.model.lora.r}, {t.updates} updates of "
-        f"{t.lists_per_update} lists, learning rate {t.learning_rate:g}, seed {config.seed}; {seconds:.0f} s in all. "
+        f"{_subject(config)}, {_length(config)} of {t.lists_per_update} lists, learning rate {t.learning_rate:g}, "
+        f"seed {config.seed}; {seconds:.0f} s in all. "
         f"DPO, S-DPO and IRPO share beta and an anchor of weight {config.method.nll_weight:g}, the target list's NLL, "
         "which alone is SFT.",
     ]
@@ -110,3 +141,17 @@ def _report(found: dict[str, Evaluation], config: RunConfig, seconds: float) -> 
         parts += [f"## {grid.title}", grid.markdown()]
     parts += [f"- {name}: [{name.lower()}/evaluation/report.md]({name.lower()}/evaluation/report.md)" for name in found]
     return "\n\n".join(parts) + "\n"
+
+
+def _subject(config: RunConfig) -> str:
+    """Which model learns how, on what."""
+    model, task = config.model, str(config.task["name"])
+    name = "The embedded model" if model.name == EMBEDDED else model.name
+    data = f"{task}: {config.task['data']}" if "data" in config.task else task
+    where = "its synthetic world" if (model.name, task) == (EMBEDDED, "world") else f"the task {data}"
+    return f"{name} on {where}: {f'LoRA rank {model.lora.r}' if model.tuning == 'lora' else 'all weights'}"
+
+
+def _length(config: RunConfig) -> str:
+    t = config.training
+    return f"passes over the data: {t.epochs:g}, in updates" if t.updates is None else f"{t.updates} updates"

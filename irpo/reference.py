@@ -20,8 +20,9 @@ from torch import Tensor
 
 from irpo.encoding import EncodedList, Layout, collate
 from irpo.files import atomic_path
+from irpo.models import causal_lm
 from irpo.progress import say
-from irpo.scorers import Length, Scorer, causal_lm, in_budget, lay_out, score_batch
+from irpo.scorers import Length, Scorer, in_budget, lay_out, score_batch
 
 Tables = dict[str, Tensor]
 _CHUNK = 2**26  # bytes hashed at once
@@ -80,10 +81,12 @@ def model_key(model: Any) -> str:
         device,
         str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "as it is",
     ]
-    digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16)
     state = inner.state_dict()
     adapter = [name for name in state if ".lora_" in name]
     idle = all(not state[name].any() for name in adapter if ".lora_B." in name)
+    if not idle:
+        told["adapter"] = _use_of_adapter(inner)
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16)
     for name in sorted(set(state) - set(adapter) if idle else state, key=_plain):
         tensor = state[name].detach()
         digest.update(f"{_plain(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -91,6 +94,15 @@ def model_key(model: Any) -> str:
         for start in range(0, flat.numel(), _CHUNK):
             digest.update(flat[start : start + _CHUNK].cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _use_of_adapter(inner: Any) -> list[Any]:
+    """What an adapter's weights do not say of each layer: which are on, and by what they are scaled (alpha / r)."""
+    layers = [(name, module) for name, module in inner.named_modules() if "_disable_adapters" in vars(module)]
+    return [
+        (name, module.disable_adapters, list(module.active_adapters), getattr(module, "scaling", None))
+        for name, module in layers
+    ]
 
 
 def _plain(name: str) -> str:

@@ -128,7 +128,8 @@ def _require_room(name: str, max_tokens: int) -> None:
     from transformers import AutoConfig
 
     require_there(base := base_name(name))
-    require_positions(AutoConfig.from_pretrained(resolve(base)), max_tokens)
+    place, revision = resolve(base)
+    require_positions(AutoConfig.from_pretrained(place, revision=revision), max_tokens)
 
 
 def _finite(score: float | None) -> float | None:

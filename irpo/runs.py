@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -42,9 +43,9 @@ LOCK = ".lock"
 
 
 def run_config(name: str | Path) -> RunConfig | None:
-    """The configuration of a run, None where the name is not a run's folder."""
+    """The configuration of a run, None where the name is not a run's folder or no run has begun there."""
     written = Path(name) / RUN_CONFIG
-    return load_config([written]) if written.is_file() else None
+    return load_config([written]) if written.is_file() and written.read_bytes().strip() else None
 
 
 def base_name(name: str) -> str:
@@ -87,6 +88,7 @@ def claimed(out: Path) -> Iterator[None]:
     made = _made(out)
     lock = _opened(out)
     try:
+        _sweep(out)
         yield
     finally:
         (out / LOCK).unlink(missing_ok=True)  # while it is held: who opens it afterwards makes a new one
@@ -94,6 +96,13 @@ def claimed(out: Path) -> Iterator[None]:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _sweep(out: Path) -> None:
+    """Remove what dead processes left half-written: nobody else writes here now."""
+    for path in out.iterdir():
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _made(out: Path) -> list[Path]:
@@ -190,8 +199,7 @@ def _word(value: Any) -> str:
 
 def _of_ours(path: Path) -> bool:
     """Whether a process that died before its run began may have left this."""
-    stray = path.name == LOCK or path.name.startswith((f".{RUN_CONFIG}.", f".{KEY}."))
-    return stray or (path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir()))
+    return path.name == LOCK or (path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir()))
 
 
 def is_finished(out: Path, config: RunConfig) -> bool:

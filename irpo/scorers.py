@@ -14,13 +14,14 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from irpo.attention import SPLIT, in_parts
-from irpo.encoding import NO_SLOT, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
+from irpo.attention import SPLIT, aligned, in_parts
+from irpo.encoding import NO_PLACE, EncodedList, Layout, ListBatch, add_target, block_mask, collate, encode, visible
 from irpo.head import read_logprobs
-from irpo.models import per_layer_type
+from irpo.models import causal_lm, per_layer_type
 from irpo.prompting import Prompt, label_names
 from irpo.registry import Registry
 from irpo.types import Style, UserError, target_order
+from irpo.whole import one_row, only_attention, remember, whole_states
 
 Length = Literal["sum", "mean"]
 TOKENS_PER_BATCH = 8192  # columns of one forward pass where nothing is said
@@ -30,10 +31,18 @@ LISTS_LAID_OUT = 256  # lists that are laid out at once
 class Scorer(Protocol):
     """A way of laying out a list; its fields are its options.
 
-    `separable`: a candidate's score does not depend on which others are scored with it.
+    `separable`: a candidate's score does not depend on which others are scored with it. `style`: the only prompt style
+    whose answers it reads, None where it reads any. It may say `walks`: that it scores anew at each rank of the target
+    list, so that the order of ties is a matter of its layout.
     """
 
     separable: ClassVar[bool]
+    style: ClassVar[Style | None]
+
+    @property
+    def as_given(self) -> bool:
+        """Whether it scores the answer that names the candidates in the given order, whatever their labels."""
+        ...
 
     def layout(self, item: EncodedList) -> Layout:
         """The list's columns and reads."""
@@ -49,12 +58,14 @@ class Independent:
     """Each candidate alone as the first item of the answer: log pi(e_j | x), IRPO eq. 3; K branches of one prompt."""
 
     separable: ClassVar[bool] = True
+    style: ClassVar[Style | None] = None
+    as_given: ClassVar[bool] = False
 
     def layout(self, item: EncodedList) -> Layout:
         layout = _trunk(item)
         trunk = len(layout.ids)
-        for slot, body in enumerate(item.bodies):
-            layout.add_branch(trunk, body, [slot] * len(body))
+        for j, body in enumerate(item.bodies):
+            layout.add_branch(trunk, body, [j] * len(body))
         return layout
 
 
@@ -64,12 +75,14 @@ class Label:
     """All scores from the logits of the labels at one position (FIRST, arXiv 2406.15657); `label` style only."""
 
     separable: ClassVar[bool] = True
+    style: ClassVar[Style | None] = "label"
+    as_given: ClassVar[bool] = False
 
     def layout(self, item: EncodedList) -> Layout:
         if any(len(body) != 1 for body in item.bodies):
             raise UserError("scorer 'label' reads labels of one token each; set prompt.style to 'label'")
         layout = _trunk(item)
-        layout.reads = [(len(layout.ids) - 1, body[0], slot) for slot, body in enumerate(item.bodies)]
+        layout.reads = [(len(layout.ids) - 1, body[0], j) for j, body in enumerate(item.bodies)]
         return layout
 
 
@@ -83,20 +96,26 @@ class WholeList:
     """
 
     separable: ClassVar[bool] = False
+    style: ClassVar[Style | None] = None
 
     order: Literal["target", "given"] = "target"
+
+    @property
+    def as_given(self) -> bool:
+        """Whether the list is written in the prompt's order."""
+        return self.order == "given"
 
     def layout(self, item: EncodedList) -> Layout:
         item.require_list("scorer 'list'")
         layout = _trunk(item, head=False)
         given = tuple(range(len(item.bodies)))
-        order = target_order(item.relevance) if self.order == "target" else given
+        order = given if self.as_given else target_order(item.relevance)
         tokens: list[int] = []
-        slots: list[int] = []
-        for rank, slot in enumerate(order):
-            tokens += item.heads[rank] + item.bodies[slot]
-            slots += [NO_SLOT] * len(item.heads[rank]) + [slot] * len(item.bodies[slot])
-        layout.add_branch(len(item.prompt), tokens, slots)
+        places: list[int] = []
+        for rank, j in enumerate(order):
+            tokens += item.heads[rank] + item.bodies[j]
+            places += [NO_PLACE] * len(item.heads[rank]) + [j] * len(item.bodies[j])
+        layout.add_branch(len(item.prompt), tokens, places)
         return layout
 
 
@@ -111,6 +130,9 @@ class Stepwise:
     """
 
     separable: ClassVar[bool] = False
+    style: ClassVar[Style | None] = "label"
+    as_given: ClassVar[bool] = False
+    walks: ClassVar[bool] = True
 
     def layout(self, item: EncodedList) -> Layout:
         layout = Label().layout(item)
@@ -120,14 +142,14 @@ class Stepwise:
         layout.ranks = len(order)
         tokens: list[int] = []
         predicts = [len(layout.ids) - 1]  # the column that predicts the label, at each rank
-        for rank, slot in enumerate(order[:-1], start=1):
-            tokens += item.bodies[slot] + item.heads[rank]
+        for rank, j in enumerate(order[:-1], start=1):
+            tokens += item.bodies[j] + item.heads[rank]
             predicts.append(len(layout.ids) + len(tokens) - 1)
         layout.feed(len(layout.ids), tokens)
         layout.reads = [
-            (predicts[rank], item.bodies[slot][0], rank * layout.size + slot)
+            (predicts[rank], item.bodies[j][0], rank * layout.size + j)
             for rank in range(len(order))
-            for slot in order[rank:]
+            for j in order[rank:]
         ]
         return layout
 
@@ -169,12 +191,6 @@ def in_budget(layouts: Sequence[Layout], tokens: int) -> list[list[int]]:
     return groups
 
 
-def causal_lm(model: Any) -> Any:
-    """The causal LM inside a PEFT or DDP wrapper (LoRA layers live in it)."""
-    inner = getattr(model, "module", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-
-
 def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
     """The batch's mask as this model family takes it: one, or one a layer type (Gemma, Qwen).
 
@@ -186,7 +202,8 @@ def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
     def additive(window: int | None) -> Tensor:
         split = kind == SPLIT and (window is None or window >= batch.trunk)
         seen = visible(batch, window, first=batch.trunk if split else 0)[:, None]
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = aligned(torch.zeros(seen.shape, dtype=dtype, device=seen.device))
+        mask.masked_fill_(~seen, torch.finfo(dtype).min)
         return in_parts(mask, batch.reach) if split else mask
 
     return per_layer_type(config, partial(block_mask, batch) if kind == "flex_attention" else additive)
@@ -194,6 +211,8 @@ def attention_masks(config: Any, batch: ListBatch, dtype: torch.dtype) -> Any:
 
 def hidden_states(model: Any, batch: ListBatch) -> Tensor:
     """Last hidden states of the batch's cells, (N, H)."""
+    if not one_row(model):
+        return whole_states(model, batch)
     lm = causal_lm(model)
     config = lm.config.get_text_config()
     masks = attention_masks(config, batch, lm.dtype)
@@ -277,7 +296,7 @@ def score(
     Raises `UnknownName` for an unknown scorer, and `UserError` for a tokenizer without a token for every label.
     """
     built = SCORERS.build(scorer)
-    style: Style = "label" if isinstance(built, (Label, Stepwise)) else "text"
+    style = built.style or "text"
     names = label_names(tokenizer, len(candidates)) if style == "label" else tuple(candidates)
     chat = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
     item = encode(tokenizer, Prompt(prompt, names, style, chat), [0.0] * len(names))
@@ -285,32 +304,49 @@ def score(
 
 
 @torch.no_grad()
-def check_model(model: Any) -> None:
-    """`UserError` where this model family does not take our mask and head as its own forward pass would.
+def check_model(model: Any) -> str | None:
+    """How this model family is to be scored: found out once, kept with the model, and None or the note to say.
 
-    Two branches of one prompt are scored in one row and as two sequences by the model's own logits. A family whose
-    logits have a last step that we do not know, or that ignores a 4-D mask, is found out here and not in the results.
+    Eight branches of one prompt are scored in one row and as sequences by the model's own logits. A family that mixes
+    attention with other layers, or ignores our mask, is scored in whole sequences from then on. `UserError` where those
+    differ as well: its logits have a last step that we do not know.
     """
+    lm = causal_lm(model)
+    family = lm.config.model_type
+    remember(model, True)
+    problem = _difference(model) if only_attention(lm.config) else "it mixes attention with other layers"
+    if problem is None:
+        return None
+    remember(model, False)
+    if (left := _difference(model)) is not None:
+        remember(model, None)
+        raise UserError(f"model family {family!r} cannot be scored: {left}; try model.attention=eager")
+    return (
+        f"note: model family {family!r} is scored in whole sequences, one a candidate: the same numbers, slower and "
+        f"without sharing the prompt ({problem})"
+    )
+
+
+def _difference(model: Any) -> str | None:
+    """Where our scores of eight candidates differ from the model's own logits, None where they do not."""
     lm = causal_lm(model)
     vocabulary = lm.config.get_text_config().vocab_size
     words = torch.randint(3, vocabulary, (70,), generator=_seeded()).tolist()
     bodies = tuple(tuple(words[start : start + 8]) for start in range(6, 70, 8))
     item = EncodedList("check", tuple(words[:5]), ((words[5],),) * 8, bodies, (), (0.0,) * 8)
-    family = lm.config.model_type
     try:
         batch = make_batch([item], Independent()).to(lm.device)
         ours = score_batch(model, batch).first[0].tolist()
         theirs = [_alone(lm, words[:6], body) for body in bodies]
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"model family {family!r} cannot be scored in one pass: {reason}") from None
+    except torch.OutOfMemoryError:
+        raise UserError("out of memory with the model alone and 70 tokens; take a smaller model, or 4 bits") from None
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        return " ".join(str(error).split())[:160] or type(error).__name__
     tolerance = 1e-3 if lm.dtype == torch.float32 else 1.0  # two roundings of the same 8 tokens, and no more
     worst = max(range(8), key=lambda j: abs(ours[j] - theirs[j]))
-    if not abs(ours[worst] - theirs[worst]) <= tolerance + 1e-3 * abs(theirs[worst]):
-        raise UserError(
-            f"model family {family!r} cannot be scored in one pass: a candidate got "
-            f"{ours[worst]:.4f} nats, {theirs[worst]:.4f} alone; try model.attention=eager"
-        )
+    if abs(ours[worst] - theirs[worst]) <= tolerance + 1e-3 * abs(theirs[worst]):
+        return None
+    return f"in one pass a candidate got {ours[worst]:.4f} nats, {theirs[worst]:.4f} alone"
 
 
 def _alone(lm: Any, before: Sequence[int], body: Sequence[int]) -> float:

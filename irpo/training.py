@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,17 @@ from transformers import (
 from irpo import checkpoints
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList, ListBatch
-from irpo.lists import ScoredLists, implicit_reward, masked_sum
+from irpo.figures import figures
+from irpo.lists import ScoredLists
 from irpo.logbook import GoesOn, Lines, Logbook, Progress
 from irpo.measures import ndcg
-from irpo.method import Method, Sampled, list_noise, table_of
+from irpo.method import Method, Noise, table_of
 from irpo.modes import by_score, key_of
-from irpo.objectives.irpo import importance_weights
 from irpo.processes import gather, share
 from irpo.progress import BEST, Tally, say
 from irpo.reference import reference_tables
-from irpo.scorers import (
-    TOKENS_PER_BATCH,
-    Scores,
-    make_batch,
-    score_batch,
-    score_lists,
-)
+from irpo.room import as_it_fits, smaller
+from irpo.scorers import TOKENS_PER_BATCH, lay_out, score_lists
 from irpo.types import UserError
 
 
@@ -79,6 +75,7 @@ class ListTrainer(Trainer):
         self.pad_id, self.tokens_per_batch = tokenizer.pad_token_id or 0, loop.tokens_per_batch
         self.logbook, self.patience = Logbook(Path(args.output_dir).parent), loop.patience
         self.before: dict[str, float] | None = None  # the measure of each validation list before the first update
+        self.tokens_to_validate = TOKENS_PER_BATCH
         self._reference: dict[str, Tensor] = {}
         stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
         super().__init__(
@@ -107,139 +104,76 @@ class ListTrainer(Trainer):
         Where memory runs out the update is taken anew with half the tokens in a batch, and so are all later ones. The
         loss is divided by the lists of the update and noise belongs to a list, so the result is the same.
         """
+        items = self.lists_of(inputs)
         while True:
-            try:
-                return self._whole_update(model, self.lists_of(inputs))
-            except torch.OutOfMemoryError:
-                self._halve()
+            before = replace(self.tally, sums=self.tally.sums.copy())
+            loss, too_many = self._whole_update(model, items)
+            if loss is not None:
+                return loss
+            self.tally = before
+            self.model.zero_grad()
+            self.tokens_per_batch = smaller(self.tokens_per_batch, alone=too_many == 1)
 
     def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
         """The lists of an update, as the loader gave them."""
         return inputs
 
-    def _whole_update(self, model: Any, items: Sequence[EncodedList]) -> Tensor:
+    def _whole_update(self, model: Any, items: Sequence[EncodedList]) -> tuple[Tensor | None, int]:
+        """The update's loss; where memory ran out None, and how many lists were in the batch that did not fit."""
         model.train()
-        tally = replace(self.tally, sums=self.tally.sums.copy())
         total = torch.zeros((), device=self.args.device)
-        try:
-            for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch):
+        for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch, self.noise):
+            try:
                 loss = self.compute_loss(model, batch, num_items_in_batch=len(items))
                 self.accelerator.backward(loss)
                 total += loss.detach()
-        except torch.OutOfMemoryError:
-            self.tally = tally
-            raise
-        return total
+            except torch.OutOfMemoryError:  # nothing is freed in here: the error holds the whole forward pass
+                return None, len(batch)
+        return total, 0
 
-    def _halve(self) -> None:
-        """Half the tokens in a batch from now on, and nothing left of the update that did not fit."""
-        longest_alone = self.tokens_per_batch <= 1
-        self.model.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if longest_alone:
-            raise UserError(
-                "out of memory with one list a batch; set model.gradient_checkpointing=true, shorten "
-                "prompt.max_tokens, or take a smaller model"
-            )
-        self.tokens_per_batch //= 2
-        say(f"out of memory: batches of {self.tokens_per_batch} tokens from now on; the result is the same")
+    @property
+    def noise(self) -> Noise:
+        """The chance of this update."""
+        return Noise(self.args.seed, int(self.state.epoch or 0))
 
     def compute_loss(
         self, model: Any, inputs: ListBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Sum of the lists' losses over the number of lists of the whole update."""
-        batch = inputs.to(self.args.device)
-        noise = list_noise(batch, seed=self.args.seed, epoch=int(self.state.epoch or 0))
+        batch, noise = inputs.to(self.args.device), self.noise
         with self._autocast():
-            reference = self._reference_table(model, batch)
-            if isinstance(self.method.objective, Sampled):
-                policy = self._sampled_scores(model, batch, self.method.objective, (reference, noise))
-            else:
-                policy = score_batch(model, batch, length=self.method.length)
+            reference = self.method.reference_scores(model, batch, noise, self._reference)
+            policy = self.method.policy_scores(model, batch, noise, reference)
         lists = table_of(batch, policy, reference, noise)
         losses = self.method.loss(lists)
-        shown = self._shown(lists)
-        if "target_nll" in shown:
-            shown["target_tokens"] = torch.tensor([len(item.answer(range(len(item.bodies)))) for item in batch.items])
-        self.tally.add(batch, shown)
+        self.tally.add(inputs, self._shown(lists, inputs.items))
         return losses.sum() / num_items_in_batch
-
-    def _sampled_scores(
-        self, model: Any, batch: ListBatch, objective: Sampled, tables: tuple[Tensor, Tensor]
-    ) -> Scores:
-        """All candidates' scores, of which only those that the objective selects carry a gradient."""
-        length, pad = self.method.length, self.pad_id
-        reference, noise = tables
-        with torch.no_grad():
-            scores = score_batch(model, make_batch(batch.items, self.method.scorer).to(noise.device), length=length)
-        chosen = objective.select(table_of(batch, scores, reference, noise))
-        if not chosen.any():  # no list has a relevant candidate: all losses are 0
-            return score_batch(model, batch, length=length)
-        parts = [item.only(row.nonzero()[:, 0].tolist()) for item, row in zip(batch.items, chosen, strict=True)]
-        live = score_batch(model, make_batch(parts, self.method.scorer, pad_id=pad).to(noise.device), length=length)
-        lists, columns = chosen.nonzero(as_tuple=True)
-        values = live.first[lists, chosen.cumsum(-1)[lists, columns] - 1]
-        table = scores.table.index_put((lists, torch.zeros_like(lists), columns), values)
-        if not self.method.reads_target:
-            return Scores(table, scores.present, None)
-        whole = make_batch(batch.items, None, target=True, pad_id=pad).to(noise.device)
-        return Scores(table, scores.present, score_batch(model, whole).target)
-
-    def _reference_table(self, model: Any, batch: ListBatch) -> Tensor:
-        """The reference's scores, (B, I, K)."""
-        found = torch.zeros(len(batch), batch.ranks, batch.mask.shape[1], device=batch.mask.device)
-        if not self.method.objective.needs.reference:
-            return found
-        if self._reference:
-            for row, name in zip(found, batch.names, strict=True):
-                table = self._reference[name]
-                row[: table.shape[0], : table.shape[1]] = table
-            return found
-        alone = batch  # without the target list's branch, which nobody reads
-        if batch.target:
-            alone = make_batch(batch.items, self.method.scorer, pad_id=self.pad_id).to(found.device)
-        with torch.no_grad(), model.disable_adapter():
-            return score_batch(model, alone, length=self.method.length).table
 
     @torch.no_grad()
     def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
         """The starting policy's scores (I, K) of every training list, once."""
         model.eval()
-        return reference_tables(
-            model,
-            train,
-            self.method.scorer,
-            length=self.method.length,
-            pad_id=self.pad_id,
-            tokens_per_batch=self.tokens_per_batch,
-            cache=self.reference_cache,
-        )
+
+        def tables(tokens: int) -> dict[str, Tensor]:
+            return reference_tables(
+                model,
+                train,
+                self.method.scorer,
+                length=self.method.length,
+                pad_id=self.pad_id,
+                tokens_per_batch=tokens,
+                cache=self.reference_cache,
+            )
+
+        return as_it_fits(tables, self.tokens_per_batch, partial(lay_out, train, self.method.scorer))[0]
 
     def _autocast(self) -> Any:
         """Float32 weights computed in bfloat16, where the arguments say so."""
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
 
-    def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
-        """What the log shows of each list, (B,); of a list in slots, its first."""
-        shown = {} if lists.target is None else {"target_nll": -lists.per_list(lists.target)}
-        if not self.method.objective.needs.scores:
-            return shown
-        rewards = implicit_reward(lists, beta=getattr(self.method.objective, "beta", 1.0)).detach()
-        policy, relevance, mask = lists.policy.detach(), lists.relevance, lists.mask
-        if lists.owner is not None:
-            rewards, policy, relevance, mask = (t[lists.starts] for t in (rewards, policy, relevance, mask))
-        relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
-        means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
-        rho = importance_weights(rewards, mask)
-        shown |= {
-            "reward_margin": means[0] - means[1],
-            "rho_entropy": -(rho * rho.clamp(min=1e-30).log()).sum(-1),
-        }
-        if self.method.scorer.separable or lists.owner is not None:  # else the scores were taken in the gold order
-            rows = [(row[m], y[m].tolist()) for row, y, m in zip(policy, relevance, mask, strict=True)]
-            shown[f"train_{BEST}"] = torch.tensor([ndcg_of(row, y, 10) for row, y in rows])
-        return shown
+    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+        """What the log shows of each list, (lists,)."""
+        return figures(self.method, lists, items)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
@@ -269,7 +203,7 @@ class ListTrainer(Trainer):
         values = self.values()
         self.logbook.write_before(values, seconds=time.perf_counter() - start)
         mean = sum(values.values()) / len(values)
-        say(f"before training: validation {BEST.upper()} {mean:.4f} on {len(values)} list(s)")
+        say(f"before training: validation {BEST} {mean:.4f} on {len(values)} list(s)")
         self.tally.since = time.perf_counter()
         return values
 
@@ -316,8 +250,14 @@ class ListTrainer(Trainer):
         self.model.eval()
         mine = share(self.validation)
         hidden = [item.without_labels() for item in mine]
+
+        def scored(tokens: int) -> list[Tensor]:
+            of, length = self.method.scorer, self.method.length
+            return score_lists(self.model, self.tokenizer, hidden, of, tokens_per_batch=tokens, length=length)
+
         with self._autocast():
-            scores = score_lists(self.model, self.tokenizer, hidden, self.method.scorer, length=self.method.length)
+            layouts = partial(lay_out, hidden, self.method.scorer)
+            scores, self.tokens_to_validate = as_it_fits(scored, self.tokens_to_validate, layouts)
         pairs = zip(scores, mine, strict=True)
         return dict(gather([(item.id, ndcg_of(row, item.relevance, 10, key_of(item))) for row, item in pairs]))
 
@@ -406,6 +346,7 @@ def training_arguments(
         warmup_steps=round(config.warmup_fraction * updates),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        **({} if config.optimizer == "adamw" else {"optim": config.optimizer}),
         eval_strategy="steps" if validates else "no",
         eval_steps=every,
         save_steps=every,

@@ -15,6 +15,7 @@ from peers import expanded, expanded_loss, limit, trl_pairs
 from setting import Case, our_step, our_trainer, show, step_of
 from throughput import operations
 
+from irpo.models import four_bit_layers
 from irpo.scorers import SCORERS, make_batch
 
 CASE = Case("8m", prompt=12, candidates=4, tokens=3, lists=2)
@@ -72,6 +73,15 @@ def test_a_list_at_a_time_has_the_gradient_of_all_at_once():
     torch.testing.assert_close([p.grad for p in learn], list(whole), rtol=1e-3, atol=1e-5)
 
 
+def test_g12_models_are_drawn_where_they_stay_and_quantized_in_place(monkeypatch):
+    """No weights on a CPU first, none on a disk: a 3B shape would be made there ten times."""
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", None)
+    model = Case("tiny", tuning="nf4", prompt=12, candidates=4, tokens=3).model()
+    assert four_bit_layers(model) == 14
+    our_step(model, Case("tiny", prompt=12, candidates=4, tokens=3).items(), "adapters_off")()
+    assert all(p.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 def test_operations_leave_the_embedding_out():
     model, batch = CASE.model(), make_batch(CASE.items(), SCORERS.build("independent"))
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -89,6 +99,18 @@ def test_whole_sequences_with_full_logits_have_our_loss():
         ours = trainer.compute_loss(model, trainer.method.batch(items, 0), num_items_in_batch=len(items))
         theirs = expanded_loss(model, items)
     assert float(ours) == pytest.approx(float(theirs), abs=1e-4)
+
+
+def test_g11_logits_of_answers_alone_where_all_would_be_too_large(monkeypatch):
+    """At a vocabulary of 128,000 the logits of every token take 107 GB; the loss is the same without them."""
+    model, items = CASE.model(), CASE.items()
+    with torch.no_grad():
+        every = float(expanded_loss(model, items))
+        monkeypatch.setattr("peers.FULL_LOGITS", 0)
+        assert float(expanded_loss(model, items)) == pytest.approx(every, abs=1e-4)
+    work = expanded(model, items)
+    work()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("defaults", [False, True])

@@ -247,8 +247,8 @@ def test_list_refuses_an_unknown_kind(run):
     code, _, err = run("list", "losses")
     assert (code, err.strip()) == (
         2,
-        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, modes, rewards, "
-        "samplers",
+        "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, modes, "
+        "on_policy, rewards, samplers",
     )
 
 

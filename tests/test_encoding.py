@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from training_lists import encoded, examples
 from transformers import PreTrainedTokenizerFast
 
-from irpo.encoding import MAX_PADDING, NO_SLOT, Layout, block_mask, encode, pack, visible
+from irpo.encoding import MAX_PADDING, NO_PLACE, Layout, block_mask, encode, pack, visible
 from irpo.prompting import Prompt
 from irpo.scorers import SCORERS, in_budget, make_batch
 
@@ -100,7 +100,7 @@ def test_the_next_token_shift():
     """Token t of a branch is read at the column of token t - 1, the first at the trunk's end; the last is not fed."""
     layout = Layout(size=1)
     layout.grow_trunk([10, 11, 12])
-    layout.add_branch(3, [20, 21, 22], [0, NO_SLOT, 0])
+    layout.add_branch(3, [20, 21, 22], [0, NO_PLACE, 0])
     assert layout.ids == [10, 11, 12, 20, 21]
     assert layout.positions == [0, 1, 2, 3, 4]
     assert layout.reads == [(2, 20, 0), (4, 22, 0)]

@@ -20,6 +20,7 @@ from irpo.models import (
 from irpo.runs import load_weights
 from irpo.scorers import SCORERS, check_model, score_lists
 from irpo.types import UserError
+from irpo.whole import one_row
 
 INDEPENDENT = SCORERS.build("independent")
 
@@ -109,7 +110,7 @@ def test_lora_targets_that_match_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "phi3", "qwen3", "mistral"])
 def test_check_model_passes(family, dtype):
-    check_model(tiny_model(family).to(dtype))
+    assert check_model(tiny_model(family).to(dtype)) is None  # in one row, and nothing to say
 
 
 def test_check_model_finds_an_unknown_last_step():
@@ -125,7 +126,7 @@ def test_check_model_finds_an_unknown_last_step():
         return out
 
     model.forward = capped
-    with pytest.raises(UserError, match="'gemma2' cannot be scored in one pass"):
+    with pytest.raises(UserError, match="'gemma2' cannot be scored: in one pass a candidate got"):
         check_model(model)
 
 
@@ -139,11 +140,12 @@ def test_label_scores_do_not_tie_in_bfloat16():
 
 
 def test_check_model_finds_positions_counted_by_column():
-    """MPT's ALiBi counts columns, so that branches behind one another would be pushed away."""
+    """MPT's ALiBi counts columns, so that branches behind one another would be pushed away: not in one row."""
     from transformers import MptConfig, MptForCausalLM
 
-    with pytest.raises(UserError, match="'mpt' cannot be scored in one pass"):
-        check_model(MptForCausalLM(MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=320)).eval())
+    model = MptForCausalLM(MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=320)).eval()
+    assert "'mpt' is scored in whole sequences" in check_model(model)
+    assert not one_row(model)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="FlexAttention runs there")

@@ -44,14 +44,14 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-PAIRS = [(w, l) for w in (0, 1) for l in (2, 3)]  # noqa: E741
+PAIRS = [(0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]  # all of different labels
 
 
 def test_dpo_pairs():
     losses = {(w, x): softplus(S[x] - S[w]) for w, x in PAIRS}
     assert values("dpo") == near(*losses.values())
     assert values("dpo", pairs="first") == near(losses[1, 2])
-    assert values("dpo", pairs="hardest") == near(losses[0, 3], losses[1, 3])
+    assert values("dpo", pairs="hardest") == near(losses[0, 3], losses[1, 3])  # 3 has the highest score
     assert value("dpo", pairs="all") == pytest.approx(sum(losses.values()))
 
 
@@ -59,8 +59,9 @@ def test_sdpo_positives_and_negatives():
     def term(w, others):
         return math.log1p(sum(math.exp(S[x] - S[w]) for x in others))
 
-    assert values("sdpo") == near(term(0, (2, 3)), term(1, (2, 3)))
-    assert value("sdpo", positives="all") == pytest.approx(term(0, (2, 3)) + term(1, (2, 3)))
+    assert values("sdpo") == near(term(0, (2, 3)), term(1, (0, 2, 3)))
+    assert value("sdpo", positives="all") == pytest.approx(term(0, (2, 3)) + term(1, (0, 2, 3)))
+    assert values("sdpo", negatives=1) == near(*(term(w, (x,)) for w, x in PAIRS))
     assert values("sdpo", pairs="first", negatives=1) == near(term(1, (2,)), term(1, (3,)))
     assert values("sdpo", pairs="first", negatives=5) == near(term(1, (2, 3)))
 
@@ -178,7 +179,7 @@ def test_with_all_candidates_larpo_is_ranknet_and_list_mle():
 
 
 def test_point_sigmoid_reads_labels_as_probabilities():
-    with pytest.raises(UserError, match=r"one is 2; allowed is 0 to 1 \(option max_label\)"):
+    with pytest.raises(UserError, match=r"a label of 2; PointSigmoid uses labels from 0 to 1 \(its option max_label\)"):
         value("point_sigmoid")
     expected = sum(softplus(s) - y / 2 * s for s, y in zip(S, LABELS, strict=True))
     assert value("point_sigmoid", max_label=2.0) == pytest.approx(expected)

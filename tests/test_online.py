@@ -15,12 +15,11 @@ from training_lists import method as method_of_lists
 
 import irpo.online.rounds as rounds_module
 from irpo.config import load_config
+from irpo.encoding import prompted
 from irpo.generation import SAMPLERS, Drawn, Sampling
 from irpo.jobs import method_of
 from irpo.models import LoraOptions, add_lora
-from irpo.online import Job, require_sound, run_rounds
-from irpo.online.drawing import passes
-from irpo.online.questions import ask
+from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.prompting import PromptBuilder
 from irpo.types import UserError
 
@@ -183,24 +182,28 @@ def test_a_round_of_full_tuning_keeps_the_latest_weights_only(tmp_path, scripted
         ("iterative_irpo", (), "response", "choose larpo"),
         ("larpo", (), "response", "set online.max_response_tokens"),
         ("larpo", ("online.max_response_tokens=5",), "response", "judges rankings"),
-        ("reinforce", ("online.reward={name: label}",), "text", "unknown reward 'label'"),
+        ("reinforce", ("online.method.reward={name: label}",), "text", "unknown reward 'label'"),
         ("iterative_irpo", ("online.sampler=vlm",), "text", "unknown sampler 'vlm'"),
-        ("larpo", ("method.scorer=list",), "text", "method.scorer is independent, not 'list'"),
+        ("larpo", ("method.scorer=list",), "text", "set method.scorer=independent"),
+        ("larpo", ("method.scorer=label",), "text", "set method.scorer=independent"),
+        ("larpo", ("method.nll_weight=1",), "text", "has no target list"),
+        ("larpo", ("online.samples=1",), "text", "set online.samples to 2 or more"),
+        ("reinforce", ("online.temperature=0.7",), "text", "online.temperature is 1"),
+        ("reinforce", ("model.lora.dropout=0.1",), "text", "reinforce draws from the policy: set it to 0"),
         ("reinforce", ("method.objective=dpo",), "text", "takes method.objective=reinforce"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_drawn(method, overrides, style, said):
+    config = load_config([*BASE, f"methods/{method}.yaml"], [*SMALL, f"prompt.style={style}", *overrides])
     with pytest.raises(UserError, match=said):
-        require_sound(job(method, *overrides, style=style))
+        require_sound(config, method_of(config))
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["online.samples=1"], "set online.samples to 2 or more"),
-        (["online.temperature=0.7"], "online.temperature is 1"),
         (["online.rounds=0"], "online.rounds = 0"),
-        (["online.nonsense=1"], "unknown key 'online.nonsense'; the keys of 'online' are: name, rounds"),
+        (["online.nonsense=1"], "unknown key 'online.nonsense'; the keys of 'online' are: method, rounds"),
         (
             ["model.tuning=full", "method.reference=precomputed"],
             "needs model.tuning 'lora'; with 'full' choose previous",
@@ -215,7 +218,7 @@ def test_a_wrong_setting_is_named(overrides, said):
 @pytest.mark.parametrize("memory", ["current", "previous", "all"])
 def test_memory_decides_which_rounds_compete_and_asks_the_same_prompts(memory, tmp_path, scripted):
     overrides = ["online.rounds=3", "online.prompts_per_round=4", "online.updates_per_round=1"]
-    run_rounds(job("larpo", f"online.memory={memory}", *overrides), tmp_path, quiet)
+    run_rounds(job("larpo", f"online.method.memory={memory}", *overrides), tmp_path, quiet)
     texts = [(tmp_path / f"rounds/{n:03d}/answers.jsonl").read_text().splitlines() for n in (1, 2, 3)]
     answers = [{row["id"]: row["answers"] for row in map(json.loads, lines)} for lines in texts]
     assert (answers[0].keys() == answers[1].keys() == answers[2].keys()) == (memory != "current")
@@ -225,8 +228,8 @@ def test_memory_decides_which_rounds_compete_and_asks_the_same_prompts(memory, t
 
 
 def test_passes_of_the_policy_are_measured_on_validation_prompts(scripted):
-    run = job("larpo", "online.pass_reward=0.2")
-    found = passes(run.policy, ask(BUILDER, run.validation))
+    run = job("larpo", "online.method.pass_reward=0.2")
+    found = run.on_policy.measures(run.policy, prompted(BUILDER, run.validation, labels=True))
     assert set(found) == {"Pass@1", "Pass@2", "Pass@3", "mean_reward"}
     assert found["Pass@1"] == pytest.approx(2 / 3)  # two of three answers are rankings
     assert found["Pass@2"] == found["Pass@3"] == 1
@@ -237,7 +240,7 @@ def test_larpo_draws_free_responses_that_are_not_in_the_prompt(tmp_path, monkeyp
     module = types.ModuleType("my_judge")
     module.spread = lambda example, answers: [float(sum(map(ord, a)) % 17) for a in answers]
     monkeypatch.setitem(sys.modules, "my_judge", module)
-    reward = "online.reward={name: python, function: 'my_judge:spread'}"
+    reward = "online.method.reward={name: python, function: 'my_judge:spread'}"
     run = job("larpo", reward, "online.max_response_tokens=5", "online.rounds=2", style="response")
     run_rounds(run, tmp_path, quiet)
     state = json.loads((tmp_path / "rounds/002/state.json").read_text())
@@ -255,7 +258,7 @@ def test_larpo_draws_free_responses_that_are_not_in_the_prompt(tmp_path, monkeyp
 
 
 def test_the_transformers_sampler_gives_the_tokens_of_its_texts():
-    items = [q.item for q in ask(BUILDER, examples(3))]
+    items = [q.tokens for q in prompted(BUILDER, examples(3), labels=True)]
     found = SAMPLERS.build("transformers")(tiny_model(), TOKENIZER, items, Sampling(samples=2, seed=1), 6)
     assert [len(answers) for answers in found] == [2, 2, 2]
     for each in itertools.chain(*found):
@@ -288,7 +291,7 @@ def test_vllm_is_asked_for_the_policy_in_tokens(monkeypatch):
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
-    items = [q.item for q in ask(BUILDER, examples(2))]
+    items = [q.tokens for q in prompted(BUILDER, examples(2), labels=True)]
     found = SAMPLERS.build({"name": "vllm", "max_lora_rank": 8})(model, TOKENIZER, items, Sampling(0.7, 2, 5), 12)
     assert [[a.tokens for a in answers] for answers in found] == [[(70, 71, 3)] * 2] * 2  # the end is kept, no more
     assert asked["prompts"] == [{"prompt_token_ids": list(item.prompt)} for item in items]

@@ -12,20 +12,26 @@ import torch
 from tiny import VOCABULARY, tiny_model
 from training_lists import TEMPLATE, TOKENIZER, examples
 
-from irpo.encoding import EncodedList
+from irpo.encoding import EncodedList, PromptedList, prompted
 from irpo.generation import Drawn
 from irpo.lists import ScoredLists
 from irpo.measures import pass_at
 from irpo.objectives import OBJECTIVES
-from irpo.online import REWARDS
-from irpo.online.pools import Answer, Negatives, different, merged
-from irpo.online.questions import as_answers, ask, choose, drawn_lists
+from irpo.online.iterative import drawn_lists
+from irpo.online.policy import as_answers
+from irpo.online.pools import JudgedAnswer, Negatives, different, merged
+from irpo.online.questions import choose
+from irpo.online.rewards import REWARDS
 from irpo.prompting import PromptBuilder
 from irpo.scorers import SCORERS, make_batch, score_batch
 from irpo.types import UserError
 
 BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")
 LABELLED = PromptBuilder(TOKENIZER, TEMPLATE, "label")
+
+
+def ask(builder, examples) -> list[PromptedList]:
+    return prompted(builder, examples, labels=True)
 
 
 def sampled(text: str) -> Drawn:
@@ -41,7 +47,7 @@ def test_only_complete_permutations_become_lists_and_the_rest_is_counted():
     kept, dropped = drawn_lists([question], [[sampled(text) for text in texts]])
     assert [item.id for item in kept] == ["list-0#0", "list-0#5"]
     assert dropped == {"missing": 1, "repeated": 1, "unknown": 1, "unparseable": 1}
-    assert kept[0].bodies == tuple(question.item.bodies[j] for j in (2, 0, 1))
+    assert kept[0].bodies == tuple(question.tokens.bodies[j] for j in (2, 0, 1))
     assert kept[0].relevance == tuple(question.example.relevance[j] for j in (2, 0, 1))
 
 
@@ -53,13 +59,13 @@ def test_order_given_scores_the_answer_as_it_was_drawn():
     (item,), _ = drawn_lists([question], [[sampled(text)]])
     model = tiny_model()
     scores = score_batch(model, make_batch([item], SCORERS.build({"name": "list", "order": "given"}))).first[0]
-    answer = question.item.answer(order)
-    ids = torch.tensor([question.item.prompt + answer])
-    logp = model(ids).logits[0, len(question.item.prompt) - 1 : -1].log_softmax(-1)
+    answer = question.tokens.answer(order)
+    ids = torch.tensor([question.tokens.prompt + answer])
+    logp = model(ids).logits[0, len(question.tokens.prompt) - 1 : -1].log_softmax(-1)
     at, want = 0, []
     for rank, j in enumerate(order):
-        at += len(question.item.heads[rank])
-        body = question.item.bodies[j]
+        at += len(question.tokens.heads[rank])
+        body = question.tokens.bodies[j]
         want.append(sum(logp[at + t, token] for t, token in enumerate(body)).item())
         at += len(body)
     torch.testing.assert_close(scores, torch.tensor(want), rtol=1e-4, atol=1e-4)
@@ -148,7 +154,7 @@ def test_labels_reward_what_is_named_and_nothing_else():
 
 def test_labels_cannot_judge_free_responses():
     builder = PromptBuilder(TOKENIZER, TEMPLATE, "response")
-    with pytest.raises(UserError, match="choose the reward model or python"):
+    with pytest.raises(UserError, match="draws free answers; choose"):
         REWARDS.build("labels")(ask(builder, examples(1))[0], ["a"])
 
 
@@ -194,7 +200,7 @@ def test_any_sequence_classifier_is_a_reward(tmp_path):
 
 
 def answer(token, reward):
-    return Answer((token, 3), f"answer {token}", reward)
+    return JudgedAnswer((token, 3), f"answer {token}", reward)
 
 
 POOLS = {
@@ -213,7 +219,7 @@ def test_hardest_negatives_are_the_other_answers_graded():
     assert not dropped
     assert first_tokens(lists[0]) == [10, 11, 12]
     assert lists[0].relevance == (0, 2, 1)
-    assert lists[0].prompt == ask(BUILDER, examples(1))[0].item.prompt
+    assert lists[0].prompt == ask(BUILDER, examples(1))[0].tokens.prompt
 
 
 def test_hard_negatives_are_drawn_hotter_and_worth_less():

@@ -138,19 +138,19 @@ def test_out_of_memory_halves_the_batches_and_changes_nothing(tmp_path, monkeypa
     """Memory runs out within the second update, after some gradients were already there."""
     expected = trainer(tmp_path / "whole", method("dpo"), updates=3)
     expected.go(None)
-    run = trainer(tmp_path / "halved", method("dpo"), updates=3, tokens_per_batch=120)
+    run = trainer(tmp_path / "halved", method("dpo"), updates=3, tokens_per_batch=150)
     real, calls = run.compute_loss, []
 
     def failing(model, batch, **rest):
         calls.append(batch.tokens)
-        if len(calls) == 4:
+        if len(calls) == 4:  # a batch of several lists
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, batch, **rest)
 
     monkeypatch.setattr(run, "compute_loss", failing)
     run.go(None)
-    assert run.tokens_per_batch == 60
-    assert "out of memory: batches of 60 tokens" in capsys.readouterr().err
+    assert run.tokens_per_batch == 75
+    assert "out of memory: batches of 75 tokens" in capsys.readouterr().err
     torch.testing.assert_close(learned(run.model), learned(expected.model), atol=1e-6, rtol=1e-4)
     shown = [line["reward_margin"] for line in lines(run) if "reward_margin" in line]
     assert shown == pytest.approx(

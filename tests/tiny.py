@@ -46,6 +46,62 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "mistral": {"family": "mistral"},
 }
 
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+
+# Families that mix attention with other layers: one layer of each, or (Falcon-H1) both in every layer.
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_next": {
+        **_LINEAR,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "qwen3_5_text": {**_LINEAR, "layer_types": ["linear_attention", "full_attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 16,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 128,
+    },
+    "nemotron_h": {
+        "layers_block_type": ["mamba", "attention"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 32,
+        "ssm_state_size": 16,
+        "n_groups": 2,
+        "chunk_size": 16,
+    },
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "num_experts": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 8,
+    },
+    "falcon_h1": {
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 16,
+        "lm_head_multiplier": 0.5,
+    },
+}
+_FAMILY |= {name: {"family": name, **config} for name, config in HYBRIDS.items()}
+
 
 def tiny_model(family: str = "llama", *, seed: int = 0, attention: str | None = None, **config: Any) -> Any:
     """A random 2-layer model of a family, hidden size 64, float32, in eval mode; `config` overrides its config.

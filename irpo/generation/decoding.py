@@ -17,6 +17,7 @@ from irpo.encoding import EncodedList
 from irpo.generation.guided import follow
 from irpo.generation.walk import Walk
 from irpo.types import Ranking
+from irpo.whole import one_row
 
 MARGIN = 8  # tokens that an answer may be longer than a complete one
 # Tokens of prompts and answers that are decoded together where no number of lists is given. A step of decoding takes a
@@ -258,9 +259,12 @@ def _run(
 
 
 def _prefilled(model: Any, ids: Tensor, mask: Tensor, same_as: Sequence[int]) -> DynamicCache | None:
-    """The prompts but for their last token in a cache, each different one computed once; None where all differ."""
+    """The prompts but for their last token in a cache, each different one computed once; None where all differ.
+
+    None as well for a model whose layers are not all attention: their states cannot be repeated.
+    """
     rows = sorted(set(same_as))
-    if len(rows) == len(same_as) or ids.shape[1] < 2:
+    if len(rows) == len(same_as) or ids.shape[1] < 2 or not one_row(model):
         return None
     cache = DynamicCache(config=model.config)
     seen = mask[rows, :-1]

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from irpo.generation.walk import Walk
 from irpo.models import per_layer_type
+from irpo.whole import one_row, sequence_states
 
 _NOBODY = -1  # the position of a column that is padding
 
@@ -23,6 +24,8 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) 
     of a pass is a decision in every row. Columns know their positions: a sliding window counts those, and the gaps
     between runs do not count. A row that is done leaves the batch. A pass waits for the device once, for its decisions.
     """
+    if not one_row(model):
+        return _follow_whole(model, prompts, walks)
     rows = list(range(len(walks)))
     runs = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
     rows = [row for row in rows if not walks[row].done]
@@ -43,6 +46,19 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) 
             cache.batch_select_indices(torch.tensor(going, device=states.device))
             held = held[going]
         rows = [rows[index] for index in going]
+    return passes
+
+
+def _follow_whole(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
+    """`follow` without a cache, which other layers than attention keep in ways of their own."""
+    texts = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
+    passes = 0
+    while rows := [row for row, walk in enumerate(walks) if not walk.done]:
+        states = sequence_states(model, [texts[row] for row in rows], [[len(texts[row]) - 1] for row in rows])
+        passes += 1
+        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
+            walks[row].step(token)
+            texts[row] += [token, *walks[row].advance()]
     return passes
 
 

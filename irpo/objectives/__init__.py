@@ -31,6 +31,7 @@ class Needs:
     scores: bool = True  # the policy's (B, K) table
     reference: bool = True  # the reference's (B, K) table
     target: bool = False  # the policy's log-likelihood of the target list
+    draws_ties: bool = False  # whether candidates of one label stand in random order, drawn anew in every pass
     min_label: float = 0.0  # what the highest label of a list must reach, where it is above 0, for anything to count
     max_label: float = math.inf  # the highest label it can use
 
@@ -65,6 +66,14 @@ def above_zero(objective: str, **options: float) -> None:
             raise UserError(f"objective {objective!r}: {name} = {value}; allowed is a number above 0")
 
 
+def require_label(objective: Objective, highest: float, what: str) -> None:
+    """`UserError` where the highest label of `what` is above what the objective can use."""
+    most, name = objective.needs.max_label, type(objective).__name__
+    if highest > most:
+        option = " (its option max_label)" if hasattr(objective, "max_label") else ""
+        raise UserError(f"{what} has a label of {highest:g}; {name} uses labels from 0 to {most:g}{option}")
+
+
 def loss(  # noqa: PLR0913 - the tables, then what is optional
     name: str | Mapping[str, Any] | Objective,
     policy: Tensor,
@@ -94,6 +103,7 @@ def loss(  # noqa: PLR0913 - the tables, then what is optional
     noise = torch.rand(policy.shape, generator=generator, dtype=policy.dtype).to(policy.device)
     if reference is None and objective.needs.reference:
         raise UserError(f"objective {type(objective).__name__} needs a reference's log-probabilities, not None")
+    require_label(objective, torch.where(mask, relevance.to(policy), 0.0).max().item(), "a list")
     reference = torch.zeros_like(policy) if reference is None else reference
     lists = ScoredLists(policy, reference.detach(), relevance.to(policy), mask, noise, target)
     return objective(lists)

@@ -1,7 +1,7 @@
 """The baselines of LarPO's and SimPO's tables, on the same (B, K) table: IPO, SimPO, CPO, KTO, RRHF, SLiC-HF.
 
-A list becomes their pairs as in `dpo`: the winner is a candidate above the list's lowest label, the loser one at it,
-and `pairs` (random, first, hardest, all) says which; a list whose labels are all tied has loss 0. Labels may be graded
+A list becomes their pairs as in `dpo`: of two candidates of different labels the higher wins, and `pairs` (random,
+first, hardest, all) says which two; a list whose labels are all tied has loss 0. Labels may be graded
 or binary. Those without a reference read the policy's log-probabilities: a sum over tokens or, with `length: mean` in
 the method's configuration, their mean.
 """
@@ -26,8 +26,7 @@ def anchored(lists: ScoredLists, pairs: Pairs, of: Callable[[Tensor], Tensor], w
     scores = log_probs(lists)
     loss = pair_loss(lists, scores, pairs, of)
     if pairs == "all":
-        positives, negatives = sides(lists)
-        return loss - weight * masked_sum(scores, positives & negatives.any(-1, keepdim=True))
+        return loss - weight * masked_sum(scores, ordered_pairs(lists).any(-1))
     winner, _, some = choose_pair(lists, scores, pairs)
     return loss - weight * pick(scores, winner) * some
 

@@ -121,7 +121,7 @@ class LarPOListMLE:
     With all candidates, the default, it is `list_mle`, but for lists whose labels are all tied.
     """
 
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(draws_ties=True)
 
     beta: float = 1.0
     positives: int | None = None

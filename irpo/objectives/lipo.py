@@ -17,7 +17,6 @@ from irpo.lists import ScoredLists, implicit_reward, masked_log_softmax, masked_
 from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
 from irpo.objectives.pairs import drawn_ranks, ordered_pairs, score_ranks, sum_over_pairs
 from irpo.positional import MOST, discount, gain
-from irpo.types import UserError
 
 
 @OBJECTIVES.register("point_mse")
@@ -41,7 +40,7 @@ class PointMSE:
 class PointSigmoid:
     """sum_j -y_j log sigmoid(s_j) - (1 - y_j) log(1 - sigmoid(s_j)) (LiPO's pointwise sigmoid loss).
 
-    Labels are probabilities: they are divided by `max_label`, and one above it is an error. Binary or graded; ties are
+    Labels are probabilities: they are divided by `max_label`, and none may be above it. Binary or graded; ties are
     fine.
     """
 
@@ -58,11 +57,6 @@ class PointSigmoid:
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         labels = torch.where(lists.whole, lists.relevance, 0.0)
-        if (labels > self.max_label).any():
-            raise UserError(
-                f"objective 'point_sigmoid' reads labels as probabilities: one is {labels.max().item():g}; "
-                f"allowed is 0 to {self.max_label:g} (option max_label)"
-            )
         scores = implicit_reward(lists, beta=self.beta)
         return masked_sum(softplus(scores) - labels / self.max_label * scores, lists.counted)
 
@@ -110,8 +104,7 @@ def plackett_luce(lists: ScoredLists, scores: Tensor, among: Tensor | None = Non
     counted = lists.counted if among is None else lists.counted & among
     place = drawn_ranks(lists.relevance, lists.whole, lists.noise)
     after = place[:, :, None] <= place[:, None]
-    if lists.items is not None:
-        after = torch.ones_like(after)
+    after = after | (lists.counted.sum(-1) == 1)[:, None, None]
     rest = masked_logsumexp(scores[:, None].expand_as(after), mask[:, None] & after)
     return masked_sum(rest - scores, counted)
 
@@ -124,7 +117,7 @@ class ListMLE:
     Assumes an order: labels without ties. Where there are, the tied stand in random order, drawn anew in every pass.
     """
 
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(draws_ties=True)
 
     beta: float = 1.0
 

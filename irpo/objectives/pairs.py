@@ -41,27 +41,42 @@ def choose_positive(lists: ScoredLists, positives: Tensor, pairs: Pairs) -> tupl
     return first(top(positives, lists.relevance)) if pairs == "first" else choose(positives, lists.noise)
 
 
+def below(lists: ScoredLists, winner: Tensor) -> Tensor:
+    """The candidates of a lower label than each list's winner (B,), (B, K) bool."""
+    return lists.mask & (lists.relevance < pick(lists.relevance, winner)[:, None])
+
+
+def redrawn(lists: ScoredLists, among: Tensor, winner: Tensor) -> Tensor:
+    """Noise (B, K) to draw once more with, after `winner` (B,) was drawn `among` some (B, K).
+
+    The other numbers there are uniform below the highest: divided by it they are as good as new, so that a candidate
+    that could have won is as likely a loser as any.
+    """
+    highest = pick(lists.noise, winner)[:, None].clamp(min=torch.finfo(lists.noise.dtype).tiny)
+    return torch.where(among, lists.noise / highest, lists.noise)
+
+
 def choose_pair(lists: ScoredLists, scores: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """One pair of each list: (winner (B,), loser (B,), whether there is one (B,)).
 
-    `random` draws both sides; `first` takes the first candidate of the top label and the first of the lowest;
-    `hardest` draws the winner and takes the negative that the policy now scores highest (ties drawn).
+    `random` draws a winner, and a loser among all of a lower label; `hardest` takes the one of these that the policy
+    now scores highest (ties drawn); `first` takes the first candidate of the top label and the first of the lowest.
     """
-    positives, negatives = sides(lists)
+    positives, lowest = sides(lists)
     winner, some = choose_positive(lists, positives, pairs)
     if pairs == "first":
-        loser, others = first(negatives)
+        loser, others = first(lowest)
     else:
-        hard = top(negatives, scores.detach()) if pairs == "hardest" else negatives
-        loser, others = choose(hard, lists.noise)
+        lower = below(lists, winner)
+        hard = top(lower, scores.detach()) if pairs == "hardest" else lower
+        loser, others = choose(hard, redrawn(lists, positives, winner))
     return winner, loser, some & others
 
 
 def pair_loss(lists: ScoredLists, scores: Tensor, pairs: Pairs, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """of(s_w - s_l) on the chosen pair of each list, or summed over all positives x negatives (`all`); (B,)."""
+    """of(s_w - s_l) on the chosen pair of each list, or summed over all pairs of different labels (`all`); (B,)."""
     if pairs == "all":
-        positives, negatives = sides(lists)
-        return sum_over_pairs(scores, positives[:, :, None] & negatives[:, None], of)
+        return sum_over_pairs(scores, ordered_pairs(lists), of)
     winner, loser, some = choose_pair(lists, scores, pairs)
     values = of(pick(scores, winner) - pick(scores, loser))
     return torch.where(some, values, torch.zeros_like(values))

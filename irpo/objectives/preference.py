@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from irpo.lists import ScoredLists, implicit_reward, masked_logsumexp, masked_sum, ranks
 from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
-from irpo.objectives.pairs import Pairs, choose_positive, pair_loss, sides
+from irpo.objectives.pairs import Pairs, choose_positive, ordered_pairs, pair_loss, redrawn, sides
 
 
 @OBJECTIVES.register("dpo")
@@ -19,10 +19,10 @@ from irpo.objectives.pairs import Pairs, choose_positive, pair_loss, sides
 class DPO:
     """-log sigmoid(s_w - s_l) on a pair of a list (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
 
-    w is a candidate above the list's lowest label, l one at it; labels may be graded or binary, and a list whose labels
-    are all tied has loss 0. Needs a reference. `pairs: random` draws both; `first` takes the first candidate with the
-    top label and the first with the lowest; `hardest` draws w and takes the l of highest current s (ties drawn); `all`
-    sums over all such pairs.
+    w is a candidate above the list's lowest label, l one of a lower label than w; labels may be graded or binary, and a
+    list whose labels are all tied has loss 0. Needs a reference. `pairs: random` draws both; `hardest` draws w and
+    takes the l of highest current s (ties drawn); `all` sums over all pairs of different labels; `first` takes the
+    first candidate with the top label and the first with the lowest.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -43,9 +43,9 @@ class SDPO:
     """-log sigmoid(-log sum_l exp(s_l - s_w)) over the negatives (S-DPO, Chen et al. 2024, arXiv 2406.09215, eq. 10).
 
     The same as softmax cross-entropy of one positive against the negatives. Sides as in `dpo`: labels may be graded or
-    binary, and a list whose labels are all tied has loss 0. Needs a reference. `positives: one` takes a random one
-    (`pairs: first`: the first with the top label), `all` sums over them, each against the same negatives: all of them,
-    or as many as `negatives` says, drawn.
+    binary, and a list whose labels are all tied has loss 0. Needs a reference. `positives: one` takes a random one,
+    `all` sums over them, each against the candidates of a lower label than its own: all of these, or as many as
+    `negatives` says, drawn. `pairs: first` takes the first with the top label, against those of the lowest.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -61,11 +61,21 @@ class SDPO:
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         scores = implicit_reward(lists, beta=self.beta)
-        positives, negatives = sides(lists)
-        if self.negatives is not None:
-            negatives = negatives & (ranks(lists.noise, negatives) <= self.negatives)
+        positives, lowest = sides(lists)
+        first = self.pairs == "first"
+        lower = positives[:, :, None] & lowest[:, None] if first else ordered_pairs(lists)  # (B, K, K): j is below i
+        noise = lists.noise
         if self.positives == "one":
-            winner, some = choose_positive(lists, positives, self.pairs)
-            positives = torch.zeros_like(positives).scatter_(-1, winner[:, None], some[:, None])
-        terms = softplus(masked_logsumexp(scores, negatives)[:, None] - scores)
-        return masked_sum(terms, positives & negatives.any(-1, keepdim=True))
+            winner, _ = choose_positive(lists, positives, self.pairs)
+            lower = lower & torch.zeros_like(positives).scatter_(-1, winner[:, None], True)[:, :, None]
+            noise = noise if first else redrawn(lists, positives, winner)
+        if self.negatives is not None:
+            lower = lower & (ranks_of(noise, lower) <= self.negatives)
+        rest = masked_logsumexp(scores[:, None].expand_as(lower), lower)
+        return masked_sum(softplus(rest - scores), lower.any(-1))
+
+
+def ranks_of(values: Tensor, among: Tensor) -> Tensor:
+    """1-based ranks by value (B, K) of the candidates `among` (B, K, K) those of each, best first; (B, K, K) long."""
+    size = values.shape[-1]
+    return ranks(values[:, None].expand_as(among).reshape(-1, size), among.reshape(-1, size)).view_as(among)

@@ -1,31 +1,61 @@
 """On-policy training: rounds of drawing answers from the policy, judging them, and training on them.
 
-`iterative`: rankings that the policy drew become in-context lists with the ground truth's labels (IRPO 6.1).
-`reinforce`: drawn answers with a reward, anew at every update (Williams 1992).
-`larpo`: answers to a prompt compete by a reward, with those of earlier rounds (LarPO, arXiv 2502.03699).
+A module of this package is a method. Adding one: a frozen dataclass with `course`, `require_sound`, `lists` and
+`measures`, decorated with `ON_POLICY.register`, in any module that is imported (this package imports its own;
+`plugins:` names yours). What all methods share (how many rounds, how answers are drawn) stands in the section `online`
+of the configuration, what one alone reads is a field of its class: `online.method: {name: larpo, memory: all}`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from irpo.registry import Registry
 
 if TYPE_CHECKING:
-    from irpo.online.questions import Question
-    from irpo.online.rewards import REWARDS, Reward
-    from irpo.online.rounds import Job, require_sound, run_rounds
+    from irpo.config import OnlineConfig
+    from irpo.encoding import EncodedList, PromptedList
+    from irpo.method import Method
+    from irpo.online.policy import Policy, Round
+    from irpo.types import Style
 
-__all__ = ["REWARDS", "Job", "Question", "Reward", "require_sound", "run_rounds"]
-
-# Imported at first use: rewards are listed and checked without the Trainer that the rounds need.
-_LAZY = {
-    "Question": "irpo.online.questions",
-    **dict.fromkeys(("REWARDS", "Reward"), "irpo.online.rewards"),
-    **dict.fromkeys(("Job", "require_sound", "run_rounds"), "irpo.online.rounds"),
-}
+Account = dict[str, Any]  # what a round drew and left out, as its state.json tells it
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'irpo.online' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+@dataclass(frozen=True)
+class Course:
+    """What the rounds of a method are like, so that nobody asks for its name."""
+
+    compares: bool = True  # the answers to a prompt are its candidates; False: each drawn ranking is a list of its own
+    every_update: bool = False  # answers are drawn anew at each update, from the policy as it then is, not once a round
+    earlier: int | None = 0  # rounds whose answers compete again, so that all ask the same prompts; None: all of them
+
+
+class OnPolicy(Protocol):
+    """How what the policy draws becomes the lists that it is trained on; its fields are its options."""
+
+    @property
+    def course(self) -> Course:
+        """What its rounds are like; a class variable where no option changes it."""
+        ...
+
+    def require_sound(self, online: OnlineConfig, style: Style, method: Method) -> None:
+        """`UserError` where the run's other settings do not fit, beyond what its course rules out; before any work."""
+        ...
+
+    def lists(self, policy: Policy, now: Round) -> tuple[list[EncodedList], Account]:
+        """The lists to train on in this round (or at this update, as its course says), and how they came about."""
+        ...
+
+    def measures(self, policy: Policy, questions: Sequence[PromptedList]) -> dict[str, float]:
+        """Measures of its own on prompts that nothing is trained on, each a mean; {} where it has none."""
+        ...
+
+
+ON_POLICY: Registry[OnPolicy] = Registry("on-policy method")
+
+for _name in ("iterative", "reinforce", "larpo"):
+    importlib.import_module(f"{__name__}.{_name}")

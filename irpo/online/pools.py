@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from irpo.candidates import Bm25
 from irpo.chance import Chance
-from irpo.encoding import EncodedList
-from irpo.online.questions import Question, as_answers
+from irpo.encoding import EncodedList, PromptedList
+from irpo.files import atomic_file, json_line, read_rows
+from irpo.online.policy import as_answers
 from irpo.tasks.preferences import Labels, labels_from_scores
 
 Hardness = Literal["easiest", "easy", "hard", "hardest"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgedAnswer:
     """An answer to a prompt: its tokens (the end of turn included, where it was reached), its text, its reward."""
 
     tokens: tuple[int, ...]
@@ -25,13 +27,13 @@ class Answer:
     reward: float
 
 
-Pool = tuple[Answer, ...]  # different answers to one prompt
+Pool = tuple[JudgedAnswer, ...]  # different answers to one prompt
 Pools = Mapping[str, Pool]  # by the example's id
 
 
-def different(answers: Sequence[Answer]) -> Pool:
+def different(answers: Sequence[JudgedAnswer]) -> Pool:
     """The answers without repeats of the same tokens, the first of each kept."""
-    found: dict[tuple[int, ...], Answer] = {}
+    found: dict[tuple[int, ...], JudgedAnswer] = {}
     for answer in answers:
         found.setdefault(answer.tokens, answer)
     return tuple(found.values())
@@ -41,6 +43,23 @@ def merged(rounds: Sequence[Pools]) -> dict[str, Pool]:
     """One pool a prompt, of all its answers in these rounds, the latest round last; only prompts of that last one."""
     latest = rounds[-1]
     return {id: different([a for pools in rounds for a in pools.get(id, ())]) for id in latest}
+
+
+def write_pools(path: Path, pools: Pools) -> None:
+    """The pools of a round, one prompt a line."""
+    with atomic_file(path) as file:
+        for id, pool in pools.items():
+            answers = [{"reward": a.reward, "text": a.text, "tokens": list(a.tokens)} for a in pool]
+            file.write(json_line({"id": id, "answers": answers}) + "\n")
+
+
+def read_pools(path: Path) -> dict[str, Pool]:
+    """What `write_pools` wrote."""
+    rows = [row.value for row in read_rows(path)]
+    return {
+        row["id"]: tuple(JudgedAnswer(tuple(a["tokens"]), a["text"], a["reward"]) for a in row["answers"])
+        for row in rows
+    }
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Negatives:
     seed: int = 0
 
     def lists(
-        self, questions: Sequence[Question], pools: Pools, high: Pools | None = None
+        self, questions: Sequence[PromptedList], pools: Pools, high: Pools | None = None
     ) -> tuple[list[EncodedList], Counter[str]]:
         """A list of candidates for each question that has any to compare; the others are counted under the reason."""
         kept: list[EncodedList] = []
@@ -76,17 +95,17 @@ class Negatives:
             elif not any(labels):
                 dropped["all rewards the same"] += 1
             else:
-                kept.append(as_answers(question.item, [a.tokens for a in candidates], labels))
+                kept.append(as_answers(question.tokens, [a.tokens for a in candidates], labels))
         return kept, dropped
 
-    def _candidates(self, pool: Pool, best: Answer, others: Sequence[Answer], high: Pool) -> Pool:
+    def _candidates(self, pool: Pool, best: JudgedAnswer, others: Sequence[JudgedAnswer], high: Pool) -> Pool:
         if self.kind == "hardest":
             return pool
         if self.kind == "hard":
             return different([best, *(a for a in high if a.reward < best.reward)])
         return different([best, *others])
 
-    def _foreign(self, questions: Sequence[Question]) -> dict[str, list[str]]:
+    def _foreign(self, questions: Sequence[PromptedList]) -> dict[str, list[str]]:
         """The ids of the questions whose answers serve as negatives, by the question's own id."""
         ids = [q.example.id for q in questions]
         if self.kind == "easiest":

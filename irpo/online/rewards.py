@@ -10,24 +10,33 @@ from typing import Any, Protocol
 
 import torch
 
+from irpo.encoding import PromptedList
 from irpo.measures import ndcg
 from irpo.models import default_device, resolve
-from irpo.online.questions import Question
 from irpo.parsing import parse_ranking
 from irpo.registry import Registry, import_named
 from irpo.specials import without_specials
-from irpo.types import UserError
+from irpo.types import Style, UserError
 
 
 class Reward(Protocol):
     """A judge of answers."""
 
-    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+    def __call__(self, question: PromptedList, answers: Sequence[str]) -> list[float]:
         """One finite number an answer, higher is better."""
         ...
 
 
 REWARDS: Registry[Reward] = Registry("reward")
+
+
+def require_judge(reward: Reward, style: Style) -> None:
+    """`UserError` where the reward reads rankings and answers of this style are none."""
+    if style == "response" and isinstance(reward, Labels):
+        raise UserError(
+            "reward 'labels' judges rankings, and prompt.style 'response' draws free answers; choose "
+            "{name: model, model: ...} or {name: python, function: module:function}"
+        )
 
 
 @REWARDS.register("labels")
@@ -37,12 +46,9 @@ class Labels:
 
     k: int = 10
 
-    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+    def __call__(self, question: PromptedList, answers: Sequence[str]) -> list[float]:
         prompt = question.prompt
-        if prompt.style == "response":
-            raise UserError(
-                "reward 'labels' reads rankings, and prompt.style is 'response'; choose the reward model or python"
-            )
+        require_judge(self, prompt.style)
         rankings = [parse_ranking(answer, prompt.names, prompt.style)[0] for answer in answers]
         return [ndcg(ranking.order, question.example.relevance, self.k) for ranking in rankings]
 
@@ -60,7 +66,7 @@ class Model:
     max_tokens: int = 2048  # query + answer; the rest is cut off
     answers_per_batch: int = 8
 
-    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+    def __call__(self, question: PromptedList, answers: Sequence[str]) -> list[float]:
         tokenizer, model = _judge(self.model)
         label = self._label(model)
         found: list[float] = []
@@ -94,9 +100,10 @@ def _judge(name: str) -> tuple[Any, Any]:
     """Tokenizer and reward model, loaded once."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    place, revision = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
-        model = AutoModelForSequenceClassification.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"reward 'model': {name!r} cannot be loaded as a sequence classifier ({reason})") from None
@@ -120,7 +127,7 @@ class Python:
     def __post_init__(self) -> None:
         _function(self.function)
 
-    def __call__(self, question: Question, answers: Sequence[str]) -> list[float]:
+    def __call__(self, question: PromptedList, answers: Sequence[str]) -> list[float]:
         found = list(_function(self.function)(question.example, list(answers)))
         if len(found) != len(answers) or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in found):
             raise UserError(f"reward 'python': {self.function} gave {found!r} for {len(answers)} answers, not as many")

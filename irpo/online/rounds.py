@@ -12,29 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers.trainer_utils import SaveStrategy
 
 from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig
-from irpo.encoding import EncodedList
+from irpo.encoding import EncodedList, PromptedList, prompted
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.generation import SAMPLERS
 from irpo.jobs import computes_mixed
+from irpo.lists import ScoredLists
 from irpo.method import Method
-from irpo.objectives.policy_gradient import Reinforce
+from irpo.online import ON_POLICY, Account, OnPolicy
 from irpo.online.curves import State, write_curves
-from irpo.online.drawing import (
-    Account,
-    DrawingTrainer,
-    Policy,
-    Round,
-    asked_lists,
-    iterative_lists,
-    larpo_lists,
-    passes,
-    questions_of,
-)
-from irpo.online.questions import Question, ask, seed_of
-from irpo.online.rewards import REWARDS, Labels
+from irpo.online.policy import Policy, Round, as_answers
+from irpo.online.questions import choose, seed_of
 from irpo.progress import BEST
 from irpo.prompting import PromptBuilder
 from irpo.runs import finished_rounds, fresh_round, restore, round_folder, save_round
@@ -42,12 +33,6 @@ from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
 
 _MEASURES = ("NDCG@1", "NDCG@5", "NDCG@10")
-
-LISTS: dict[str, Callable[[Policy, Round], tuple[list[EncodedList], Account]]] = {
-    "iterative": iterative_lists,
-    "reinforce": asked_lists,
-    "larpo": larpo_lists,
-}
 
 
 @dataclass(frozen=True)
@@ -64,9 +49,12 @@ class Job:
     @property
     def options(self) -> OnlineConfig:
         """The section `online` of the configuration."""
-        if self.config.online is None:
-            raise ValueError("the configuration has no section 'online'")
-        return self.config.online
+        return _online(self.config)
+
+    @property
+    def on_policy(self) -> OnPolicy:
+        """How what the policy draws becomes lists."""
+        return ON_POLICY.build(self.options.method)
 
     @property
     def policy(self) -> Policy:
@@ -74,19 +62,25 @@ class Job:
         return Policy(self.model, self.builder.tokenizer, self.options, self.config.seed)
 
 
+def _online(config: RunConfig) -> OnlineConfig:
+    if config.online is None:
+        raise ValueError("the configuration has no section 'online'")
+    return config.online
+
+
 def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, float]:
     """All rounds that are not done yet; leaves the model as the last one made it and returns its measures.
 
     `out` gets rounds/NNN (a usable run each, with its state), rounds.jsonl and curves.png.
     """
-    questions = ask(job.builder, sorted(job.train, key=lambda e: e.id))
+    questions = prompted(job.builder, sorted(job.train, key=lambda e: e.id), labels=True)
     states = finished_rounds(out)
     if job.config.training.patience or job.config.training.updates:
         say("note: a round takes online.updates_per_round updates; training.updates and patience do not count")
     if states:
         restore(job.model, round_folder(out, len(states) - 1))
         say(f"rounds 0 to {len(states) - 1} are done, going on")
-    title = f"{job.options.name}: {job.config.method.title} on {job.config.task['name']}"
+    title = f"{job.options.method['name']}: {job.config.method.title} on {job.config.task['name']}"
     for number in range(len(states), job.options.rounds + 1):
         states.append(_round(job, number, questions, out))
         write_curves(out, states, title)
@@ -97,63 +91,74 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
     return {f"eval_{BEST}": measures["score NDCG@10"], "eval_lists": len(job.validation)}
 
 
-def require_sound(job: Job) -> None:
-    """`UserError` where the method does not fit the rounds, before anything is drawn."""
-    options, style = job.options, job.builder.style
-    scorer = job.config.method.scorer["name"]
-    if style == "response" and options.name == "iterative":
-        raise UserError("online.name 'iterative' draws rankings; prompt.style 'response' has none: choose larpo")
-    if style == "response" and options.max_response_tokens is None:
+def require_sound(config: RunConfig, method: Method) -> None:
+    """`UserError` where the method does not fit the rounds, before anything is loaded or drawn."""
+    online, style = config.online, config.prompt.style
+    if online is None:
+        return
+    on_policy, name = ON_POLICY.build(online.method), online.method["name"]
+    if style == "response" and not on_policy.course.compares:
+        raise UserError(f"online.method {name!r} draws rankings; prompt.style 'response' has none: choose larpo")
+    if style == "response" and online.max_response_tokens is None:
         raise UserError("prompt.style 'response': set online.max_response_tokens, the length of a drawn answer")
-    if options.name != "iterative" and scorer != "independent":
-        raise UserError(
-            f"online.name {options.name!r} scores whole answers: method.scorer is independent, not {scorer!r}"
-        )
-    if options.name == "reinforce" and not isinstance(job.method.objective, Reinforce):
-        raise UserError(
-            "online.name 'reinforce' takes method.objective=reinforce; other objectives compare answers: larpo"
-        )
-    if options.name == "reinforce" and job.method.length != "sum":
-        raise UserError("online.name 'reinforce' follows the probability of whole answers: method.length is sum")
-    if options.name != "iterative" and job.method.reads_target:
-        raise UserError(f"online.name {options.name!r} has no target list: no nll_weight, no objective that reads it")
-    drawn = (
-        job.config.method.scorer.get("order") == "given" or getattr(job.method.objective, "target_order", "") == "given"
-    )
-    if options.name == "iterative" and not drawn:
-        raise UserError(
-            "online.name 'iterative' trains on the drawn order: method.scorer={name: list, order: given}, or an "
-            "objective with target_order: given"
-        )
-    SAMPLERS.build(options.sampler)
-    reward = REWARDS.build(options.reward)
-    if style == "response" and isinstance(reward, Labels):
-        raise UserError(
-            "online.reward 'labels' judges rankings, and prompt.style 'response' draws free answers; choose "
-            "{name: model, model: ...} or {name: python, function: module:function}"
-        )
-    if options.sampler["name"] == "vllm" and (Path(job.config.model.name) / RUN_CONFIG).is_file():
+    if on_policy.course.compares:
+        _require_comparable(online, method)
+    lora = config.model.lora if config.model.tuning == "lora" else None
+    if on_policy.course.every_update and lora and lora.dropout:
+        # The policy that draws would be another than the one that is differentiated.
+        raise UserError(f"model.lora.dropout = {lora.dropout:g}; {name} draws from the policy: set it to 0")
+    on_policy.require_sound(online, style, method)
+    SAMPLERS.build(online.sampler)
+    if online.sampler["name"] == "vllm" and (Path(config.model.name) / RUN_CONFIG).is_file():
         raise UserError("sampler 'vllm' loads the base model by name; model.name is a run, whose adapter was merged")
 
 
-def _round(job: Job, number: int, questions: Sequence[Question], out: Path) -> dict[str, Any]:
+def _require_comparable(online: OnlineConfig, method: Method) -> None:
+    """`UserError` where answers to a prompt cannot be the candidates of a list."""
+    what = f"online.method {online.method['name']!r}"
+    if online.samples < 2:
+        raise UserError(f"{what} compares answers to one prompt; set online.samples to 2 or more")
+    if method.reads_target:
+        raise UserError(f"{what} has no target list: no nll_weight, no objective that reads it")
+    try:
+        method.lay_out([as_answers(EncodedList("", (1,), (), (), (), ()), [(1, 1), (1, 2)], [1.0, 0.0])])
+    except UserError as error:
+        raise UserError(f"{what} scores whole answers: set method.scorer=independent ({error})") from None
+
+
+def asked(questions: Sequence[PromptedList], on_policy: OnPolicy, config: RunConfig, number: int) -> list[PromptedList]:
+    """A round's questions, by the seed and its number; where none is said, as many as its updates take lists from."""
+    online, course = _online(config), on_policy.course
+    lists = online.updates_per_round * config.training.lists_per_update
+    each = 1 if course.compares else online.samples
+    count = min(len(questions), online.prompts_per_round or -(-lists // each))
+    # Earlier rounds' answers can compete only where the same prompts are asked again.
+    return choose(questions, count, config.seed, "round", number if course.earlier == 0 else 0)
+
+
+def _round(job: Job, number: int, questions: Sequence[PromptedList], out: Path) -> dict[str, Any]:
     """Draw, train, measure, save. Round 0 only measures and saves the start."""
     home = fresh_round(out, number)
+    lists: list[EncodedList] = []
     account: Account = {}
     if number:
-        # Earlier rounds' answers can compete only where the same prompts are asked again.
-        again = job.options.name == "larpo" and job.options.memory != "current"
-        key = (job.config.seed, "round", 0 if again else number)
-        now = Round(number, questions_of(questions, job.options, job.config.training, *key), home)
-        lists, account = LISTS[job.options.name](job.policy, now)
-        if len(lists) < (1 if job.options.name == "reinforce" else job.options.min_valid):
-            raise UserError(_too_few(len(lists), account, job.options, number))
-        if job.options.name == "larpo":
-            job.method.require_labels(lists)
+        now = Round(number, tuple(asked(questions, job.on_policy, job.config, number)), home)
+        lists, account = _drawn(job, now)
         _trainer(job, now, lists).train()
-    state = {"round": number, "lists": len(lists) if number else 0, "drawn": account, "measures": measure(job)}
+    state = {"round": number, "lists": len(lists), "drawn": account, "measures": measure(job)}
     save_round(home, job.config, job.model, job.builder.tokenizer, state)
     return state
+
+
+def _drawn(job: Job, now: Round) -> tuple[list[EncodedList], Account]:
+    """The lists of a round; of a method that draws at every update, the questions themselves."""
+    if job.on_policy.course.every_update:
+        return [question.tokens for question in now.questions], {"prompts": len(now.questions)}
+    lists, account = job.on_policy.lists(job.policy, now)
+    if len(lists) < job.options.min_valid:
+        raise UserError(_too_few(len(lists), account, job.options, now.number))
+    job.method.require_labels(lists)
+    return lists, account
 
 
 def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
@@ -168,9 +173,30 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
         method = replace(method, reference=kind)  # type: ignore[arg-type]
     common: dict[str, Any] = {"model": job.model, "tokenizer": job.builder.tokenizer, "method": method}
     common |= {"lists": (lists, ()), "args": arguments, "loop": Loop(training.tokens_per_batch)}
-    if job.options.name == "reinforce":
-        return DrawingTrainer(policy=job.policy, questions=now.questions, key=(now.number,), **common)
+    if job.on_policy.course.every_update:
+        return DrawingTrainer(on_policy=job.on_policy, policy=job.policy, now=now, **common)
     return ListTrainer(**common)
+
+
+class DrawingTrainer(ListTrainer):
+    """Draws new answers to its lists at every update, from the policy as it then is, and trains on them."""
+
+    def __init__(self, *, on_policy: OnPolicy, policy: Policy, now: Round, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.on_policy, self.policy, self.now = on_policy, policy, now
+        self.questions = {question.tokens.id: question for question in now.questions}
+
+    def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
+        """Lists of answers that are drawn now."""
+        asked = tuple(self.questions[item.id] for item in inputs)
+        lists, _ = self.on_policy.lists(self.policy, replace(self.now, questions=asked, update=self.state.global_step))
+        return lists
+
+    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+        mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)
+        shown = super()._shown(lists, items)
+        shown.pop(f"train_{BEST}", None)  # its gains are of labels, these are rewards
+        return {**shown, "mean_reward": mean_reward}
 
 
 def _too_few(count: int, account: Account, options: OnlineConfig, number: int) -> str:
@@ -196,8 +222,7 @@ def measure(job: Job) -> dict[str, float]:
     if strict := found.row("generate", "strict"):
         answers = strict.answers
         measures |= {"coverage": answers.coverage, "exact permutations": answers.exact_permutations}
-    if job.options.name == "larpo":
-        measures |= passes(job.policy, ask(job.builder, job.validation))
+    measures |= job.on_policy.measures(job.policy, prompted(job.builder, job.validation, labels=True))
     return {name: round(value, 6) for name, value in measures.items()}
 
 

@@ -237,3 +237,237 @@ def test_u14_prepare_prints_a_summary(irpo, tmp_path):
     assert len(out.splitlines()) < 12
     assert "20 lists" in out
     assert json.loads((tmp_path / "lists" / "card.json").read_text())["splits"]["train"]["lists"] == 20
+
+
+def test_u13_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    import datasets
+    from huggingface_hub import HfApi
+
+    from irpo.tasks._hub import load_hub
+
+    asked = []
+
+    def silent(self, *args, **kwargs):
+        asked.append(args)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "dataset_info", silent)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+
+    def load(*spec, **_):
+        assert datasets.config.HF_HUB_OFFLINE  # so that the library tries nothing itself
+        raise ConnectionError("not in the cache")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(UserError, match="the hub cannot be reached: go online, or give the folder"):
+        load_hub("hub", "allenai/ai2_arc", None)
+    assert len(asked) == 1
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_d5_a_revision_of_the_hub_can_be_pinned(monkeypatch):
+    import transformers
+
+    from irpo import models
+    from irpo.tasks._hub import load_hub
+
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *spec, **more: asked.append((*spec, more)) or {})
+    load_hub("hub@v2", "allenai/ai2_arc", "ARC-Challenge")
+    assert asked == [("allenai/ai2_arc", "ARC-Challenge", {"revision": "v2"})]
+
+    def tokenizer(place, revision):
+        asked.append((place, revision))
+        raise OSError("enough")
+
+    monkeypatch.setattr(models, "require_there", lambda name: None)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", tokenizer)
+    with pytest.raises(UserError, match="cannot load model 'who/what@abc123'"):
+        models.load_tokenizer("who/what@abc123")
+    assert asked[-1] == ("who/what", "abc123")
+
+
+def test_d1_every_model_config_carries_a_learning_rate_for_lora():
+    from irpo.config import load_config
+    from irpo.resources import configs_dir
+
+    files = sorted((configs_dir() / "models").glob("*.yaml"))
+    assert len(files) >= 11
+    for file in files:
+        config = load_config([file, "tasks/world.yaml", "methods/sft.yaml"])
+        assert config.model.tuning == "lora"
+        assert 5e-5 <= config.training.learning_rate <= 3e-4, file.name
+
+
+IMPLIED = {"accelerate", "pytrec-eval-terrier", "bitsandbytes"}  # other libraries import them for us
+
+
+def test_m3_what_is_imported_is_declared_and_nothing_else():
+    import ast
+    import re
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [
+        x for key in ("llm", "dense", "vllm") for x in project["optional-dependencies"][key]
+    ]
+    declared = {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in wanted}
+    names = {"yaml": "pyyaml"}
+    imported = set()
+    for path in (root / "irpo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                imported.add(node.module.partition(".")[0])
+    foreign = {names.get(name, name.replace("_", "-")) for name in imported - set(sys.stdlib_module_names) - {"irpo"}}
+    assert foreign - declared == set()
+    assert declared - foreign - IMPLIED == set()
+
+
+def test_m3_memory_is_known_where_unix_is_not(monkeypatch):
+    from types import SimpleNamespace
+
+    import psutil
+
+    from irpo import machine
+
+    assert machine.memory() > 2**28
+    assert machine.peak_of_process() > 2**24
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has none
+    monkeypatch.delattr("os.sysconf", raising=False)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7)))
+    assert machine.peak_of_process() == 7
+    assert machine.memory() > 2**28
+
+
+def quickstart_of(monkeypatch, write):
+    """The quickstart whose training is `write(folder)`, and nothing measured."""
+    from irpo import quickstart
+
+    def compare(work, out, config_file):
+        write(work)
+        return {}
+
+    monkeypatch.setattr(quickstart, "_compare", compare)
+    return quickstart.run
+
+
+def test_u2_an_earlier_quickstart_stays_until_the_new_one_is_whole(monkeypatch, tmp_path):
+    def write(folder, text="new"):
+        (folder / "irpo").mkdir()
+        (folder / "irpo" / "report.md").write_text(text)
+        (folder / "report.md").write_text(text)
+
+    def fails(folder):
+        write(folder)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "runs" / "quickstart"
+    quickstart_of(monkeypatch, lambda folder: write(folder, "old"))(out)
+    (out / "notes.txt").write_text("mine")
+    (out / "irpo-mine").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        quickstart_of(monkeypatch, fails)(out)
+    assert (out / "report.md").read_text() == (out / "irpo" / "report.md").read_text() == "old"
+    quickstart_of(monkeypatch, write)(out)
+    assert (out / "report.md").read_text() == (out / "irpo" / "report.md").read_text() == "new"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "irpo-mine").is_dir()
+    assert [path.name for path in out.parent.iterdir()] == ["quickstart"]
+
+
+def test_u12_the_report_says_what_was_compared(tmp_path):
+    from irpo.config import load_config
+    from irpo.quickstart import _length, _subject
+
+    files = ["methods/irpo.yaml", "quickstart.yaml"]
+    assert _subject(load_config(files)) == "The embedded model on its synthetic world: LoRA rank 8"
+    own = load_config(files, ["task={name: jsonl, data: mine}", "model.name=runs/x", "training.updates=null"])
+    assert _subject(own) == "runs/x on the task jsonl: mine: LoRA rank 8"
+    assert _length(own) == "passes over the data: 1, in updates"
+
+
+def package(folder: Path, name: str, module: str, text: str) -> None:
+    """An installed package with one plug-in module."""
+    (folder / f"{module}.py").write_text(text)
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[irpo.plugins]\nmine = {module}\n")
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """A folder of installed packages, which are looked for anew; the second is a kind of plug-in of theirs."""
+    from irpo.registry import load_installed
+
+    (tmp_path / "kinds_of_theirs.py").write_text("from irpo.registry import Registry\nKIND = Registry('thing')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    load_installed.cache_clear()
+    yield tmp_path
+    load_installed.cache_clear()
+    for name in ("kinds_of_theirs", "plugin_of_theirs"):
+        sys.modules.pop(name, None)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from kinds_of_theirs import KIND
+
+@KIND.register('theirs')
+@dataclass(frozen=True)
+class Theirs:
+    k: int = 1
+"""
+
+
+@pytest.mark.parametrize("first", ["build", "list", "contains"])
+def test_b12_plugins_of_installed_packages_are_found(installed, first):
+    package(installed, "irpo-theirs", "plugin_of_theirs", PLUGIN)
+    from kinds_of_theirs import KIND  # type: ignore[import-not-found]
+
+    assert {
+        "build": lambda: KIND.build({"name": "theirs", "k": 3}).k == 3,
+        "list": lambda: list(KIND) == ["theirs"],
+        "contains": lambda: "theirs" in KIND,
+    }[first]()
+
+
+def test_b12_an_installed_plugin_that_is_broken_is_named(installed):
+    package(installed, "irpo-theirs", "plugin_of_theirs", "import no_such_module_at_all\n")
+    from kinds_of_theirs import KIND  # type: ignore[import-not-found]
+
+    with pytest.raises(UserError, match="'plugin_of_theirs' of the installed package 'irpo-theirs' cannot be imported"):
+        KIND.build("theirs")
+
+
+def test_b12_the_commands_are_functions(monkeypatch, tmp_path):
+    import types
+    from inspect import signature
+
+    import irpo
+
+    card = irpo.prepare({"name": "world", "train_lists": 20, "eval_lists": 5}, tmp_path / "lists")
+    assert card["splits"]["eval"]["lists"] == 5
+    calls = []
+    fake = types.ModuleType("irpo.pipeline")
+    fake.train = lambda *args, **kwargs: calls.append((args, kwargs)) or {}
+    fake.evaluate = lambda *args, **kwargs: calls.append((args, kwargs)) or {}
+    monkeypatch.setitem(sys.modules, "irpo.pipeline", fake)
+    monkeypatch.setattr(irpo, "pipeline", fake, raising=False)
+    irpo.train([*TRAIN[1:], "training.updates=3"], tmp_path / "run", resume=True)
+    ((config, out), given) = calls.pop()
+    assert (config.training.updates, out, given) == (3, tmp_path / "run", {"resume": True})
+    with pytest.raises(UserError, match=r"override 'method\.objective\.bta=1': unknown option 'bta'"):
+        irpo.train([*TRAIN[1:], "method.objective.bta=1"], tmp_path / "run")
+    irpo.evaluate("embedded", tmp_path / "e", task={"name": "world", "world_seed": 2}, modes=["score"], max_lists=4)
+    ((model, task, out, settings), _) = calls.pop()
+    assert (model, task, settings.max_lists, len(settings.modes)) == (
+        "embedded",
+        {"name": "world", "world_seed": 2},
+        4,
+        1,
+    )
+    assert all(signature(f).return_annotation for f in (irpo.prepare, irpo.train, irpo.evaluate))

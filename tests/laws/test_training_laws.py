@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_model
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
+from irpo.method import Method
 from irpo.models import LoraOptions, add_lora
 from irpo.objectives import OBJECTIVES
 from irpo.objectives.mixture import Mixture
@@ -16,7 +17,7 @@ from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
 from irpo.types import UserError
 
 OBJECTIVE_NAMES, SCORER_NAMES = list(OBJECTIVES), list(SCORERS)
-STYLE = {"label": "label", "stepwise": "label"}  # the style that a scorer asks for, where it asks
+STYLE = {name: SCORERS.build(name).style or "text" for name in SCORER_NAMES}
 
 
 def lines(run):
@@ -49,7 +50,7 @@ def test_only_the_adapter_learns(name, tmp_path):
 
 @pytest.mark.parametrize("scorer", SCORER_NAMES)
 def test_reference_is_adapters_off_is_the_base_model(scorer):
-    base, items = tiny_model(), encoded(STYLE.get(scorer, "text"))
+    base, items = tiny_model(), encoded(STYLE[scorer])
     built = SCORERS.build(scorer)
     expected = score_lists(base, TOKENIZER, items, built)
     adapted = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
@@ -72,7 +73,7 @@ def learned_parameters(model):
 def test_step_0(scorer, reference, tmp_path):
     """Before the first step the policy is the reference: margins are exactly 0, the loss is the closed form."""
     of = method({"name": "irpo", "metric": "mrr"}, scorer, reference=reference)
-    items = encoded(STYLE.get(scorer, "text"))[:4]
+    items = encoded(STYLE[scorer])[:4]
     run = trainer(tmp_path, of, items=items, updates=1)
     run.train()
     first = lines(run)[0]
@@ -89,7 +90,7 @@ def test_step_0(scorer, reference, tmp_path):
 
 @pytest.mark.parametrize("scorer", SCORER_NAMES)
 def test_padding_changes_nothing(scorer):
-    model, built, items = tiny_model(), SCORERS.build(scorer), encoded(STYLE.get(scorer, "text"))
+    model, built, items = tiny_model(), SCORERS.build(scorer), encoded(STYLE[scorer])
     alone = [score_lists(model, TOKENIZER, [item], built)[0] for item in items]
     for left in (False, True):
         with torch.no_grad():
@@ -103,7 +104,7 @@ def test_padding_changes_nothing(scorer):
 def test_candidate_order_of_a_prompt_changes_nothing(scorer):
     """The same prompt with its bodies laid out in another order."""
     model, built = tiny_model(), SCORERS.build(scorer)
-    item = encoded(STYLE.get(scorer, "text"))[2]
+    item = encoded(STYLE[scorer])[2]
     turned = replace(item, bodies=item.bodies[::-1])
     ours, theirs = score_lists(model, TOKENIZER, [item, turned], built)
     torch.testing.assert_close(ours, theirs.flip(0), atol=1e-5, rtol=1e-5)
@@ -119,7 +120,7 @@ def test_labels_cannot_reach_the_scores_of_an_evaluation():
     )
 
 
-def test_a_sampled_step_has_the_gradient_of_the_whole_table(tmp_path):
+def test_a_sampled_step_has_the_gradient_of_the_whole_table(tmp_path, monkeypatch):
     """Backward through the selected candidates alone gives what backward through all of them would."""
     grads = []
     for whole in (False, True):
@@ -127,7 +128,7 @@ def test_a_sampled_step_has_the_gradient_of_the_whole_table(tmp_path):
         run = trainer(tmp_path / str(whole), of)
         batch = of.batch(encoded(), 0)
         if whole:
-            run._sampled_scores = lambda model, batch, *_: score_batch(model, batch)
+            monkeypatch.setattr(Method, "policy_scores", lambda self, model, batch, *_: score_batch(model, batch))
         torch.manual_seed(0)
         with torch.no_grad():
             for parameter in learned_parameters(run.model):

@@ -1,0 +1,59 @@
+"""What a method is given in a round: the policy to draw from, and the prompts it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irpo.config import OnlineConfig
+from irpo.encoding import EncodedList, PromptedList
+from irpo.generation import SAMPLERS, Drawn, Sampler, Sampling
+from irpo.online.questions import seed_of
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model, and how answers are drawn from it."""
+
+    model: Any
+    tokenizer: Any
+    options: OnlineConfig
+    seed: int = 0
+
+    def draw(
+        self, questions: Sequence[PromptedList], key: Key, *, temperature: float | None = None
+    ) -> list[list[Drawn]]:
+        """`samples` answers to each question; which ones depends on the policy, the run's seed, the key and the ids."""
+        sampler: Sampler = SAMPLERS.build(self.options.sampler)
+        sampling = Sampling(temperature or self.options.temperature, self.options.samples, seed_of(self.seed, *key))
+        items = [question.tokens for question in questions]
+        return sampler(self.model, self.tokenizer, items, sampling, self.options.max_response_tokens)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, or one update of it: what is asked, and where the round is written. Rounds count from 1."""
+
+    number: int
+    questions: tuple[PromptedList, ...]
+    folder: Path
+    update: int | None = None  # of the round, where a method draws anew at each
+
+    @property
+    def key(self) -> Key:
+        """What tells its draws from those of others."""
+        return (self.number,) if self.update is None else (self.number, self.update)
+
+    def before(self, count: int | None) -> list[Path]:
+        """The folders of the rounds before it, `count` of them at most (None: all), the earliest first."""
+        first = 1 if count is None else max(1, self.number - count)
+        return [self.folder.parent / f"{number:03d}" for number in range(first, self.number)]
+
+
+def as_answers(item: EncodedList, answers: Sequence[tuple[int, ...]], rewards: Sequence[float]) -> EncodedList:
+    """Whole answers to the item's prompt as its candidates, with rewards for labels."""
+    return EncodedList(item.id, item.prompt, ((),) * len(answers), tuple(answers), (), tuple(rewards))

@@ -1,0 +1,52 @@
+"""REINFORCE (Williams 1992): drawn answers with a reward, anew at every update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from irpo.config import OnlineConfig
+from irpo.encoding import EncodedList, PromptedList
+from irpo.method import Method
+from irpo.objectives.policy_gradient import Reinforce as Objective
+from irpo.online import ON_POLICY, Account, Course
+from irpo.online.policy import Policy, Round, as_answers
+from irpo.online.rewards import REWARDS, Reward, require_judge
+from irpo.registry import plugin_field
+from irpo.types import Style, UserError
+
+
+@ON_POLICY.register("reinforce")
+@dataclass(frozen=True)
+class Reinforce:
+    """Answers drawn at every update, with a reward; for the objective `reinforce` (Williams 1992)."""
+
+    course: ClassVar[Course] = Course(every_update=True)
+
+    reward: Reward = plugin_field(REWARDS, "labels")
+
+    def require_sound(self, online: OnlineConfig, style: Style, method: Method) -> None:
+        require_judge(self.reward, style)
+        if online.temperature != 1 or online.reference != "first":
+            raise UserError(
+                "online.method 'reinforce' follows the policy itself: online.temperature is 1, online.reference is "
+                "first"
+            )
+        if not isinstance(method.objective, Objective):
+            raise UserError(
+                "online.method 'reinforce' takes method.objective=reinforce; other objectives compare answers: larpo"
+            )
+        if method.length != "sum":
+            raise UserError("online.method 'reinforce' follows the probability of whole answers: method.length is sum")
+
+    def lists(self, policy: Policy, now: Round) -> tuple[list[EncodedList], Account]:
+        drawn = policy.draw(now.questions, now.key)
+        lists = [
+            as_answers(q.tokens, [s.tokens for s in samples], self.reward(q, [s.text for s in samples]))
+            for q, samples in zip(now.questions, drawn, strict=True)
+        ]
+        return lists, {"answers": sum(map(len, drawn)), "kept": len(lists)}
+
+    def measures(self, policy: Policy, questions: Sequence[PromptedList]) -> dict[str, float]:
+        return {}
