@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from irpo import __version__
-from irpo.types import UserError
+from irpo.types import UserError, printable
 
 app = typer.Typer(
     name="irpo",
@@ -25,12 +25,12 @@ app = typer.Typer(
 
 Options = Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Options of the task.")]
 Task = Annotated[str, typer.Option(help="The task; `irpo list tasks` shows them.")]
-Data = Annotated[str | None, typer.Option(help="The folder or file of the dataset, or `hub`.")]
+Data = Annotated[str | None, typer.Option(help="The folder or file of the dataset, or `hub` (`hub@REVISION`).")]
 Out = Annotated[Path, typer.Option(help="The folder to write.")]
 Seed = Annotated[int | None, typer.Option(help="Of list construction and order.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
-Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id.")]
+Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id (ID@REVISION).")]
 MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answer; the run's own if not given.")]
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -292,5 +292,5 @@ def _table(title: str | None, rows: list[dict[str, Any]]) -> None:
         cells = (
             f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()
         )
-        table.add_row(*(Text(cell) for cell in cells))  # Text: a document may hold [brackets]
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: a document may hold [brackets]
     Console().print(table)

@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """As it is, but that what Python cannot make of a value is an error in the file, with its place."""
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, TypeError, ArithmeticError):
             value = f" {node.value!r}"[:40] if isinstance(node, yaml.ScalarNode) else ""
             problem = f"the value{value} is no {node.tag.rpartition(':')[2]}"

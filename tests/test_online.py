@@ -184,6 +184,12 @@ def test_a_round_of_full_tuning_keeps_the_latest_weights_only(tmp_path, scripted
         ("larpo", ("online.max_response_tokens=5",), "response", "judges rankings"),
         ("reinforce", ("online.method.reward={name: label}",), "text", "unknown reward 'label'"),
         ("iterative_irpo", ("online.sampler=vlm",), "text", "unknown sampler 'vlm'"),
+        (
+            "larpo",
+            ("online.sampler=vllm", "model.tuning=full", "method.reference=precomputed", "online.reference=previous"),
+            "text",
+            "set model.tuning to 'lora'",
+        ),
         ("larpo", ("method.scorer=list",), "text", "set method.scorer=independent"),
         ("larpo", ("method.scorer=label",), "text", "set method.scorer=independent"),
         ("larpo", ("method.nll_weight=1",), "text", "has no target list"),

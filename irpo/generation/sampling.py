@@ -7,17 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from irpo.encoding import EncodedList
-from irpo.generation.decoding import MARGIN, Drawn, Sampling, answer_tokens, as_drawn, sample_answers
+from irpo.generation.decoding import (
+    Drawn,
+    Sampling,
+    answer_limit,
+    as_drawn,
+    sample_answers,
+)
 from irpo.models import four_bit_layers
 from irpo.registry import Registry
 from irpo.types import UserError
 
 
 class Sampler(Protocol):
-    """A way of drawing answers; its fields are its options."""
+    """A way of drawing answers; its fields are its options.
+
+    It may say `by_name`: that it loads the base model by its name, and is given the policy as a LoRA adapter.
+    """
 
     def __call__(
         self,
@@ -61,6 +70,8 @@ class Vllm:
     Where training is on a base in 4 bits, so is the engine: vLLM quantizes the same weights as it loads them.
     """
 
+    by_name: ClassVar[bool] = True
+
     memory_fraction: float = 0.4  # of the GPU's memory, the engine's share beside training
     max_lora_rank: int = 64
     max_tokens: int = 4096  # prompt + answer
@@ -85,7 +96,7 @@ class Vllm:
                 n=sampling.samples,
                 temperature=sampling.temperature,
                 seed=sampling.seed % 2**32 + index,
-                max_tokens=max_new_tokens or answer_tokens(item) + MARGIN,
+                max_tokens=max_new_tokens or answer_limit(item),
                 stop_token_ids=stop,
             )
             for index, item in enumerate(items)

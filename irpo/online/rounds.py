@@ -108,9 +108,12 @@ def require_sound(config: RunConfig, method: Method) -> None:
         # The policy that draws would be another than the one that is differentiated.
         raise UserError(f"model.lora.dropout = {lora.dropout:g}; {name} draws from the policy: set it to 0")
     on_policy.require_sound(online, style, method)
-    SAMPLERS.build(online.sampler)
-    if online.sampler["name"] == "vllm" and (Path(config.model.name) / RUN_CONFIG).is_file():
-        raise UserError("sampler 'vllm' loads the base model by name; model.name is a run, whose adapter was merged")
+    if getattr(SAMPLERS.build(online.sampler), "by_name", False):
+        what = f"sampler {online.sampler['name']!r} loads the base model by name"
+        if (Path(config.model.name) / RUN_CONFIG).is_file():
+            raise UserError(f"{what}; model.name is a run, whose adapter was merged")
+        if config.model.tuning != "lora":
+            raise UserError(f"{what} and takes the policy as a LoRA adapter; set model.tuning to 'lora'")
 
 
 def _require_comparable(online: OnlineConfig, method: Method) -> None:

@@ -24,10 +24,11 @@ def load_hub(data: str, name: str, config: str | None) -> HubRows:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
-    revision = {"revision": data.removeprefix("hub@")} if data != "hub" else {}
+    revision = data.partition("@")[2] or None
+    pinned = {} if revision is None else {"revision": revision}
     try:
         with _offline(silent := not _answers(name, revision)):
-            found: HubRows = datasets.load_dataset(name, config, **revision)
+            found: HubRows = datasets.load_dataset(name, config, **pinned)
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         instead = "the hub cannot be reached: go online, or " if silent else ""
@@ -38,13 +39,13 @@ def load_hub(data: str, name: str, config: str | None) -> HubRows:
     return found
 
 
-def _answers(name: str, revision: Mapping[str, str]) -> bool:
+def _answers(name: str, revision: str | None) -> bool:
     """Whether the hub answers at all, be it that there is no such dataset; asked once, without trying again."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        HfApi().dataset_info(name, timeout=_SECONDS, **revision)
+        HfApi().dataset_info(name, timeout=_SECONDS, revision=revision)
     except HfHubHTTPError:
         return True
     except Exception:  # noqa: BLE001 - whatever the client of the day raises where there is no network
@@ -58,7 +59,7 @@ def _offline(wanted: bool) -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    places = (datasets.config, constants)
+    places: tuple[Any, ...] = (datasets.config, constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         for place in places:

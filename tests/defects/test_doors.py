@@ -223,12 +223,25 @@ def test_u18_a_byte_order_mark_is_no_part_of_a_document(tmp_path):
     assert cli._lines(tmp_path / "docs.txt") == ["a", "b"]
 
 
+def strangers(folder: Path) -> None:
+    """Files that bear the names of installed packages."""
+    for name in ("scipy", "numpy", "jinja2", "typer"):
+        (folder / f"{name}.py").write_text("raise SystemExit('run by mistake')\n")
+
+
 def test_s3_a_file_here_never_stands_in_for_a_package(tmp_path):
-    for name in ("scipy", "numpy", "jinja2"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('run by mistake')\n")
+    strangers(tmp_path)
     (tmp_path / "my_own_metric.py").write_text("LOADED = True\n")
     _, said = in_a_fresh_python("list", "metrics", "--plugin", "my_own_metric", cwd=tmp_path, PYTHONSAFEPATH="1")
     assert said == ""
+
+
+def test_s3_nor_under_python_m(tmp_path):
+    strangers(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "irpo", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_u14_prepare_prints_a_summary(irpo, tmp_path):

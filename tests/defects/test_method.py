@@ -93,9 +93,10 @@ def test_b7_a_users_own_on_policy_method_is_one_file(tmp_path, monkeypatch):
     sys.modules.pop("my_rounds")
 
 
-def test_b7_nobody_asks_for_the_name_of_an_on_policy_method():
+def test_b7_nobody_asks_for_the_name_of_an_on_policy_method_or_a_sampler():
     """Outside of its own file a name stands in messages alone."""
-    asks = re.compile(r"""[!=]= *["'](iterative|reinforce|larpo)["']|["'](iterative|reinforce|larpo)["']:""")
+    names = "iterative|reinforce|larpo|vllm"
+    asks = re.compile(rf"""[!=]= *["']({names})["']|["']({names})["']:""")
     found = [
         f"{path.name}:{number}"
         for path in sorted(PACKAGE.rglob("*.py"))
