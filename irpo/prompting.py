@@ -259,7 +259,8 @@ class PromptBuilder:
             if kept == 0:
                 raise UserError(
                     f"example {example.id!r}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
-                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}"
+                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}: give more (rank and evaluate: "
+                    "--max-tokens), as far as the model has positions, or fewer candidates"
                 )
             kept = max(0, kept - more)
         return prompt
