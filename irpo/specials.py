@@ -93,7 +93,7 @@ def without_specials(tokenizer: Any, texts: Sequence[str], around: tuple[str, st
     """
     before, behind = around
     found = list(texts)
-    open_ = range(len(found))
+    open_ = list(range(len(found)))
     for attempt in range(_ROUNDS):
         framed = [before + found[j] + behind for j in open_]
         held = {

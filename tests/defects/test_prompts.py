@@ -281,7 +281,9 @@ def test_w5_an_opening_sentence_costs_no_candidate(monkeypatch):
     """19 tokens before a complete list, as many as cost the last two candidates."""
     tokenizer, model = tokenizer_of("tiny"), tiny_model()
     asked = of("q", ("Heat", "Alien", "Zeta", "Aliens"))
-    opening = tokenizer("Here is what I would rank for the viewer, the best first:\n", add_special_tokens=False)["input_ids"][-19:]
+    opening = tokenizer("Here is what I would rank for the viewer, the best first:\n", add_special_tokens=False)[
+        "input_ids"
+    ][-19:]
     answer = [*opening, *asked.tokens.answer((2, 0, 3, 1))]
     monkeypatch.setattr(decoding, "_run", lambda *_, **__: [answer])
     text = generate_text(model, tokenizer, [asked.tokens], lists_per_batch=1)[0]
