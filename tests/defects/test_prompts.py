@@ -304,7 +304,7 @@ def test_u3_a_prompt_says_what_each_candidate_lost():
     assert cut.tokens_cut[1] == 0
     assert 0 < cut.tokens_cut[0] < cut.tokens_cut[2]
     assert sum(cut.tokens_cut) == cut.candidate_tokens_cut
-    assert of(*PLAIN).prompt.candidate_tokens_cut == 0
+    assert of(*PLAIN).prompt.tokens_cut == (0, 0, 0)
 
 
 def test_u4_no_more_tokens_than_the_model_has_positions():
