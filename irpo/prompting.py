@@ -91,7 +91,7 @@ class Prompt:
     names: tuple[str, ...]
     style: Style
     chat: bool  # the markup, a beginning-of-sequence token among it, is already in `text`
-    tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit; () where nothing was cut
+    tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit
     query_tokens_cut: int = 0
     special_texts: int = 0  # query and candidates that held special tokens, kept apart (`irpo.specials`)
 
@@ -231,7 +231,7 @@ class PromptBuilder:
                 raise UserError(
                     f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
                 )
-        return Prompt(text, names, self.style, chat, cut, query_cut, int(joined))
+        return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined))
 
     def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
         """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
