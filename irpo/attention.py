@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 SPLIT = "sdpa_split"  # the name under which transformers knows it
-COLUMNS = 128  # of a part, about; fewer skip more and call the kernel more often
+# Columns of a part, about: fewer skip more and call the kernel more often, which is what a card waits for.
+PART_COLUMNS = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,18 @@ class Part:
     mask: Tensor  # (R, 1, stop - start, trunk + stop - reach), additive
 
 
+def parts_on(device: str) -> int:
+    """Columns of a part on this kind of device."""
+    return PART_COLUMNS["cpu" if device == "cpu" else "cuda"]
+
+
 def in_parts(mask: Tensor, reach: Sequence[int]) -> Tensor:
     """The mask (R, 1, M, T) of the last M columns, which now carries its parts for `split_attention`.
 
     `reach[i]` is the first of these columns that any row's column i sees.
     """
     count, trunk = mask.shape[2], mask.shape[3] - mask.shape[2]
-    parts = round(count / COLUMNS)
+    parts = round(count / parts_on(mask.device.type))
     if parts < 2:
         return mask
     found = []
@@ -86,7 +92,12 @@ def _seen(table: Tensor, trunk: int, part: Part) -> Tensor:
 
 
 def use_split_attention(model: Any) -> Any:
-    """The same model, with `split_attention` where it had `sdpa`."""
+    """The same model, with `split_attention` where it had `sdpa`, and without cuDNN's attention.
+
+    That kernel is tried first on an H100 or H200. With a mask it gives NaN gradients at some lengths (pytorch#196678),
+    and it plans about a second for each new shape, of which our rows have a hundred in an update.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

@@ -24,9 +24,9 @@ class Card:
     gpu: bool = True
 
 
-# GiB as the driver reports them, TFLOP/s of dense bfloat16 (of float16 on a T4)
+# GiB as the driver reports them, TFLOP/s of dense bfloat16 (of float32 on a T4, which has none)
 CARDS = {
-    "T4": (14.6, 65),
+    "T4": (14.6, 8.1),
     "L4": (22.5, 121),
     "A10G": (22.5, 70),
     "RTX 3090": (24, 71),

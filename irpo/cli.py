@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from irpo import __version__
-from irpo.types import UserError
+from irpo.types import UserError, printable
 
 app = typer.Typer(
     name="irpo",
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -281,5 +281,5 @@ def _table(title: str | None, rows: list[dict[str, Any]]) -> None:
         cells = (
             f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()
         )
-        table.add_row(*(Text(cell) for cell in cells))  # Text: a document may hold [brackets]
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: a document may hold [brackets]
     Console().print(table)

@@ -122,7 +122,7 @@ class TrainingConfig(_Section):
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their id
+    validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their group or id
     max_validation_lists: Positive = 200
     evaluate_every: Positive | None = None  # updates between validations; None: ten validations in the run
     patience: Positive | None = None  # validations without a better NDCG@10 before stopping; None: never stop early

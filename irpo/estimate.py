@@ -173,6 +173,7 @@ class Plan:
     """An update's micro-batches: the largest of them, how many, and the tokens of a usual update."""
 
     passes: Passes
+    wide: Passes | None  # of a batch of wider rows, where lists of unlike length share them
     lists: int
     tokens: int
     batches: int
@@ -188,16 +189,26 @@ def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
     items = [sample.items[i] for i in islice(cycle(longest), lists)]
     batches = list(method.batches(items, 0, t.tokens_per_batch))
     largest = max(batches, key=lambda batch: batch.ids.numel())
-    live, before = _live(method, largest)
-    adapted = method.reference == "adapters_off" and method.objective.needs.reference
-    passes = Passes(
-        live=live,
-        before=before,
-        adapters_off=method.scored(largest.items) if adapted else None,
+    mixed = [sample.items[start : start + lists] for start in range(0, len(sample.items), lists)]
+    widest = max((b for some in mixed for b in method.batches(some, 0, t.tokens_per_batch)), key=_area)
+    passes = dataclasses.replace(
+        _passes(method, largest, accumulates=len(batches) > 1),
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
-        accumulates=len(batches) > 1,
     )
-    return Plan(passes, lists, round(lists * sum(lengths) / len(lengths)), len(batches), largest.tokens)
+    wide = _passes(method, widest, accumulates=len(batches) > 1) if _area(widest) > _area(largest) else None
+    return Plan(passes, wide, lists, round(lists * sum(lengths) / len(lengths)), len(batches), largest.tokens)
+
+
+def _area(batch: ListBatch) -> int:
+    """What a mask over all pairs of columns grows with."""
+    rows, width = batch.ids.shape
+    return rows * width**2
+
+
+def _passes(method: Method, batch: ListBatch, *, accumulates: bool) -> Passes:
+    live, before = _live(method, batch)
+    adapted = method.reference == "adapters_off" and method.objective.needs.reference
+    return Passes(live, before, method.scored(batch.items) if adapted else None, accumulates=accumulates)
 
 
 def _as_drawn(config: RunConfig, sample: Sample) -> Sample:
@@ -245,13 +256,22 @@ def rate_of(card: Card, build: Build, width: int) -> tuple[float | None, str]:
     return rate * MATMUL_SHARE, f"{MATMUL_SHARE:.0%} of {rate / 1e12:.2g} TFLOP/s, measured here on a matrix product"
 
 
+def usage_of(shape: Any, build: Build, plan: Plan) -> Usage:
+    """Of the batch that takes more: the one of most columns, or of the widest rows; operations are of the first."""
+    usage = simulate(shape, build, plan.passes)
+    if plan.wide is None:
+        return usage
+    wide = simulate(shape, build, plan.wide)
+    return dataclasses.replace(wide, operations=usage.operations) if wide.peak > usage.peak else usage
+
+
 def estimate(config: RunConfig, card: Card) -> Estimate:
     """Everything that can be said of a run before it."""
     method = method_of(config)
     shape, build = shape_of(config.model.name), build_of(config, card)
     sample = sample_of(config)
     plan = plan_of(config, method, sample)
-    usage = simulate(shape, build, plan.passes)
+    usage = usage_of(shape, build, plan)
     rate, speed = rate_of(card, build, shape.get_text_config().hidden_size)
     work = usage.operations * plan.tokens / plan.tokens_of_largest
     return Estimate(
@@ -291,6 +311,8 @@ def _notes(config: RunConfig, card: Card) -> tuple[str, ...]:
         notes.append("drawing answers between rounds is not counted")
     if config.model.attention == "flex_attention":
         notes.append("flex_attention is counted as sdpa, which holds a dense mask as well")
+    if card.name == "T4":
+        notes.append("a T4 has no bfloat16, and float16 is refused: it computes at the rate of float32")
     if not card.gpu:
         notes.append(
             "glibc's malloc keeps freed blocks, which was seen to take 2.4 times the memory; "

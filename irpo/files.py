@@ -12,6 +12,7 @@ import io
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -321,6 +322,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _to_disk(path.absolute().parent)
     finally:
         work.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that takes the path's place, whole, when the block ends well; until then an earlier one stays."""
+    work, old = _beside(path), _beside(path)
+    work.mkdir(parents=True)
+    try:
+        yield work
+        for inner in work.iterdir():
+            _to_disk(inner)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(work, path)
+        _to_disk(path.absolute().parent)
+    finally:
+        for folder in (work, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead processes left half-written in a folder in which nobody else writes now."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\..+\.[0-9a-f]{6}-\d+-[0-9a-f]{8}", path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

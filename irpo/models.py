@@ -90,10 +90,8 @@ def load_tokenizer(name: str) -> Any:
 
     require_there(name)
     place, revision = resolve(name)
-    try:
+    with _told_in_one_line(name):
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(_not_there(name, error)) from None
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {name!r} is not a fast one; spans of candidates need character offsets")
     if tokenizer.pad_token is None:
@@ -117,11 +115,13 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
         settings["quantization_config"] = _nf4(dtype)
     require_there(name)
     place, settings["revision"] = resolve(name)
-    try:
-        with _no_bar():
-            model = AutoModelForCausalLM.from_pretrained(place, **settings)
-    except (OSError, ValueError) as error:
-        raise UserError(_not_there(name, error)) from None
+    with _told_in_one_line(name), _no_bar():
+        model, found = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **settings)
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(
+            f"cannot load model {name!r}: its files hold no {missing[0]}{more}, which its config.json promises"
+        )
     if options.quantization == "nf4":
         require_four_bit(model)
     return use_split_attention(_never_packed(model)).eval().requires_grad_(False)
@@ -137,6 +137,16 @@ def _never_packed(model: Any) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+@contextmanager
+def _told_in_one_line(name: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(f"out of memory while {name!r} is loaded; take a smaller model, or 4 bits") from None
+    except Exception as error:  # noqa: BLE001 - hub, configurations, safetensors, tokenizers: each has errors of its own
+        raise UserError(_not_there(name, error)) from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from irpo.machine import peak_of_process
 from irpo.processes import is_first
+from irpo.types import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ SHOWN = {
 def say(text: str) -> None:
     """Tell the user, on stderr, what was decided: one line, however wide the screen; one process speaks for all."""
     if is_first():
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the one place that does
+        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 - this is the one place that does
 
 
 @dataclass

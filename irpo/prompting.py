@@ -35,6 +35,7 @@ __all__ = [
     "load_template",
     "markup",
     "one_line",
+    "positions",
     "require_positions",
     "token_ids_after_newline",
 ]
@@ -300,13 +301,18 @@ def _own_specials(tokenizer: Any, _template: str) -> Counter[int]:
     return Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
 
 
-def require_positions(config: Any, max_tokens: int) -> None:
-    """`UserError` where prompt and answer may be longer than a model (its `config`) has positions."""
+def positions(config: Any) -> int | None:
+    """The longest sequence that a model can read, by its `config`; None where that has no bound."""
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
-    positions = next((value for name in names if isinstance(value := getattr(inner, name, None), int)), None)
-    if positions is not None and max_tokens > positions:
-        raise UserError(f"prompt.max_tokens = {max_tokens}: the model has {positions} positions; choose at most that")
+    return next((value for name in names if isinstance(value := getattr(inner, name, None), int)), None)
+
+
+def require_positions(config: Any, max_tokens: int) -> None:
+    """`UserError` where prompt and answer together may be longer than what a model (its `config`) can read."""
+    most = positions(config)
+    if most is not None and max_tokens > most:
+        raise UserError(f"prompt.max_tokens = {max_tokens}: the model has {most} positions; choose {most} or fewer")
 
 
 def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:

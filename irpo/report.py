@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irpo.measures import measure_of
+from irpo.types import printable
 
 if TYPE_CHECKING:
     from irpo.evaluation.results import Answers, Measured, Summary
@@ -52,12 +53,13 @@ class Grid:
         for i, row in enumerate(self.rows):
             if i in self.ruled:
                 table.add_section()
-            table.add_row(*(Text(cell, style="bold" if (i, j) in self.best else "") for j, cell in enumerate(row)))
+            cells = (Text(printable(cell), style="bold" if (i, j) in self.best else "") for j, cell in enumerate(row))
+            table.add_row(*cells)
         return table
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    return printable(cell).replace("|", "\\|")
 
 
 def gains(summary: Summary) -> str:

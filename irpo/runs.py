@@ -17,8 +17,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from irpo.config import RUN_CONFIG, RunConfig, load_config, to_yaml
-from irpo.files import atomic_file
+from irpo.files import atomic_file, sweep, whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
 from irpo.runkey import KEY, MAY_GROW, Settings, differing, read_json, run_key, settings
@@ -88,7 +86,7 @@ def claimed(out: Path) -> Iterator[None]:
     made = _made(out)
     lock = _opened(out)
     try:
-        _sweep(out)
+        sweep(out)
         yield
     finally:
         (out / LOCK).unlink(missing_ok=True)  # while it is held: who opens it afterwards makes a new one
@@ -96,13 +94,6 @@ def claimed(out: Path) -> Iterator[None]:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _sweep(out: Path) -> None:
-    """Remove what dead processes left half-written: nobody else writes here now."""
-    for path in out.iterdir():
-        if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _made(out: Path) -> list[Path]:
@@ -255,25 +246,10 @@ def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     for adapter in getattr(model, "peft_config", {}).values():
         if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
             adapter.target_modules = sorted(adapter.target_modules)
-    with _whole_folder(out / (ADAPTER if tuning == "lora" else FULL)) as folder:
+    with whole_folder(out / (ADAPTER if tuning == "lora" else FULL)) as folder:
         model.save_pretrained(str(folder), safe_serialization=True)
         (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
         tokenizer.save_pretrained(str(folder))
-
-
-@contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside the path, which takes its place when the block ends well: one of the two is there, or none."""
-    work, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}") for _ in range(2))
-    work.mkdir(parents=True)
-    try:
-        yield work
-        if path.exists():
-            path.rename(old)
-        work.rename(path)
-    finally:
-        for folder in (work, old):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_options(config: RunConfig, *, training: bool = False) -> Any:

@@ -21,7 +21,7 @@ from irpo.models import causal_lm, per_layer_type
 from irpo.prompting import Prompt, label_names
 from irpo.registry import Registry
 from irpo.types import Style, UserError, target_order
-from irpo.whole import one_row, only_attention, remember, whole_states
+from irpo.whole import known, one_row, only_attention, remember, whole_states
 
 Length = Literal["sum", "mean"]
 TOKENS_PER_BATCH = 8192  # columns of one forward pass where nothing is said
@@ -313,6 +313,8 @@ def check_model(model: Any) -> str | None:
     """
     lm = causal_lm(model)
     family = lm.config.model_type
+    if known(model) is False:
+        return None  # and said already
     remember(model, True)
     problem = _difference(model) if only_attention(lm.config) else "it mixes attention with other layers"
     if problem is None:

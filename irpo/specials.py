@@ -24,7 +24,7 @@ class TextTokens:
     """Tokens of a text, and the characters that each stands for."""
 
     ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
+    spans: Sequence[tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,7 +46,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], *, ends: bool = False) -> lis
         verbose=False,
     )
     rows = zip(found["input_ids"], found["offset_mapping"], strict=True)
-    return [TextTokens(tuple(ids), tuple(map(tuple, spans))) for ids, spans in rows]
+    return [TextTokens(tuple(ids), spans) for ids, spans in rows]
 
 
 def special_tokens(tokenizer: Any) -> Mapping[int, str]:
@@ -79,6 +79,8 @@ def specials_in(tokenizer: Any, text: str, tokens: TextTokens) -> Iterator[tuple
     The unknown token counts where it is spelt out alone: it also stands for letters that the vocabulary lacks.
     """
     specials = special_tokens(tokenizer)
+    if specials.keys().isdisjoint(tokens.ids):
+        return
     for id, (start, end) in zip(tokens.ids, tokens.spans, strict=True):
         if id in specials and (id != tokenizer.unk_token_id or text[start:end].strip() == specials[id]):
             yield id, start, end

@@ -232,7 +232,7 @@ class ListTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate by update; the first update learns too."""
-        if self.lr_scheduler is None:
+        if getattr(self, "lr_scheduler", None) is None:
             kind, warmup = str(self.args.lr_scheduler_type.value), self.args.get_warmup_steps(num_training_steps)
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer, lambda update: rate_share(update, kind, warmup, num_training_steps)

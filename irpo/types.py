@@ -5,12 +5,15 @@ Nothing here imports torch: the command line answers before it is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer
 Style = Literal["text", "label", "response"]
+# C0 and C1 but for tab and line break, marks and overrides of the writing direction, lone surrogates
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 MAX_LABEL = 1000.0  # the gain of NDCG, 2^y - 1, is a float up to here
 
@@ -99,6 +102,15 @@ class RankingExample:
         """The same example with other candidate texts (cut ones, say), one per candidate."""
         pairs = zip(self.candidates, texts, strict=True)
         return replace(self, candidates=tuple(replace(c, text=t) for c, t in pairs))
+
+
+def printable(text: str) -> str:
+    r"""The text as a terminal may print it: no control character but line break and tab, none that turns the writing.
+
+    >>> printable("a\x1b[2J b\u202ec")
+    'a\\x1b[2J b\\u202ec'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def require_relevant(example: RankingExample) -> RankingExample:

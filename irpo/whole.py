@@ -24,9 +24,14 @@ _FOUND = "irpo_one_row"  # the attribute in which `check_model` leaves what it f
 
 def one_row(model: Any) -> bool:
     """Whether the branches of a list may share a row: as `remember` was told, else as the layers' kinds say."""
-    lm = causal_lm(model)
-    found: bool | None = getattr(lm, _FOUND, None)
-    return only_attention(lm.config) if found is None else found
+    found = known(model)
+    return only_attention(causal_lm(model).config) if found is None else found
+
+
+def known(model: Any) -> bool | None:
+    """What `remember` was told, None where nothing."""
+    found: bool | None = getattr(causal_lm(model), _FOUND, None)
+    return found
 
 
 def only_attention(config: Any) -> bool:

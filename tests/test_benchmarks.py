@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,44 @@ def test_a_line_is_json_with_a_ratio_above_1_where_we_are_better(capsys):
     show("throughput", "case", "limit", (0.5, 1.0), "s/step")
     expected = '{"benchmark": "throughput", "case": "case", "against": "limit", "ours": 0.5, "theirs": 1.0, '
     assert capsys.readouterr().out == expected + '"unit": "s/step", "ratio": 2.0}\n'
+
+
+def test_one_command_for_a_card_runs_on_a_cpu(monkeypatch, capsys):
+    """Every stage of `on_gpu.py` finds something or says why not; none fails."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    lines = lines_of("on_gpu", "--shape tiny --minutes 3", monkeypatch, capsys)
+    assert not [line for line in lines if "error" in line]
+    found = {line["stage"].split()[0] for line in lines}
+    assert {"machine", "doctor", "float32_parity", "parity", "four_bits", "steps", "throughput", "modes"} <= found
+    apart = [line["worst"] for line in lines if "worst" in line]
+    assert len(apart) == 6
+    assert max(apart) < 1e-3
+    (steps,) = [line for line in lines if "last_loss" in line]
+    assert steps["last_loss"] < steps["first_loss"]
+    assert steps["finite"]
+
+
+def test_a_stage_that_fails_leaves_a_line_and_the_next_goes_on(capsys, tmp_path):
+    on_gpu = importlib.import_module("on_gpu")
+    clock = on_gpu.Clock(minutes=1, lines=tmp_path / "lines.jsonl")
+
+    def half():
+        yield {"found": 1}
+        raise RuntimeError("out of\nluck")
+
+    def waits():
+        yield {"found": 2}
+        time.sleep(30)
+
+    for stage in (
+        on_gpu.Stage("half", half),
+        on_gpu.Stage("waits", waits, most=1),
+        on_gpu.Stage("late", half, least=99),
+    ):
+        clock.run(stage)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("found") for line in lines] == [1, None, None, 2, None, None, None]
+    assert (lines[1]["error"], lines[1]["reason"]) == ("RuntimeError", "out of luck")
+    assert lines[4]["error"] == "TimeoutError"
+    assert "left" in lines[6]["skipped"]
+    assert (tmp_path / "lines.jsonl").read_text().count("\n") == len(lines)

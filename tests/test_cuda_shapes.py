@@ -66,8 +66,10 @@ def test_every_kind_of_method(name, monkeypatch, tmp_path):
     step(monkeypatch, tmp_path, policy("llama"), method(**METHODS[name]), style=STYLE.get(name, "text"))
 
 
-def test_float32_weights_computed_in_bfloat16(monkeypatch, tmp_path):
-    step(monkeypatch, tmp_path, policy("llama", torch.float32), mixed=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_to_bfloat16(dtype, monkeypatch, tmp_path):
+    """Of float32 weights, and of an adapter in float32 on bfloat16 ones."""
+    step(monkeypatch, tmp_path, policy("llama", dtype), mixed=True)
 
 
 @pytest.mark.parametrize("name", ["independent", "label", "list", "stepwise"])

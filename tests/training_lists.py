@@ -9,7 +9,7 @@ from irpo.method import Method
 from irpo.models import LoraOptions, add_lora
 from irpo.objectives import OBJECTIVES
 from irpo.prompting import PromptBuilder, Template
-from irpo.scorers import SCORERS
+from irpo.scorers import SCORERS, make_batch, score_batch
 from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import Candidate, RankingExample
 
@@ -60,3 +60,22 @@ def trainer(out, of: Method, *, items=None, validation=(), model=None, loop=None
 
 def learned(model) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def gradients(model, items):
+    """The policy's scores in training, and what they teach the adapter."""
+    model.train().zero_grad()
+    table = score_batch(model, make_batch(items, SCORERS.build("independent"))).table
+    table.square().sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    model.eval()
+    return table.detach(), found
+
+
+def bumped(model, by=0.1):
+    """An adapter that has learnt something."""
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, by, generator=torch.Generator().manual_seed(1))
+    return model

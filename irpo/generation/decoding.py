@@ -16,10 +16,11 @@ from irpo.chance import key_of, number_of
 from irpo.encoding import EncodedList
 from irpo.generation.guided import follow
 from irpo.generation.walk import Walk
+from irpo.prompting import positions
 from irpo.types import Ranking
 from irpo.whole import one_row
 
-MARGIN = 8  # tokens that an answer may be longer than a complete one
+_OPENING = 32  # tokens of a sentence before the list
 # Tokens of prompts and answers that are decoded together where no number of lists is given. A step of decoding takes a
 # GPU as long for 64 rows as for 8; what bounds it there is the cache, at Llama-3.2-3B's 112 KiB a token 7 GiB.
 TOKENS_TOGETHER = {"cuda": 65_536, "cpu": 16_384}
@@ -53,6 +54,17 @@ def answer_tokens(item: EncodedList) -> int:
     return sum(map(len, item.heads)) + sum(map(len, item.bodies)) + len(item.tail)
 
 
+def answer_limit(item: EncodedList, config: Any = None) -> int:
+    """Tokens that a free answer may have: a complete one's, half as many again for what is said beside, an opening.
+
+    Within the positions of a model (its `config`), as far as a complete answer is.
+    """
+    complete = answer_tokens(item)
+    limit = complete + complete // 2 + _OPENING
+    most = None if config is None else positions(config)
+    return limit if most is None else max(complete, min(limit, most - len(item.prompt)))
+
+
 def generate_text(
     model: Any,
     tokenizer: Any,
@@ -63,8 +75,8 @@ def generate_text(
 ) -> list[str]:
     """The model's most likely next tokens (greedy) for each prompt, as text, in the given order.
 
-    An answer stops at the end of its turn, or `MARGIN` tokens behind the length of a complete one (`max_new_tokens`
-    behind the prompt, where given); it does not depend on the batch that it is in.
+    An answer stops at the end of its turn or at its limit (`answer_limit`, or `max_new_tokens` where given); it does
+    not depend on the batch that it is in.
     """
     return [answer.text for answer in _answers(model, tokenizer, items, lists_per_batch, max_new_tokens, None)]
 
@@ -135,7 +147,8 @@ def _answers(
     noise: tuple[float, list[int]] | None,
 ) -> list[Drawn]:
     stop = sorted({item.end for item in items} | _ends(tokenizer, model))
-    limits = [answer_tokens(item) + MARGIN if max_new_tokens is None else max_new_tokens for item in items]
+    config = _inner(model).config
+    limits = [answer_limit(item, config) if max_new_tokens is None else max_new_tokens for item in items]
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[Drawn]:
         settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)

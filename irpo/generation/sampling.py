@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from irpo.encoding import EncodedList
-from irpo.generation.decoding import MARGIN, Drawn, Sampling, answer_tokens, as_drawn, sample_answers
+from irpo.generation.decoding import (
+    Drawn,
+    Sampling,
+    answer_limit,
+    as_drawn,
+    sample_answers,
+)
 from irpo.models import four_bit_layers
 from irpo.registry import Registry
 from irpo.types import UserError
@@ -90,7 +96,7 @@ class Vllm:
                 n=sampling.samples,
                 temperature=sampling.temperature,
                 seed=sampling.seed % 2**32 + index,
-                max_tokens=max_new_tokens or answer_tokens(item) + MARGIN,
+                max_tokens=max_new_tokens or answer_limit(item),
                 stop_token_ids=stop,
             )
             for index, item in enumerate(items)

@@ -24,14 +24,16 @@ class Reading:
 
     order: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    _used: dict[int, int] = field(default_factory=dict)  # by a name's first candidate: those of them placed
 
     def place(self, matches: Sequence[int]) -> None:
         """Place the first unplaced of these candidates (all of one name), or note that the name comes again."""
-        free = [j for j in matches if j not in self.order]
-        if free:
-            self.order.append(free[0])
-        else:
+        at = self._used.get(matches[0], 0)
+        if at == len(matches):
             self.problems.append(Repeated(matches[0]))
+        else:
+            self._used[matches[0]] = at + 1
+            self.order.append(matches[at])
 
     def unknown(self, text: str) -> None:
         """Note a name that no candidate has."""

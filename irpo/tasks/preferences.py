@@ -57,7 +57,7 @@ class Preferences:
 
     Labels as `labels` says (see `labels_from_scores`): chosen 1, rejected 0. Candidates are shuffled by (seed, id), for
     rows often hold the best first. A row whose responses are all alike, or all scored alike, is counted and left out.
-    Where the data hold no evaluation split, `eval_fraction` of the rows are set aside, by a hash of their id.
+    Where the data hold no evaluation split, `eval_fraction` of the prompts are set aside, by a hash of them.
     """
 
     data: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from blind import blind_tables
-from handmade import a_list, build, question, write_lines
+from handmade import a_list, build, musique, question, write_lines
 
 from irpo.candidates import popularity
 from irpo.chance import in_test_split
@@ -71,6 +71,18 @@ def test_w3_questions_that_are_asked_twice_are_one_group(tmp_path):
     one, leg, coal, again = build("commonsenseqa", tmp_path)["train"]
     assert one.unit == again.unit != one.id
     assert (leg.unit, coal.unit) == ("leg", "coal")
+
+
+def test_w3_passages_and_responses_of_one_question_are_one_group(tmp_path):
+    write_lines(
+        tmp_path / "m" / "musique_ans_train.jsonl", [musique("a"), musique("b") | {"question": "Where?"}, musique("c")]
+    )
+    one, alone, again = build("musique", tmp_path / "m")["train"]
+    assert one.unit == again.unit != alone.unit == "b"
+    pairs = [{"prompt": p, "chosen": c, "rejected": "no"} for p, c in (("p", "yes"), ("p", "aye"), ("q", "yes"))]
+    write_lines(tmp_path / "p" / "train.jsonl", pairs)
+    one, again, alone = build("preferences", tmp_path / "p", eval_fraction=0)["train"]
+    assert one.unit == again.unit != alone.unit
 
 
 def test_w3_a_group_is_written_and_read_back(tmp_path):

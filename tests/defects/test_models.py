@@ -3,26 +3,23 @@
 import json
 import shutil
 import timeit
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import pytest
 import torch
-from tiny import HYBRIDS, tiny_model, tiny_tokenizer
-from training_lists import TOKENIZER, encoded, learned, method, trainer
+from tiny import tiny_model, tiny_tokenizer
+from training_lists import TOKENIZER, bumped, encoded, gradients, learned
 
 from irpo.config import load_config, to_yaml
-from irpo.generation import constrained_ranking
-from irpo.generation.decoding import Sampling, sample_text
-from irpo.models import LoadOptions, LoraOptions, adapter_off, add_lora, load_adapter, load_model
-from irpo.pipeline import policy_model, train
+from irpo.models import LoadOptions, LoraOptions, adapter_off, add_lora, load_adapter, load_model, load_tokenizer
+from irpo.pipeline import train
 from irpo.reference import model_key
 from irpo.reranker import base_name, load_weights
-from irpo.scorers import SCORERS, attention_masks, check_model, make_batch, score, score_batch, score_lists
+from irpo.scorers import SCORERS, attention_masks, make_batch, score, score_lists
 from irpo.training import training_arguments
-from irpo.types import UserError, target_order
-from irpo.whole import remember
+from irpo.types import UserError
 
 INDEPENDENT = SCORERS.build("independent")
 NF4 = LoadOptions(quantization="nf4")
@@ -42,16 +39,6 @@ def cpu(request, monkeypatch):
     """Both kinds of CPU, as bitsandbytes asks for them."""
     for module in ("bitsandbytes.functional", "bitsandbytes.nn.modules"):
         monkeypatch.setattr(f"{module}.has_avx512bf16", lambda: request.param)
-
-
-def gradients(model, items):
-    """The policy's scores in training, and what they teach the adapter."""
-    model.train().zero_grad()
-    table = score_batch(model, make_batch(items, INDEPENDENT)).table
-    table.square().sum().backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-    model.eval()
-    return table.detach(), found
 
 
 @pytest.mark.usefixtures("cpu")
@@ -82,15 +69,6 @@ def test_g9_a_loaded_model_is_frozen(folder):
     model = load_model(str(folder))
     assert not any(p.requires_grad for p in model.parameters())
     assert learned(add_lora(model, LoraOptions(r=4), seed=0))
-
-
-def bumped(model, by=0.1):
-    """An adapter that has learnt something."""
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(0, by, generator=torch.Generator().manual_seed(1))
-    return model
 
 
 def test_w9_alpha_is_part_of_a_models_key():
@@ -197,6 +175,52 @@ def test_t_a_torn_or_foreign_adapter_is_one_line(damage, adapter, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def _half(file):
+    def damage(path):
+        data = (path / file).read_bytes()
+        (path / file).write_bytes(data[: len(data) // 2])
+
+    return damage
+
+
+def _config(**changed):
+    def damage(path):
+        config = json.loads((path / "config.json").read_text()) | changed
+        (path / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+WEIGHTS = {
+    "half the weights": _half("model.safetensors"),
+    "half the config": _half("config.json"),
+    "a wider config": _config(hidden_size=128),
+    "a deeper config": _config(num_hidden_layers=3),
+    "another family's config": _config(architectures=["BertModel"], model_type="bert"),
+    "no number": _config(num_attention_heads="x"),
+}
+
+
+@pytest.mark.parametrize("damage", WEIGHTS)
+def test_t_a_torn_or_mixed_up_model_is_one_line(damage, folder, tmp_path):
+    """Layers that the files do not hold were random, and nothing was said."""
+    path = tmp_path / "model"
+    shutil.copytree(folder, path)
+    WEIGHTS[damage](path)
+    with pytest.raises(UserError, match="cannot load model") as caught:
+        load_model(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model": 1}'])
+def test_t_a_torn_tokenizer_is_one_line(content, folder, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(folder, path)
+    (path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="cannot load model"):
+        load_tokenizer(str(path))
+
+
 def test_t_a_sound_adapter_comes_back(adapter):
     assert load_adapter(tiny_model(), adapter) is not None
 
@@ -213,108 +237,6 @@ def test_t_a_run_that_names_itself_is_one_line(tmp_path):
         for load in (base_name, load_weights):
             with pytest.raises(UserError, match="leads back to the run itself"):
                 load(str(tmp_path / run))
-
-
-def spoken(model, item, order):
-    """log p of each candidate's tokens in the answer of this order, by the model's own logits over one sequence."""
-    ids, spans = list(item.prompt), {}
-    for rank, j in enumerate(order):
-        ids += item.heads[rank]
-        spans[j] = (len(ids), len(ids) + len(item.bodies[j]))
-        ids += item.bodies[j]
-    with torch.no_grad():
-        logp = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-    return {j: sum(float(logp[at - 1, ids[at]]) for at in range(*span)) for j, span in spans.items()}
-
-
-@pytest.mark.parametrize("family", HYBRIDS)
-def test_d3_a_hybrid_is_scored_as_by_its_own_logits(family):
-    model, items = tiny_model(family), encoded(count=3)
-    assert f"model family {family!r} is scored in whole sequences" in check_model(model)
-    scores = score_batch(model, make_batch(items, INDEPENDENT, target=True))
-    for item, row, target in zip(items, scores.first.tolist(), scores.target.tolist(), strict=True):
-        alone = [spoken(model, item, [j])[j] for j in range(len(item.bodies))]
-        assert row[: len(alone)] == pytest.approx(alone, abs=1e-3)
-        order = target_order(item.relevance)
-        whole = replace(item, bodies=(*item.bodies, item.answer(order)), heads=((),) * len(item.heads))
-        assert target == pytest.approx(spoken(model, whole, [len(item.bodies)])[len(item.bodies)], abs=2e-3)
-
-
-@pytest.mark.parametrize("family", ["lfm2", "granitemoehybrid"])
-@pytest.mark.parametrize("scorer", ["independent", "list", "stepwise", "label"])
-def test_d3_a_hybrid_trains_from_the_adapters_off(family, scorer, tmp_path):
-    items = encoded("label" if scorer in ("label", "stepwise") else "text", count=4)
-    model = add_lora(tiny_model(family), LoraOptions(r=4), seed=0)
-    run = trainer(tmp_path, method("irpo", scorer, nll_weight=0.1), model=model, items=items, updates=1)
-    before = learned(model)
-    run.train()
-    assert any(not torch.equal(value, before[name]) for name, value in learned(model).items())
-    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
-    assert line["reward_margin"] == pytest.approx(0, abs=1e-4)  # the reference is the policy before anything is learnt
-
-
-@pytest.mark.parametrize("family", HYBRIDS)
-def test_d3_every_layer_of_a_hybrids_adapter_is_asked(family):
-    """Kernels of state-space layers read some weights themselves, and so pass an adapter by."""
-    model = bumped(add_lora(tiny_model(family), LoraOptions(r=4), seed=0))
-    _, found = gradients(model, encoded(count=2))
-    assert all(gradient.any() for gradient in found.values())
-    mixers = {name for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")}
-    read = {f"{name}.{layer}" for name in mixers for layer in ("out_proj", "dt_proj")}
-    assert not [name for name in found if name.rpartition(".lora_")[0] in read]
-
-
-@pytest.mark.parametrize("scorer", ["independent", "list", "stepwise", "label"])
-def test_d3_whole_sequences_give_the_scores_and_gradients_of_one_row(scorer, monkeypatch):
-    monkeypatch.setattr("irpo.whole.COLUMNS", 100)  # several passes, each run anew in the backward pass
-    items = encoded("label" if scorer in ("label", "stepwise") else "text", count=4)
-    model = bumped(add_lora(tiny_model(), LoraOptions(r=4), seed=0))
-    found = []
-    for together in (True, False):
-        remember(model, together)
-        model.zero_grad()
-        scores = score_batch(model, make_batch(items, SCORERS.build(scorer), target=True))
-        (scores.table.square().sum() + scores.target.sum()).backward()
-        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-        found.append((scores.table.detach(), scores.present, scores.target.detach(), grads))
-    one, apart = found
-    torch.testing.assert_close(apart[:3], one[:3], atol=1e-4, rtol=1e-4)
-    for name, gradient in one[3].items():
-        torch.testing.assert_close(apart[3][name], gradient, atol=1e-3 * float(gradient.abs().max()), rtol=1e-3)
-
-
-@pytest.mark.parametrize("family", HYBRIDS)
-def test_d3_a_hybrid_ranks_in_every_mode(family):
-    model, items = tiny_model(family), encoded("label", count=2)
-    first = [constrained_ranking(model, TOKENIZER, items, lists_per_batch=n) for n in (1, 2)]
-    assert first[0] == first[1]
-    for ranking, scores in zip(first[0], score_lists(model, TOKENIZER, items, SCORERS.build("label")), strict=True):
-        assert ranking.order[0] == int(scores.argmax())
-    drawn = sample_text(model, TOKENIZER, items, Sampling(samples=2), lists_per_batch=4, max_new_tokens=4)
-    assert [len(answers) for answers in drawn] == [2, 2]
-
-
-def test_d3_decisions_in_whole_sequences_are_those_of_the_cache():
-    model, items = tiny_model(), encoded(count=6)
-    expected = constrained_ranking(model, TOKENIZER, items, lists_per_batch=3)
-    remember(model, False)
-    assert constrained_ranking(model, TOKENIZER, items, lists_per_batch=3) == expected
-
-
-def test_d3_the_way_is_said_when_a_model_is_loaded_to_train(tmp_path, capsys):
-    tiny_model("lfm2").save_pretrained(tmp_path)
-    layers = ["models/embedded.yaml", "tasks/jsonl.yaml", "methods/irpo.yaml"]
-    policy_model(load_config(layers, [f"model.name={tmp_path}", "task.data=."]))
-    assert "note: model family 'lfm2' is scored in whole sequences" in " ".join(capsys.readouterr().err.split())
-
-
-def test_g2_no_memory_in_the_check_is_no_fault_of_the_family(monkeypatch):
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr("irpo.scorers.hidden_states", full)
-    with pytest.raises(UserError, match="out of memory with the model alone"):
-        check_model(tiny_model())
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,18 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import LIKE, tiny_tokenizer
+from tiny import LIKE, tiny_model, tiny_tokenizer
 
+from irpo.cli import _table
 from irpo.encoding import prompted
+from irpo.generation import decoding, generate_text
 from irpo.models import load_tokenizer
 from irpo.online.rewards import Model
-from irpo.prompting import PromptBuilder, Template, cuts_of, load_template
-from irpo.types import Candidate, RankingExample, UserError
+from irpo.parsing import likeness, parse_ranking
+from irpo.parsing.likeness import heavy
+from irpo.prompting import PromptBuilder, Template, cuts_of, load_template, positions, require_positions
+from irpo.report import Grid
+from irpo.types import Candidate, RankingExample, UserError, printable
 
 FAMILIES = ("embedded", "tiny", *LIKE)
 TEXT = {"\n", "\n\n", "\u2581\u2581", "<b>", "</b>"}  # added to a vocabulary as words of text
@@ -204,3 +209,127 @@ def test_t_a_template_that_is_not_utf_8_is_one_line(tmp_path):
 def test_t_sums_and_loops_of_ordinary_templates_work():
     source = "{{ '-' * 3 }} {{ 2 ** 3 }} {{ '%d of %s' % (count, 'x') }} {{ 'a'|center(3) }} {{ range(3)|join }}"
     assert Template(source).render("q", ["a", "b"], ["A", "B"]) == "--- 8 2 of x  a  012"
+
+
+def letters_read(monkeypatch, text, names):
+    """Letters that are normalised to read an answer: what most of the time goes to."""
+    read = []
+
+    def counted(said):
+        read.append(len(said))
+        return heavy(said)
+
+    monkeypatch.setattr(likeness, "heavy", counted)
+    parse_ranking(text, names, "text")
+    return sum(read)
+
+
+def passages(count, letters=550):
+    """Passages without a word in common, and each with some letters changed."""
+    letter = "abcdefghij"
+    words = [
+        [f"{letter[j % 10]}{letter[j // 10]}{letter[i // 10]}{letter[i % 10]}zy" for i in range(letters // 7)]
+        for j in range(count)
+    ]
+    names = [" ".join(part) for part in words]
+    return names, [name.replace("zy", "zq", 3) for name in names]
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_p_the_work_grows_with_the_text_and_not_with_lines_times_names(monkeypatch, count):
+    names, said = passages(count)
+    text = "\n".join(f"{j}. {line}" for j, line in enumerate(said, start=1))
+    assert letters_read(monkeypatch, text, names) <= 4 * (len(text) + sum(map(len, names)))
+    assert parse_ranking(text, names, "text")[0].order == tuple(range(count))
+
+
+def test_p_a_candidate_of_many_equal_names_is_found_at_once():
+    text = "".join(f"{rank}. Heat\n" for rank in range(1, 3001))
+    start = time.process_time()
+    assert parse_ranking(text, ["Heat"] * 3000, "text")[0].order == tuple(range(3000))
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"{rank}. a film nobody has heard of {rank}\n" for rank in range(4000)),
+        "a, " * 50_000,
+        "x" * 200_000,
+        "1. " * 60_000,
+        "1. " + "word " * 40_000,
+        "(" * 200_000,
+    ],
+    ids=["lines", "commas", "word", "numbers", "prose", "brackets"],
+)
+@pytest.mark.parametrize("style", ["text", "label"])
+def test_p_endless_answers_are_read_in_the_time_that_they_take_to_read(text, style):
+    start = time.process_time()
+    _, problems = parse_ranking(text, [f"A film with a title {chr(65 + j)}" for j in range(20)], style)
+    assert time.process_time() - start < 3
+    assert problems
+
+
+def test_p_a_line_is_read_as_far_as_a_name_could_go():
+    names = ["Alien", "Heat"]
+    ranking, problems = parse_ranking("1. Heat - " + "so good " * 10_000 + "\n2. " + "x" * 10_000, names, "text")
+    assert ranking.order == (1,)
+    assert len(problems[0].text) < 2000
+
+
+def test_w5_an_opening_sentence_costs_no_candidate(monkeypatch):
+    """19 tokens before a complete list, as many as cost the last two candidates."""
+    tokenizer, model = tokenizer_of("tiny"), tiny_model()
+    asked = of("q", ("Heat", "Alien", "Zeta", "Aliens"))
+    opening = tokenizer("Here is what I would rank for the viewer, the best first:\n", add_special_tokens=False)[
+        "input_ids"
+    ][-19:]
+    answer = [*opening, *asked.tokens.answer((2, 0, 3, 1))]
+    monkeypatch.setattr(decoding, "_run", lambda *_, **__: [answer])
+    text = generate_text(model, tokenizer, [asked.tokens], lists_per_batch=1)[0]
+    assert len(opening) == 19
+    assert parse_ranking(text, asked.prompt.names, "text")[0].order == (2, 0, 3, 1)
+
+
+def test_w5_an_answer_stays_within_the_models_positions():
+    item = of(*PLAIN).tokens
+    complete, room = decoding.answer_tokens(item), 10
+    config = tiny_model(max_position_embeddings=len(item.prompt) + complete + room).config
+    assert decoding.answer_limit(item, config) == complete + room
+    assert decoding.answer_limit(item) > complete + 19
+
+
+def test_u3_a_prompt_says_what_each_candidate_lost():
+    cut = of("q", ("Heat " * 60, "Alien", "Zeta " * 80), "label", most=130).prompt
+    assert cut.tokens_cut[1] == 0
+    assert 0 < cut.tokens_cut[0] < cut.tokens_cut[2]
+    assert sum(cut.tokens_cut) == cut.candidate_tokens_cut
+    assert of(*PLAIN).prompt.candidate_tokens_cut == 0
+
+
+def test_u4_no_more_tokens_than_the_model_has_positions():
+    config = tiny_model().config
+    require_positions(config, 2048)
+    with pytest.raises(UserError, match=r"prompt.max_tokens = 1000000: the model has 2048 positions"):
+        require_positions(config, 1_000_000)
+    assert positions(tiny_model("gemma3").config) == 2048
+    assert positions(object()) is None
+
+
+def test_u9_a_long_text_is_no_warning():
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 16
+    example = RankingExample("x", "word " * 40, (Candidate("a", "Heat"), Candidate("b", "Alien")))
+    prompted(PromptBuilder(tokenizer, SHOWN), [example], labels=False)
+    assert not tokenizer.deprecation_warnings  # where the library notes that it has warned
+
+
+def test_s4_control_characters_of_a_document_are_shown_and_not_obeyed(monkeypatch, capsys):
+    evil = "Heat\x1b[2J\x1b]0;title\x07 \x9b31m \u202eneilA\r"
+    shown = printable(f"{evil}\n\ttwo lines, caf\u00e9 \u4f60")
+    assert "\x1b" not in shown
+    assert shown == "Heat\\x1b[2J\\x1b]0;title\\x07 \\x9b31m \\u202eneilA\\r\n\ttwo lines, caf\u00e9 \u4f60"
+    _table(None, [{"text": evil}])
+    Grid("g", ("a",), ((evil,),)).table()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", capsys.readouterr().out)
+    assert "\x1b" not in Grid("g", ("a",), ((evil,),)).markdown()

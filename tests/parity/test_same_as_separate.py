@@ -94,7 +94,7 @@ def test_packed_rows_same_as_separate_with_gradients(family, config, left, monke
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("llama", "gemma2")])
 def test_split_attention_same_as_a_dense_mask(family, window, monkeypatch):
     """A window within the trunk, one that ends among the branches, one longer than the row; rows of several lists."""
-    monkeypatch.setattr("irpo.attention.COLUMNS", 24)
+    monkeypatch.setattr("irpo.attention.PART_COLUMNS", {"cpu": 24})
     config = {**WINDOWS[family], "sliding_window": window}
     items = [*encoded("text"), *encoded("text")]
     batch = make_batch(items, SCORERS.build("independent"), target=True)
