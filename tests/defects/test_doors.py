@@ -167,10 +167,15 @@ OPTIONS = {
     "method:\n  objective:\n    metric: [ndcg]\n": ("layer.yaml:3: positional metric: ['ndcg']; give a name",),
     "method:\n  scorer: independant\n": ("layer.yaml:2: unknown scorer 'independant'", "mean 'independent'?"),
     "task:\n  train_list: 5\n": ("layer.yaml:2: unknown option 'train_list' of task 'world'",),
+    "evaluation:\n  modes:\n    - score\n    - scorre\n": (
+        "layer.yaml:4: unknown ranking mode 'scorre'",
+        "mean 'score'?",
+    ),
+    "online:\n  method:\n    name: larpo\n    memori: all\n": ("layer.yaml:4: unknown option 'memori' of on-policy",),
     "method:\n  objective: null\n  objectives:\n    - name: irpo\n    - name: dpo\n      bta: 2\n": (
         "layer.yaml:6: unknown option 'bta' of objective 'dpo'",
     ),
-    "online:\n  name: larpo\n  sampler:\n    name: transformers\n    answers: 3\n": (
+    "online:\n  method: larpo\n  sampler:\n    name: transformers\n    answers: 3\n": (
         "layer.yaml:5: unknown option 'answers' of sampler",
     ),
 }
