@@ -75,7 +75,7 @@ def prepare(
     _load(plugin)
     card = api.prepare(_task(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
     typer.echo(preparing.summary(card))
-    typer.echo(f"written to {out}; {preparing.CARD} says all that is in them")
+    typer.echo(f"written to {out}", err=True)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from irpo.chance import fingerprint
 from irpo.types import UserError

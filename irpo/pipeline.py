@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -29,8 +29,10 @@ from irpo.runkey import contents, run_key
 from irpo.runs import run_config
 from irpo.scorers import check_model
 from irpo.tasks import TASKS, relevant_from
-from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, Style, UserError
+
+if TYPE_CHECKING:  # what is wrong with data, template or folder is said before the Trainer is imported
+    from irpo.training import ListTrainer
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | None:
@@ -73,6 +75,8 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
 
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     """The loop of an offline run in its folder."""
+    from irpo.training import ListTrainer, Loop, training_arguments
+
     config, t = parts.config, parts.config.training
     arguments = training_arguments(
         t,

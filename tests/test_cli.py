@@ -141,9 +141,10 @@ def test_a_message_of_many_lines_becomes_one(run, pipeline, monkeypatch):
 
 def test_prepare_passes_the_tasks_options(run, monkeypatch, tmp_path):
     calls = []
-    card = {"splits": {}, "dropped": {}, "bad_rows": {"count": 0}, "notes": ["so it is"]}
-    monkeypatch.setattr("irpo.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or card)
-    code, out, _ = run("prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10")
+    monkeypatch.setattr("irpo.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or {})
+    monkeypatch.setattr("irpo.preparing.summary", lambda card: "so it is")
+    words = ["prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10"]
+    code, out, _ = run(*words)
     ((task, folder, given),) = calls
     assert (task.list_size, task.data, task.seed, folder) == (10, "d", 3, tmp_path)
     spec = {"list_size": 10, "name": "arc", "data": "d", "seed": 3}
