@@ -15,8 +15,7 @@ import json
 from typing import Any
 
 import torch
-from qlora_steps import random_list
-from setting import SHAPES, config_of
+from setting import SHAPES, config_of, random_list
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
