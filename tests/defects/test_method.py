@@ -85,7 +85,7 @@ def test_b7_a_users_own_on_policy_method_is_one_file(tmp_path, monkeypatch):
                  "online.samples=2", "online.max_response_tokens=4", "training.lists_per_update=2"]  # fmt: skip
     config = load_config([*BASE, "methods/lambdarank.yaml"], overrides)
     model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
-    builder = PromptBuilder(TOKENIZER, TEMPLATE, "text")
+    builder = PromptBuilder(TOKENIZER, TEMPLATE, "response")
     run_rounds(Job(config, model, builder, method_of(config), examples(4), examples(6)[4:]), tmp_path, lambda _: None)
     state = json.loads((tmp_path / "rounds/001/state.json").read_text())
     assert state["drawn"]["kept"] == 2
