@@ -19,11 +19,11 @@ from irpo.jobs import builder_of, method_of, split_training
 from irpo.lists import ScoredLists
 from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
 from irpo.method import Method, SampledObjective
-from irpo.models import LoadOptions, LoraOptions, require_there, resolve
+from irpo.models import LoraOptions, require_there, resolve
 from irpo.online import ON_POLICY
 from irpo.online.policy import as_answers
 from irpo.preparing import build as build_lists
-from irpo.runs import base_name
+from irpo.runs import base_name, load_options
 from irpo.scorers import TOKENS_PER_BATCH, in_budget, lay_out
 from irpo.tasks import TASKS
 from irpo.types import UnknownName, UserError
@@ -152,11 +152,7 @@ def _candidates(task: Mapping[str, Any]) -> int:
 def build_of(config: RunConfig, card: Card) -> Build:
     """How `irpo train` would hold the model there."""
     m = config.model
-    if m.dtype == "float16":
-        raise UserError("model.dtype 'float16' overflows in training without loss scaling; choose bfloat16 or float32")
-    dtype = LoadOptions(dtype="float32" if m.mixed else m.dtype).torch_dtype(
-        torch.device("cuda" if card.gpu else "cpu")
-    )
+    dtype = load_options(config, training=True).torch_dtype(torch.device("cuda" if card.gpu else "cpu"))
     return Build(
         dtype=dtype,
         attention=m.attention,

@@ -21,6 +21,7 @@ from torch import Tensor
 from irpo.encoding import EncodedList, Layout, collate
 from irpo.files import atomic_path
 from irpo.models import causal_lm
+from irpo.processes import gather, is_first, share
 from irpo.progress import say
 from irpo.scorers import Length, Scorer, in_budget, lay_out, score_batch
 
@@ -49,16 +50,17 @@ def reference_tables(  # noqa: PLR0913 - a model, its lists and how they are sco
     known = {} if path is None else _read(path)
     missing = [i for i, key in enumerate(keys) if key not in known]
     device = causal_lm(model).device
-    made: Tables = {}
-    for group in in_budget([layouts[i] for i in missing], tokens_per_batch):
-        chosen = [missing[k] for k in group]
+    mine, pairs = share(missing), []
+    for group in in_budget([layouts[i] for i in mine], tokens_per_batch):
+        chosen = [mine[k] for k in group]
         batch = collate([items[i] for i in chosen], [layouts[i] for i in chosen], pad_id=pad_id)
         table = score_batch(model, batch.to(device), length=length).table.cpu()
         for i, scores in zip(chosen, table, strict=True):
-            made[keys[i]] = scores[: layouts[i].ranks, : layouts[i].size].clone()
+            pairs.append((keys[i], scores[: layouts[i].ranks, : layouts[i].size].clone()))
+    made = dict(gather(pairs))
     if path is not None:
         say(f"reference: {len(items) - len(missing)} of {len(items)} lists from {path}, {len(missing)} computed")
-        if made:
+        if made and is_first():
             _write(path, known | made)
     tables = known | made
     return {item.id: tables[key] for item, key in zip(items, keys, strict=True)}
