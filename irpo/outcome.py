@@ -87,7 +87,7 @@ def model_card(
     config: RunConfig, card: Mapping[str, Any], cuts: Mapping[str, int], outcome: Outcome | None, *, key: str
 ) -> str:
     """README.md of a run: what it is, how to use it, and how it came about."""
-    m = config.method
+    m, base = config.method, base_name(config.model.name)
     learned = "a LoRA adapter" if config.model.tuning == "lora" else "all weights"
     measured = [f"- {outcome}"] if outcome else []
     if outcome and outcome.verdict:
@@ -103,7 +103,7 @@ def model_card(
         [
             "---",
             "library_name: peft" if config.model.tuning == "lora" else "library_name: transformers",
-            f"base_model: {base_name(config.model.name)}",
+            f"base_model: {base if Path(base).exists() else base.partition('@')[0]}",  # without its revision
             "tags: [irpo, reranker, listwise-ranking]",
             "---",
             f"# {m.title} on {config.task['name']}",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from irpo.parsing.likeness import KEYS, Comments, Form, begins, likenesses
 from irpo.parsing.reading import BULLETS, Reading, best_reading, fold
@@ -146,6 +145,8 @@ def _assign(like: dict[int, dict[str, float]], bearers: dict[str, list[int]], ta
     if not rows:
         return {}
     table = np.array([[like[i].get(name, 0.0) for name in columns] for i in rows])
+    from scipy.optimize import linear_sum_assignment  # takes as long as half of torch; not every answer needs it
+
     pairs = zip(*linear_sum_assignment(table, maximize=True), strict=True)
     return {rows[a]: columns[b] for a, b in pairs if table[a, b] > 0}
 

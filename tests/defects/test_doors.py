@@ -496,3 +496,14 @@ def test_b12_the_commands_are_functions(monkeypatch, tmp_path):
         1,
     )
     assert all(signature(f).return_annotation for f in (irpo.prepare, irpo.train, irpo.evaluate))
+
+
+def test_d5_the_card_names_the_model_as_the_hub_knows_it():
+    from irpo.config import load_config
+    from irpo.outcome import model_card
+
+    config = load_config(["models/phi4-mini.yaml", *TRAIN[2:]], ["model.name=who/what@abc123"])
+    cuts = {"prompts_cut": 0, "special_texts": 0}
+    text = model_card(config, {"notes": [], "splits": {}}, cuts, None, key="0")
+    assert "base_model: who/what\n" in text
+    assert "`who/what@abc123`" in text
