@@ -20,9 +20,10 @@ from shapes import case_of, command_line, kind_of
 
 from irpo.config import load_config
 from irpo.encoding import prompted
-from irpo.jobs import method_of, prompt_builder
+from irpo.jobs import method_of
 from irpo.models import load_tokenizer
 from irpo.preparing import build
+from irpo.prompting import prompt_builder
 from irpo.scorers import SCORERS, make_batch
 from irpo.types import UserError
 

@@ -26,11 +26,10 @@ from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.preparing import build
 from irpo.progress import say
-from irpo.prompting import PromptBuilder, cuts_of, load_template
-from irpo.resources import prompts_dir
+from irpo.prompting import PromptBuilder, cuts_of
 from irpo.runs import base_name, load_options, load_weights
 from irpo.scorers import SCORERS, check_model
-from irpo.types import RankingExample, Style, UserError
+from irpo.types import RankingExample, UserError
 
 FEW = 30  # validation lists, below which a gain is hard to tell from chance
 
@@ -148,11 +147,6 @@ def builder_of(config: RunConfig) -> PromptBuilder:
     # First the template: a broken one is found without what a tokenizer imports.
     template = load_template(prompts_dir(), own.template or str(config.task["name"]), own.style)
     return PromptBuilder(load_tokenizer(base_name(config.model.name)), template, own.style, own.max_tokens)
-
-
-def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
-    """A builder with one of the shipped templates, or a user's own .jinja file."""
-    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)
 
 
 def describe(parts: Parts) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from irpo.resources import prompts_dir
 from irpo.specials import specials_in, tokenize, without_specials
 from irpo.templates import Template, load_template
 from irpo.types import RankingExample, Style, UserError
@@ -36,6 +37,7 @@ __all__ = [
     "markup",
     "one_line",
     "positions",
+    "prompt_builder",
     "require_positions",
     "token_ids_after_newline",
 ]
@@ -344,3 +346,8 @@ def end_of_turn(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has neither an end-of-turn nor an end-of-sequence token")
     return int(tokenizer.eos_token_id)
+
+
+def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
+    """A builder with one of the shipped templates, or a user's own .jinja file."""
+    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)

@@ -13,10 +13,9 @@ from math import isfinite
 from typing import Any
 
 from irpo.config import RunConfig
-from irpo.jobs import prompt_builder
 from irpo.models import EMBEDDED, load_tokenizer, require_there, resolve
 from irpo.modes import RANKING_MODES, Ranker, RankingMode
-from irpo.prompting import PromptBuilder, require_positions
+from irpo.prompting import PromptBuilder, prompt_builder, require_positions
 from irpo.registry import Spec, load_plugins
 from irpo.runs import base_name, load_options, load_weights, run_config
 from irpo.scorers import SCORERS, Length, Scorer
