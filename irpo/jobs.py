@@ -26,7 +26,7 @@ from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.preparing import build
 from irpo.progress import say
-from irpo.prompting import PromptBuilder, cuts_of
+from irpo.prompting import PromptBuilder, cuts_of, load_template
 from irpo.resources import prompts_dir
 from irpo.runs import base_name, load_options, load_weights
 from irpo.scorers import SCORERS, check_model
