@@ -149,7 +149,7 @@ def four_bits(held: Held) -> Findings:
 
 def steps(held: Held) -> Findings:
     """Twenty updates by the real trainer with checkpointing: loss, speed, and memory against `irpo estimate`."""
-    from qlora_steps import trained
+    from setting import trained
 
     from irpo.models import LoraOptions, add_lora, trainable_parameters
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qlora_steps import random_list
+from setting import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from irpo.attention import use_split_attention

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qlora_steps import random_list
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from irpo.attention import use_split_attention
@@ -88,6 +87,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
+
+
+def random_list(name: str, vocabulary: int, prompt: int, candidates: int, tokens: int) -> EncodedList:
+    """A list of random tokens with two relevant candidates."""
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, vocabulary, (count,), generator=generator).tolist())
+
+    heads = tuple(draw(2) for _ in range(candidates))
+    bodies = tuple(draw(tokens) for _ in range(candidates))
+    return EncodedList(name, draw(prompt), heads, bodies, (2,), (2.0, 1.0) + (0.0,) * (candidates - 2))
 
 
 @dataclass(frozen=True)
@@ -172,6 +183,19 @@ def our_trainer(model: Any, items: Sequence[EncodedList], reference: str, *, tok
     return ListTrainer(
         model=model, tokenizer=tokenizer, method=method, lists=(items, []), args=settings, loop=Loop(tokens)
     )
+
+
+def trained(model: Any, items: list[EncodedList], steps: int, out: Path) -> list[dict[str, float]]:
+    """The log's lines, one an update, of a run of `ListTrainer` with every list in each update."""
+    config = TrainingConfig(updates=steps, lists_per_update=len(items), learning_rate=1e-4, logging_every=1)
+    settings = training_arguments(config, out / "checkpoints", lists=len(items), validates=False, seed=0)
+    settings.disable_tqdm, settings.save_strategy = True, "no"
+    method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"))
+    tokenizer = load_tokenizer("embedded")  # for its padding alone: the tokens are random
+    trainer = ListTrainer(model=model, tokenizer=tokenizer, method=method, lists=(items, []), args=settings)
+    trainer.go(None)
+    found = [json.loads(line) for line in trainer.log_file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in found if "loss" in line]
 
 
 def step_of(model: Any, loss_and_backward: Callable[[], Any]) -> Callable[[], float]:

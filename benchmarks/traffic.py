@@ -1,7 +1,7 @@
 """Kernels that a micro-batch starts and bytes that they read and write, on tensors that have shapes but no memory.
 
     python benchmarks/traffic.py                       # the Llama-3.2-3B shape in NF4, as a card would take it
-    python benchmarks/traffic.py --shape gemma2-2b --lists 6
+    python benchmarks/traffic.py --shape gemma2-2b --lists 4
 
 One JSON line for each way of packing and computing: parts of so many columns, padding that is taken for narrower rows,
 the adapter in float32 or under bfloat16 autocast. Every operation that writes memory of its own counts as a kernel, its
@@ -15,8 +15,7 @@ import json
 from typing import Any
 
 import torch
-from qlora_steps import random_list
-from setting import SHAPES, config_of
+from setting import SHAPES, config_of, random_list
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,7 +26,7 @@ from irpo.models import LoraOptions
 from irpo.scorers import SCORERS, make_batch
 
 GIB = 2**30
-PROMPTS = (1193, 1178, 1148, 1068, 1038, 868)  # rows of 1,335 columns or less with 20 candidates of 8 tokens
+PROMPTS = (1193, 1058, 1008, 958, 938)  # rows of 1,335 columns or less with 20 candidates of 8 tokens
 
 
 class Traffic(TorchDispatchMode):
@@ -49,7 +48,7 @@ class Traffic(TorchDispatchMode):
 
 def measured(shape: str, lists: int, *, mixed: bool) -> dict[str, Any]:
     """A micro-batch as it would be trained: reference, policy, backward, with checkpointing."""
-    items = [random_list(str(i), SHAPES[shape]["vocab_size"], PROMPTS[i % 6], 20, 8) for i in range(lists)]
+    items = [random_list(str(i), SHAPES[shape]["vocab_size"], PROMPTS[i % 5], 20, 8) for i in range(lists)]
     batch = make_batch(items, SCORERS.build("independent"))
     options = LoraOptions(r=16)
     build = Build(torch.bfloat16, nf4=True, lora=options, checkpointing=True, mixed=mixed, gpu=True)
@@ -73,7 +72,7 @@ def main() -> None:
     """One line a variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama3.2-3b")
-    parser.add_argument("--lists", type=int, default=6)
+    parser.add_argument("--lists", type=int, default=5)
     options = parser.parse_args()
     for columns, padding, mixed in ((128, 0.05, False), (512, 0.05, False), (512, 0.15, False), (512, 0.15, True)):
         attention.PART_COLUMNS.update(cpu=columns)

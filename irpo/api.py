@@ -75,13 +75,14 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     like: str | None = None,
     max_lists: int | None = None,
     lists_per_batch: int | None = None,
+    max_tokens: int | None = None,
     skip_bad_rows: bool = False,
 ) -> Summary:
     """Measure a run, a model's folder or a hub id on a task's evaluation lists; returns what results.json holds.
 
     `task` is by default what the run was trained on; a mapping without a name changes options of that. `like` is a run
-    whose prompt, scorer and loading a base model is given. What is not given is as the run's configuration says, for a
-    base model as `EvaluationConfig` says.
+    whose prompt, scorer and loading a base model is given; `max_tokens` is of prompt and answer. What is not given is
+    as the run's configuration says, for a base model as `EvaluationConfig` says.
     """
     from irpo.tasks import TASKS
 
@@ -98,7 +99,13 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     from irpo import pipeline
 
     wanted = (own.evaluation if own else EvaluationConfig()).model_copy(update=settings)
-    return pipeline.evaluate(model, spec, Path(out), wanted, style=style, like=like, skip_bad_rows=skip_bad_rows)
+    return pipeline.evaluate(
+        *(model, spec, Path(out), wanted),
+        style=style,
+        like=like,
+        max_tokens=max_tokens,
+        skip_bad_rows=skip_bad_rows,
+    )
 
 
 def run_of(model: str) -> RunConfig | None:

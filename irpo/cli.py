@@ -31,6 +31,7 @@ Seed = Annotated[int | None, typer.Option(help="Of list construction and order."
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
 Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id (ID@REVISION).")]
+MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answer; the run's own if not given.")]
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 
 
@@ -74,7 +75,7 @@ def prepare(
     _load(plugin)
     card = api.prepare(_task(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
     typer.echo(preparing.summary(card))
-    typer.echo(f"written to {out}; {preparing.CARD} says all that is in them")
+    typer.echo(f"written to {out}", err=True)
 
 
 @app.command()
@@ -126,6 +127,7 @@ def evaluate(
     like: Annotated[str | None, typer.Option(help="A run whose prompt and scorer a base model is given.")] = None,
     max_lists: Annotated[int | None, typer.Option(min=1, help="Measure only so many lists.")] = None,
     lists_per_batch: Annotated[int | None, typer.Option(min=1, help="Lists in one forward pass.")] = None,
+    max_tokens: MaxTokens = None,
     seed: Seed = None,
     skip_bad_rows: SkipBadRows = False,
     plugin: Plugins = None,
@@ -144,6 +146,7 @@ def evaluate(
         like=like,
         max_lists=max_lists,
         lists_per_batch=lists_per_batch,
+        max_tokens=max_tokens,
         skip_bad_rows=skip_bad_rows,
     )
 
@@ -156,6 +159,7 @@ def rank(
     file: Annotated[Path | None, typer.Option(help="A file of documents, one a line.")] = None,
     mode: Annotated[str, typer.Option(help="score, generate or constrain.")] = "score",
     style: Style = None,
+    max_tokens: MaxTokens = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank documents for a query."""
@@ -174,11 +178,12 @@ def rank(
     require_there(model)
     from irpo import pipeline
 
-    rows = [_row(row) for row in pipeline.rank(model, query, texts, chosen, checked)]
+    rows = pipeline.rank(model, query, texts, chosen, checked, max_tokens)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([_row(row) for row in rows], indent=2, ensure_ascii=False))
     else:
-        _table(None, rows)
+        shown = [{"rank": r.rank, "index": r.index, "text": r.text, "score": r.score, "note": r.note} for r in rows]
+        _table(None, _telling(shown))
 
 
 @app.command("list")
@@ -266,6 +271,12 @@ def _lines(file: Path) -> list[str]:
 
 def _row(row: Any) -> dict[str, Any]:
     return dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else dict(row)
+
+
+def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without the columns in which none says anything."""
+    kept = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)] if rows else []
+    return [{key: row[key] for key in kept} for row in rows]
 
 
 def _table(title: str | None, rows: list[dict[str, Any]]) -> None:

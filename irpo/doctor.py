@@ -109,6 +109,7 @@ def _four_bit() -> str:
 def _attention() -> list[Check]:
     return [
         _try("attention sdpa", lambda: _attend(nn.functional.scaled_dot_product_attention)),
+        _try("attention bf16, masked", _masked),
         _try("attention eager", lambda: _attend(_eager)),
         _try("attention flex", _flex),
     ]
@@ -118,6 +119,20 @@ def _attend(attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     query = torch.randn(1, 2, 16, 16, device=device(), requires_grad=True)
     torch.autograd.grad(attention(query, query, query).sum(), query)
     return "forward and backward"
+
+
+def _masked() -> str:
+    """As training runs it on a card: bfloat16, a dense mask, a length that is no multiple of 8; no cuDNN."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    query = torch.randn(1, 2, 301, 64, device=device(), dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.ones(301, 301, dtype=torch.bool, device=device()).triu(1)
+    mask = torch.zeros(1, 1, 301, 301, dtype=torch.bfloat16, device=device())
+    mask.masked_fill_(hidden, torch.finfo(torch.bfloat16).min)
+    out = nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+    (gradient,) = torch.autograd.grad(out.float().sum(), query)
+    if not bool(gradient.isfinite().all()):
+        raise RuntimeError("its gradients are not finite")
+    return "forward and backward, finite gradients"
 
 
 def _eager(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from irpo.chance import fingerprint
 from irpo.types import UserError
@@ -292,6 +292,7 @@ def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Itera
         for name in (last, *owned):
             if name and (name == last or name not in written):
                 (out / name).unlink(missing_ok=True)
+        _to_disk(out)
         for name in written:
             os.replace(work / name, out / name)
         _to_disk(out)

@@ -145,8 +145,9 @@ def require_optimizer(config: RunConfig) -> None:
 def builder_of(config: RunConfig) -> PromptBuilder:
     """How the configured model is asked: its own tokenizer, the task's template where no other is named."""
     own = config.prompt
-    tokenizer = load_tokenizer(base_name(config.model.name))
-    return prompt_builder(tokenizer, own.template or str(config.task["name"]), own.style, own.max_tokens)
+    # First the template: a broken one is found without what a tokenizer imports.
+    template = load_template(prompts_dir(), own.template or str(config.task["name"]), own.style)
+    return PromptBuilder(load_tokenizer(base_name(config.model.name)), template, own.style, own.max_tokens)
 
 
 def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:

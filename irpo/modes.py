@@ -44,6 +44,7 @@ class RankedList:
     tied: bool = False  # whether two candidates have the same score
     cut: tuple[int, ...] = ()  # tokens that did not fit the prompt, by candidate; empty where all did
     query_cut: int = 0
+    special_texts: int = 0  # query and candidates that spelt special tokens, kept apart
 
     @property
     def named(self) -> Ranking:
@@ -215,4 +216,6 @@ def _by_text(ranker: Ranker, asked: PromptedList, text: str) -> RankedList:
 
 
 def _ranked(asked: PromptedList, ranking: Ranking, **what: Any) -> RankedList:
-    return RankedList(asked.example.id, ranking, query_cut=asked.prompt.query_tokens_cut, **what)
+    of = asked.prompt
+    what |= {"cut": of.tokens_cut, "query_cut": of.query_tokens_cut, "special_texts": of.special_texts}
+    return RankedList(asked.example.id, ranking, **what)

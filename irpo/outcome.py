@@ -97,6 +97,8 @@ def model_card(
     ]
     if cuts["prompts_cut"]:
         data.append(f"- cut to {config.prompt.max_tokens} tokens: {cuts['prompts_cut']} of {cuts['prompts']} prompts")
+    if cuts["special_texts"]:
+        data.append(f"- texts that spell special tokens of the model, kept apart by a blank: {cuts['special_texts']}")
     return "\n".join(
         [
             "---",

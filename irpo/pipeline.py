@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,14 +23,16 @@ from irpo.progress import BEST, say
 from irpo.prompting import cuts_of
 from irpo.registry import Spec
 from irpo.report import overview
-from irpo.reranker import Ranked, Reranker
+from irpo.reranker import Ranked, Reranker, notes_on
 from irpo.resources import cache_dir
 from irpo.runkey import contents, run_key
 from irpo.runs import run_config
 from irpo.scorers import check_model
 from irpo.tasks import TASKS, relevant_from
-from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, Style, UserError
+
+if TYPE_CHECKING:  # what is wrong with data, template or folder is said before the Trainer is imported
+    from irpo.training import ListTrainer
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | None:
@@ -73,6 +75,8 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
 
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     """The loop of an offline run in its folder."""
+    from irpo.training import ListTrainer, Loop, training_arguments
+
     config, t = parts.config, parts.config.training
     arguments = training_arguments(
         t,
@@ -116,7 +120,7 @@ def _fit_online(job: Job, out: Path) -> Outcome | None:
     return Outcome(len(job.validation), metrics[f"eval_{BEST}"], start)
 
 
-def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that are rarely given
+def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely given
     model: str,
     spec: Mapping[str, Any],
     out: Path,
@@ -124,6 +128,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
     *,
     style: Style | None = None,
     like: str | None = None,
+    max_tokens: int | None = None,
     skip_bad_rows: bool = False,
 ) -> Summary:
     """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
@@ -140,7 +145,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and three things that 
         raise UserError(f"task {spec['name']!r}: the data hold no evaluation split{where}")
     for note in card["notes"]:
         say(f"note: {note}")
-    ranker = Reranker.load(model, style=style, template=None if own else str(spec["name"]), like=own)
+    ranker = Reranker.load(
+        model, style=style, template=None if own else str(spec["name"]), max_tokens=max_tokens, like=own
+    )
     about = {
         "model": model,
         "task": spec["name"],
@@ -176,6 +183,17 @@ def measure(
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
-def rank(model: str, query: str, documents: Sequence[str], mode: Spec, style: Style | None = None) -> list[Ranked]:
-    """The documents for a query, best first."""
-    return Reranker.load(model, style=style).rank(query, documents, mode)
+def rank(
+    model: str,
+    query: str,
+    documents: Sequence[str],
+    mode: Spec,
+    style: Style | None = None,
+    max_tokens: int | None = None,
+) -> list[Ranked]:
+    """The documents for a query, best first; tells what was cut and what stands where it does by chance."""
+    ranker = Reranker.load(model, style=style, max_tokens=max_tokens)
+    rows = ranker.rank(query, documents, mode)
+    for note in notes_on(rows, ranker.builder.max_tokens):
+        say(f"note: {note}")
+    return rows

@@ -91,7 +91,7 @@ class Prompt:
     names: tuple[str, ...]
     style: Style
     chat: bool  # the markup, a beginning-of-sequence token among it, is already in `text`
-    tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit; () where nothing was cut
+    tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit
     query_tokens_cut: int = 0
     special_texts: int = 0  # query and candidates that held special tokens, kept apart (`irpo.specials`)
 
@@ -231,7 +231,7 @@ class PromptBuilder:
                 raise UserError(
                     f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
                 )
-        return Prompt(text, names, self.style, chat, cut, query_cut, int(joined))
+        return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined))
 
     def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
         """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
@@ -259,7 +259,8 @@ class PromptBuilder:
             if kept == 0:
                 raise UserError(
                     f"example {example.id!r}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
-                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}"
+                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}: give more (rank and evaluate: "
+                    "--max-tokens), as far as the model has positions, or fewer candidates"
                 )
             kept = max(0, kept - more)
         return prompt

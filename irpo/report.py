@@ -62,12 +62,24 @@ def _escaped(cell: str) -> str:
     return printable(cell).replace("|", "\\|")
 
 
-def gains(summary: Summary) -> str:
-    """What the measures of a table count."""
-    start = summary.relevant_from
-    return (
-        "NDCG has the gain 2^y - 1 (trec_eval's own, on qrels.txt, is linear); "
-        f"Recall, P, MRR and MAP count labels from {start:g} as relevant"
+def gains(measures: Sequence[str], relevant_from: float) -> str:
+    """What the measures of a table count.
+
+    >>> gains(["Recall@5", "MRR"], 2.0)
+    'Recall and MRR count labels from 2 as relevant'
+    """
+    names = list(dict.fromkeys(measure_of(text).name for text in measures))
+    binary = [name for name in names if name != "NDCG"]
+    listed = " and ".join([", ".join(binary[:-1]), *binary[-1:]] if binary[1:] else binary)
+    return "; ".join(
+        [
+            *(["NDCG has the gain 2^y - 1 (trec_eval's own, on qrels.txt, is linear)"] if "NDCG" in names else []),
+            *(
+                [f"{listed} count{'' if binary[1:] else 's'} labels from {relevant_from:g} as relevant"]
+                if binary
+                else []
+            ),
+        ]
     )
 
 
@@ -91,7 +103,7 @@ def overview(summary: Summary) -> Grid:
     mean_size = summary.candidates / max(1, summary.lists)
     title = f"{summary.lists} lists of {mean_size:.3g} candidates on average"
     cut = [] if summary.setting is None or not summary.setting.prompts_cut else [cuts(summary)]
-    notes = (*([STRICT, NAMED] if answered else []), gains(summary), *cut)
+    notes = (*([STRICT, NAMED] if answered else []), gains(columns, summary.relevant_from), *cut)
     header = ("ranking", *columns, *(["named"] if answered else []))
     return Grid(title, header, cells, notes, best, frozenset({first} - {0}))
 
@@ -136,7 +148,7 @@ def comparison(
     notes = (
         *([f"without a model: {', '.join(without)}"] if without else []),
         *answered,
-        *([gains(first)] if measure_of(measure).name != "NDCG" else []),
+        gains([measure], first.relevant_from),
         *([p_note] if p_values and p_note else []),
     )
     headers = (_SHORT[mode.part].format(mode=mode.mode) if mode.part else mode.name for mode in modes)
@@ -172,7 +184,8 @@ def _told(value: object) -> str:
 def _every_measure(summary: Summary) -> Grid:
     rows = summary.rows
     cells = tuple((m, *(_number(row.measures[m]) for row in rows)) for m in _telling(summary))
-    return Grid("Every measure", ("measure", *(row.name for row in rows)), cells)
+    notes = (gains(_telling(summary), summary.relevant_from),)
+    return Grid("Every measure", ("measure", *(row.name for row in rows)), cells, notes)
 
 
 def _intervals(summary: Summary) -> Grid:

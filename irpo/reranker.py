@@ -14,9 +14,9 @@ from typing import Any
 
 from irpo.config import RunConfig
 from irpo.jobs import prompt_builder
-from irpo.models import EMBEDDED, load_tokenizer
+from irpo.models import EMBEDDED, load_tokenizer, require_there, resolve
 from irpo.modes import RANKING_MODES, Ranker, RankingMode
-from irpo.prompting import PromptBuilder
+from irpo.prompting import PromptBuilder, require_positions
 from irpo.registry import Spec, load_plugins
 from irpo.runs import base_name, load_options, load_weights, run_config
 from irpo.scorers import SCORERS, Length, Scorer
@@ -34,6 +34,12 @@ class Ranked:
     named: bool = True  # False: the model's answer does not name it, and it follows by chance
     cut: int = 0  # tokens of it that did not fit the prompt
 
+    @property
+    def note(self) -> str:
+        """What a reader of the table should know of this row."""
+        cut = [f"cut by {self.cut} tokens"] if self.cut else []
+        return "; ".join(cut + ([] if self.named else ["not named by the model"]))
+
 
 @dataclass(frozen=True)
 class Reranker:
@@ -47,22 +53,33 @@ class Reranker:
 
     @classmethod
     def load(
-        cls, name: str, *, style: Style | None = None, template: str | None = None, like: RunConfig | None = None
+        cls,
+        name: str,
+        *,
+        style: Style | None = None,
+        template: str | None = None,
+        max_tokens: int | None = None,
+        like: RunConfig | None = None,
     ) -> Reranker:
         """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default.
 
-        `like` lends a base model the prompt, the scorer and the way of loading of a run.
+        `max_tokens` of prompt and answer may be as many as the model has positions. `like` lends a base model the
+        prompt, the scorer and the way of loading of a run.
         """
+        if max_tokens is not None:
+            _require_room(name, max_tokens)
         config = run_config(name) or like
         load_plugins(config.plugins if config else ())
         tokenizer = load_tokenizer(base_name(name))
         if config is None:
-            limit = 1024 if name == EMBEDDED else 4096
+            limit = max_tokens or (1024 if name == EMBEDDED else 4096)
             builder = prompt_builder(tokenizer, template or "default", style or "text", limit)
             return cls(load_weights(name), tokenizer, builder, SCORERS.build("independent"))
         own = config.prompt
         task = str(config.task["name"])
-        builder = prompt_builder(tokenizer, template or own.template or task, style or own.style, own.max_tokens)
+        builder = prompt_builder(
+            tokenizer, template or own.template or task, style or own.style, max_tokens or own.max_tokens
+        )
         scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
         return cls(load_weights(name, load_options(config)), tokenizer, builder, scorer, config.method.length)
 
@@ -87,6 +104,32 @@ class Reranker:
             Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j])
             for rank, j in enumerate(found.ranking.order, start=1)
         ]
+
+
+def notes_on(rows: Sequence[Ranked], max_tokens: int) -> list[str]:
+    """What a user should know of a ranking: what was cut, and what stands where it stands by chance."""
+    lost = [row.cut for row in rows if row.cut]
+    unnamed = sum(not row.named for row in rows)
+    notes = []
+    if lost:
+        notes.append(
+            f"{len(lost)} of {len(rows)} documents were cut to fit {max_tokens} tokens, {sum(lost)} tokens in all; "
+            "give more with --max-tokens, as far as the model has positions"
+        )
+    if unnamed:
+        notes.append(
+            f"the model's answer does not name {unnamed} of {len(rows)} documents; they follow in a random order"
+        )
+    return notes
+
+
+def _require_room(name: str, max_tokens: int) -> None:
+    """`UserError` where the model has fewer positions; before its weights are loaded."""
+    from transformers import AutoConfig
+
+    require_there(base := base_name(name))
+    place, revision = resolve(base)
+    require_positions(AutoConfig.from_pretrained(place, revision=revision), max_tokens)
 
 
 def _finite(score: float | None) -> float | None:

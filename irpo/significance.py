@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+# scipy.stats is imported where it is used: it takes as long as torch, and who lists plug-ins tests nothing.
 _RESAMPLES = 9_999
 _BATCH = 500  # resamples held in memory at once
 
@@ -28,6 +28,8 @@ def mean_interval(
     middle = float(sums.sum() / counts.sum()) if len(sums) else 0.0
     if len(sums) < 2 or np.ptp(sums / counts) == 0:
         return middle, middle
+    from scipy import stats
+
     found = stats.bootstrap(
         (sums, counts),
         _ratio,
@@ -54,6 +56,8 @@ def paired_p_value(first: Values, second: Values, units: Units | None = None, *,
     (one, _), (other, _) = _by_unit(first, units), _by_unit(second, units)
     if len(one) < 2 or np.array_equal(one, other):
         return 1.0
+    from scipy import stats
+
     found = stats.permutation_test(
         (one, other),
         _mean_difference,
@@ -87,6 +91,8 @@ def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], ax
 
 def adjusted(p_values: Sequence[float]) -> list[float]:
     """P-values of several comparisons, adjusted for the false discovery rate (Benjamini & Hochberg 1995)."""
+    from scipy import stats
+
     return [float(p) for p in stats.false_discovery_control(p_values)] if p_values else []
 
 

@@ -16,6 +16,7 @@ from typing import Any
 _MARKUP = re.compile(r"<.+>|\[.+\]|\{.+\}", re.DOTALL)  # <|end|>, </s>, <start_of_turn>, [INST]
 # Tags that Gemma's vocabulary holds as words of text; not <s> and </s>, which end sequences elsewhere.
 _HTML = re.compile(r"</?(?:h[1-6]|[abiu]|em|strong|su[bp]|code|table|caption|t(?:body|head|foot|[rdh])|[uo]l|li|p|br)>")
+_NOBODYS = "\U000ffffd"  # a letter for private use, the last of its plane: in no vocabulary
 _ROUNDS = 8  # breaking one special token may leave another; in the second half nothing of them is left
 
 
@@ -81,9 +82,16 @@ def specials_in(tokenizer: Any, text: str, tokens: TextTokens) -> Iterator[tuple
     specials = special_tokens(tokenizer)
     if specials.keys().isdisjoint(tokens.ids):
         return
+    unknown = _unknown(tokenizer, len(tokenizer))
     for id, (start, end) in zip(tokens.ids, tokens.spans, strict=True):
-        if id in specials and (id != tokenizer.unk_token_id or text[start:end].strip() == specials[id]):
+        if id in specials and (id not in unknown or text[start:end].strip() == specials[id]):
             yield id, start, end
+
+
+@cache
+def _unknown(tokenizer: Any, _size: int) -> frozenset[int]:
+    """What stands for unknown letters, by name and by trying one; a model may have such a token that bears no name."""
+    return frozenset({tokenizer.unk_token_id, *tokenize(tokenizer, [_NOBODYS])[0].ids})
 
 
 def without_specials(tokenizer: Any, texts: Sequence[str], around: tuple[str, str] = ("\n", "")) -> list[str]:
@@ -93,7 +101,7 @@ def without_specials(tokenizer: Any, texts: Sequence[str], around: tuple[str, st
     """
     before, behind = around
     found = list(texts)
-    open_ = range(len(found))
+    open_ = list(range(len(found)))
     for attempt in range(_ROUNDS):
         framed = [before + found[j] + behind for j in open_]
         held = {

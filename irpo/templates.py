@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from irpo.types import Style, UserError
 
@@ -39,7 +40,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             _require_narrow(left)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """`function(...)`, where no number and no width of a format is large."""
         form = getattr(getattr(function, "__wrapped__", None), "__self__", None)  # of str.format, as sandboxes give it
         if isinstance(form, str):

@@ -14,6 +14,7 @@ import typer
 
 import irpo
 from irpo import cli
+from irpo.reranker import Ranked
 from irpo.types import UserError
 
 TRAIN = ["train", "models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
@@ -29,7 +30,7 @@ def pipeline(monkeypatch):
     """A stand-in for `irpo.pipeline` that notes its calls."""
     fake = types.ModuleType("irpo.pipeline")
     fake.calls = []
-    answers = {"rank": [{"rank": 1, "document": "[b]old", "score": 0.25}, {"rank": 2, "document": "a", "score": None}]}
+    answers = {"rank": [Ranked(1, 1, "[b]old", 0.25), Ranked(2, 0, "a", None)]}
 
     def note(name):
         def call(*args, **kwargs):
@@ -140,9 +141,10 @@ def test_a_message_of_many_lines_becomes_one(run, pipeline, monkeypatch):
 
 def test_prepare_passes_the_tasks_options(run, monkeypatch, tmp_path):
     calls = []
-    card = {"splits": {}, "dropped": {}, "bad_rows": {"count": 0}, "notes": ["so it is"]}
-    monkeypatch.setattr("irpo.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or card)
-    code, out, _ = run("prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10")
+    monkeypatch.setattr("irpo.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or {})
+    monkeypatch.setattr("irpo.preparing.summary", lambda card: "so it is")
+    words = ["prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10"]
+    code, out, _ = run(*words)
     ((task, folder, given),) = calls
     assert (task.list_size, task.data, task.seed, folder) == (10, "d", 3, tmp_path)
     spec = {"list_size": 10, "name": "arc", "data": "d", "seed": 3}
@@ -191,7 +193,7 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
     ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
     assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ALL_MODES, 4)
-    assert chosen == {"style": "label", "like": None, "skip_bad_rows": False}
+    assert chosen == {"style": "label", "like": None, "max_tokens": None, "skip_bad_rows": False}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_rank_prints_documents_as_they_are(run, pipeline, tmp_path):
     assert code == 0
     assert "[b]old" in out
     assert "0.2500" in out
-    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}, None), {})]
+    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}, None, None), {})]
 
 
 def test_rank_prints_json(run, pipeline):

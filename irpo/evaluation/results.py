@@ -43,16 +43,21 @@ class RankerResult:
         return self.mode is None
 
 
+def row_name(mode: str, part: Part | None = None) -> str:
+    """What tables, files and curves call a mode's row."""
+    return mode if part is None else f"{mode} {part}"
+
+
 def results_of(mode: str, lists: Sequence[RankedList], seconds: float) -> list[RankerResult]:
     """A mode's rows: two of the same answers where it reads any, else one."""
     common: dict[str, Any] = {"mode": mode, "lists": tuple(lists), "seconds": seconds}
     whole = {x.id: x.ranking for x in lists}
     if any(x.answer is None for x in lists):
-        return [RankerResult(mode, whole, tied_lists=sum(x.tied for x in lists), **common)]
+        return [RankerResult(row_name(mode), whole, tied_lists=sum(x.tied for x in lists), **common)]
     strict = {x.id: x.named for x in lists}
     return [
-        RankerResult(f"{mode} strict", strict, part="strict", **common),
-        RankerResult(f"{mode} repaired", whole, part="repaired", **common),
+        RankerResult(row_name(mode, "strict"), strict, part="strict", **common),
+        RankerResult(row_name(mode, "repaired"), whole, part="repaired", **common),
     ]
 
 
@@ -71,6 +76,7 @@ class Setting:
     prompts_cut: int = 0
     candidate_tokens_cut: int = 0
     query_tokens_cut: int = 0
+    special_texts: int = 0  # texts that spelt special tokens of the model, kept apart
 
 
 @dataclass(frozen=True)

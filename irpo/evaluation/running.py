@@ -96,6 +96,7 @@ def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerRe
         prompts_cut=sum(x.query_cut > 0 or any(x.cut) for x in lists),
         candidate_tokens_cut=sum(sum(x.cut) for x in lists),
         query_tokens_cut=sum(x.query_cut for x in lists),
+        special_texts=sum(x.special_texts for x in lists),
     )
 
 

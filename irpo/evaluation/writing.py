@@ -72,6 +72,8 @@ def trec_id(text: str) -> str:
 
 
 def _per_query(evaluation: Evaluation) -> Iterator[str]:
+    shown = next((row.lists for row in evaluation.rows if row.lists), ())
+    cut = {x.id: {"cut": {"query": x.query_cut, "candidates": list(x.cut)}} for x in shown if x.query_cut or any(x.cut)}
     for example in evaluation.examples:
         ids = [candidate.id for candidate in example.candidates]
         rows = {
@@ -81,7 +83,7 @@ def _per_query(evaluation: Evaluation) -> Iterator[str]:
             }
             for row in evaluation.rows
         }
-        yield json_line({"id": example.id, "rows": rows})
+        yield json_line({"id": example.id, **cut.get(example.id, {}), "rows": rows})
 
 
 def _qrels(examples: tuple[RankingExample, ...]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from irpo.evaluation.results import row_name
 from irpo.files import atomic_file, json_line
 
 ROUNDS = "rounds.jsonl"
@@ -29,9 +30,9 @@ def draw(states: Sequence[State], title: str, path: Path) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     rows = [state["measures"] for state in states]
-    for mode, style in (("generate strict", "-"), ("score", "--")):
+    for row, style in ((row_name("generate", "strict"), "-"), (row_name("score"), "--")):
         for colour, k in zip(_COLOURS, (1, 5, 10), strict=False):
-            _line(left, rows, f"{mode} NDCG@{k}", {"color": colour, "linestyle": style})
+            _line(left, rows, f"{row} NDCG@{k}", {"color": colour, "linestyle": style})
     shares = [name for name in dict.fromkeys(n for row in rows for n in row) if "NDCG" not in name]
     for colour, name in zip(_COLOURS, [n for n in shares if n != "mean_reward"], strict=False):
         _line(right, rows, name, {"color": colour})

@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
-from transformers.trainer_utils import SaveStrategy
+from typing import TYPE_CHECKING, Any
 
 from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig
 from irpo.encoding import EncodedList, PromptedList, prompted
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.generation import SAMPLERS
 from irpo.jobs import computes_mixed
-from irpo.lists import ScoredLists
 from irpo.method import Method
 from irpo.online import ON_POLICY, Account, OnPolicy
 from irpo.online.curves import State, write_curves
@@ -29,8 +25,10 @@ from irpo.online.questions import choose, seed_of
 from irpo.progress import BEST
 from irpo.prompting import PromptBuilder
 from irpo.runs import finished_rounds, fresh_round, restore, round_folder, save_round
-from irpo.training import ListTrainer, Loop, training_arguments
 from irpo.types import RankingExample, UserError
+
+if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
+    from irpo.training import ListTrainer
 
 _MEASURES = ("NDCG@1", "NDCG@5", "NDCG@10")
 
@@ -165,6 +163,11 @@ def _drawn(job: Job, now: Round) -> tuple[list[EncodedList], Account]:
 
 
 def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
+    from transformers.trainer_utils import SaveStrategy
+
+    from irpo.online.drawing import DrawingTrainer
+    from irpo.training import ListTrainer, Loop, training_arguments
+
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)
     mixed = computes_mixed(job.config, job.model)
@@ -179,27 +182,6 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
     if job.on_policy.course.every_update:
         return DrawingTrainer(on_policy=job.on_policy, policy=job.policy, now=now, **common)
     return ListTrainer(**common)
-
-
-class DrawingTrainer(ListTrainer):
-    """Draws new answers to its lists at every update, from the policy as it then is, and trains on them."""
-
-    def __init__(self, *, on_policy: OnPolicy, policy: Policy, now: Round, **rest: Any) -> None:
-        super().__init__(**rest)
-        self.on_policy, self.policy, self.now = on_policy, policy, now
-        self.questions = {question.tokens.id: question for question in now.questions}
-
-    def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
-        """Lists of answers that are drawn now."""
-        asked = tuple(self.questions[item.id] for item in inputs)
-        lists, _ = self.on_policy.lists(self.policy, replace(self.now, questions=asked, update=self.state.global_step))
-        return lists
-
-    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
-        mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)
-        shown = super()._shown(lists, items)
-        shown.pop(f"train_{BEST}", None)  # its gains are of labels, these are rewards
-        return {**shown, "mean_reward": mean_reward}
 
 
 def _too_few(count: int, account: Account, options: OnlineConfig, number: int) -> str:

@@ -9,11 +9,12 @@ import torch
 from tiny import tiny_model
 from training_lists import encoded
 
+from irpo import doctor
 from irpo.attention import PART_COLUMNS, in_parts, use_split_attention
 from irpo.cards import card_of
 from irpo.config import load_config
 from irpo.encoding import pack
-from irpo.estimate import Sample, estimate, plan_of, shape_of, usage_of
+from irpo.estimate import Sample, estimate, plan_of, usage_of
 from irpo.memory import Build, Passes, simulate
 from irpo.models import LoraOptions
 from irpo.pipeline import method_of
@@ -35,12 +36,12 @@ def test_g4_parts_are_wider_where_a_kernel_costs_a_launch(device, parts):
 
 
 def test_g4_a_card_takes_padding_for_narrower_rows(monkeypatch):
-    """Rows of like length cost less than one wide row: lists of 600 to 1,335 tokens stay in rows of their own."""
-    lengths = [1335, 1320, 1290, 1210, 1180, 1010]
+    """Five lists of 1,080 to 1,335 tokens stay in rows of their own, where a CPU takes one row of 5,865."""
+    lengths = [1335, 1200, 1150, 1100, 1080]
     narrow = [pack(lengths)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     narrow.append(pack(lengths))
-    assert [len(rows) for rows in narrow] == [1, 6]
+    assert [len(rows) for rows in narrow] == [1, 5]
     for rows in narrow:
         width = max(sum(lengths[i] for i in row) for row in rows)
         assert 1 - sum(lengths) / (len(rows) * width) < 0.15
@@ -49,15 +50,15 @@ def test_g4_a_card_takes_padding_for_narrower_rows(monkeypatch):
 def test_g10_an_estimate_holds_for_the_batch_of_the_widest_rows():
     """Lists of unlike length share rows, whose dense mask grows with the square of their width."""
     files = ["models/embedded.yaml", "tasks/jsonl.yaml", "methods/irpo.yaml"]
-    settings = ["training.validation_fraction=0", "training.lists_per_update=6", "training.tokens_per_batch=4096"]
+    settings = ["training.validation_fraction=0", "training.lists_per_update=3", "training.tokens_per_batch=4096"]
     run = load_config(files, ["task.data=nowhere", "method.nll_weight=0", *settings])
     (item, *_) = encoded(count=1)
-    items = tuple(replace(item, prompt=(5,) * length) for length in (700, 650, 600, 500, 450, 330))
+    items = tuple(replace(item, prompt=(5,) * length) for length in (700, 600, 330, 710, 710, 710))
     method, build = method_of(run), Build(attention="eager", lora=LoraOptions(r=4))
     plan = plan_of(run, method, Sample(items, "ragged"))
-    (real,) = method.batches(items, 0, 4096)
+    (real,) = method.batches(items[:3], 0, 4096)
     assert real.ids.shape[1] > plan.passes.live[0].ids.shape[1]
-    shape = shape_of("embedded")
+    shape = tiny_model().config
     found = usage_of(shape, build, plan)
     assert found.peak >= simulate(shape, build, Passes((real,), adapters_off=real)).peak
     assert found.peak > 1.2 * simulate(shape, build, plan.passes).peak
@@ -69,3 +70,10 @@ def test_g10_a_t4_computes_as_in_float32():
     assert card.tflops < 10
     files = ["models/embedded.yaml", "tasks/jsonl.yaml", "methods/irpo.yaml"]
     assert any("T4" in note for note in estimate(load_config(files, ["task.data=nowhere"]), card).notes)
+
+
+def test_g14_doctor_tries_masked_attention_in_bfloat16():
+    """What a card runs in training; at a length that is no multiple of 8, where kernels were seen to fail."""
+    (check,) = [check for check in doctor.examine() if check.topic == "attention bf16, masked"]
+    assert check.state == "ok"
+    assert "finite gradients" in check.detail

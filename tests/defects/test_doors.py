@@ -72,15 +72,22 @@ MISTAKES = {
     "rank with a wrong path": ["rank", "--model", "runs/nowhere", "query", "a", "b"],
     "evaluate with a wrong path": ["evaluate", "--model", "./nowhere", "--out", "x"],
     "an output folder": [*TRAIN, "--out", "taken/x"],
+    "another's folder": [*TRAIN, "--out", "mine"],
+    "a template": [*TRAIN, "prompt.template=nowhere.jinja", "--out", "x"],
+    "a broken row": [*TRAIN, "task={name: jsonl, data: mine}", "--out", "x"],
 }
 
 
 @pytest.mark.parametrize("words", MISTAKES.values(), ids=MISTAKES)
 def test_a1_what_needs_no_model_imports_no_training_stack(tmp_path, words):
     (tmp_path / "taken").write_text("a file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.jsonl").write_text('{"id": \n')
     imported, said = in_a_fresh_python(*words, cwd=tmp_path)
     assert imported == set()
     assert "Traceback" not in said
+    if words[0] not in ("prepare", "list"):
+        assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
 
 
 def test_m2_a_missing_kernel_of_the_hub_is_nobodys_concern(caplog):
@@ -160,10 +167,15 @@ OPTIONS = {
     "method:\n  objective:\n    metric: [ndcg]\n": ("layer.yaml:3: positional metric: ['ndcg']; give a name",),
     "method:\n  scorer: independant\n": ("layer.yaml:2: unknown scorer 'independant'", "mean 'independent'?"),
     "task:\n  train_list: 5\n": ("layer.yaml:2: unknown option 'train_list' of task 'world'",),
+    "evaluation:\n  modes:\n    - score\n    - scorre\n": (
+        "layer.yaml:4: unknown ranking mode 'scorre'",
+        "mean 'score'?",
+    ),
+    "online:\n  method:\n    name: larpo\n    memori: all\n": ("layer.yaml:4: unknown option 'memori' of on-policy",),
     "method:\n  objective: null\n  objectives:\n    - name: irpo\n    - name: dpo\n      bta: 2\n": (
         "layer.yaml:6: unknown option 'bta' of objective 'dpo'",
     ),
-    "online:\n  name: larpo\n  sampler:\n    name: transformers\n    answers: 3\n": (
+    "online:\n  method: larpo\n  sampler:\n    name: transformers\n    answers: 3\n": (
         "layer.yaml:5: unknown option 'answers' of sampler",
     ),
 }

@@ -20,6 +20,7 @@ from irpo.parsing import likeness, parse_ranking
 from irpo.parsing.likeness import heavy
 from irpo.prompting import PromptBuilder, Template, cuts_of, load_template, positions, require_positions
 from irpo.report import Grid
+from irpo.specials import without_specials
 from irpo.types import Candidate, RankingExample, UserError, printable
 
 FAMILIES = ("embedded", "tiny", *LIKE)
@@ -144,6 +145,14 @@ def test_s1_ordinary_text_is_left_alone(family):
     assert said in asked.prompt.text
     tokenizer = tokenizer_of(family)
     assert list(asked.tokens.prompt) == tokenizer(asked.prompt.text, add_special_tokens=False)["input_ids"]
+
+
+def test_s1_letters_that_a_vocabulary_lacks_are_text_though_their_token_bears_no_name():
+    tokenizer = LIKE["unigram"]()
+    tokenizer.unk_token = None
+    texts = ["\u4f60 Heat \u00a7", "Heat"]
+    assert tokenizer.convert_tokens_to_ids("<unk>") in tokenizer(texts[0])["input_ids"]
+    assert without_specials(tokenizer, texts) == texts
 
 
 def test_s1_markup_is_special_whatever_the_tokenizers_own_setting():
@@ -304,7 +313,7 @@ def test_u3_a_prompt_says_what_each_candidate_lost():
     assert cut.tokens_cut[1] == 0
     assert 0 < cut.tokens_cut[0] < cut.tokens_cut[2]
     assert sum(cut.tokens_cut) == cut.candidate_tokens_cut
-    assert of(*PLAIN).prompt.candidate_tokens_cut == 0
+    assert of(*PLAIN).prompt.tokens_cut == (0, 0, 0)
 
 
 def test_u4_no_more_tokens_than_the_model_has_positions():

@@ -16,17 +16,19 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from irpo import cli
 from irpo.candidates import popularity
 from irpo.checks import checked_config
 from irpo.encoding import prompted
 from irpo.evaluation import Evaluation, EvaluationOptions, RankerResult, evaluate, write_results
 from irpo.generation import SAMPLERS, Sampling, answer_tokens, constrained_ranking, in_batches
-from irpo.measures import per_query
+from irpo.measures import MEASURES, per_query
 from irpo.models import LoraOptions, add_lora
 from irpo.modes import RANKING_MODES, Ranker
+from irpo.progress import BEST
 from irpo.prompting import PromptBuilder, Template
-from irpo.report import overview
-from irpo.reranker import Reranker
+from irpo.report import markdown, overview
+from irpo.reranker import Reranker, notes_on
 from irpo.scorers import Independent
 from irpo.significance import against, mean_interval, paired_p_value
 from irpo.training import ndcg_of
@@ -322,3 +324,104 @@ def test_b1_a_mode_is_one_class(monkeypatch):
     assert back == forth[::-1]
     ranked = Reranker(tiny_model(), TOKENIZER, BUILDER, Independent()).rank("best movies", FILMS, mode)
     assert tuple(r.index for r in ranked) == back
+
+
+# ---- U3, U4, U8, U14: what a user is told ----------------------------------------------------------------------------
+
+LONG = tuple(
+    f"The film number {i} tells of ships and stars and much else, and at its end the word is {i}" for i in range(8)
+)
+
+
+def tight(most=200):
+    """A ranker whose prompt does not hold these documents whole."""
+    return Reranker(tiny_model(), TOKENIZER, PromptBuilder(TOKENIZER, TEMPLATE, "text", most), Independent())
+
+
+def test_u3_rank_marks_the_documents_that_were_cut():
+    rows = tight().rank("best movies", ["Heat", *LONG])
+    cut = {row.index: row.cut for row in rows}
+    assert cut[0] == 0
+    assert all(cut[j] > 0 for j in range(1, 9))
+    assert "cut by" in rows[[row.index for row in rows].index(3)].note
+    (note,) = notes_on(rows, 200)
+    assert note.startswith("8 of 9 documents were cut to fit 200 tokens")
+    assert str(sum(cut.values())) in note
+    assert "--max-tokens" in note
+    assert notes_on(tight(4096).rank("best movies", ["Heat", *LONG]), 4096) == []
+
+
+def test_u3_evaluate_says_what_was_cut_and_of_which_lists(tmp_path):
+    labels = (1, *[0] * 7)
+    lists = [example("whole"), example("cut", LONG, labels)]
+    found = evaluate(lists, tight(200).builder, tiny_model(), Independent(), EvaluationOptions(("score",)))
+    assert any(note.startswith("1 of 2 prompts were cut to 200 tokens") for note in overview(found.summary).notes)
+    write_results(tmp_path, found)
+    lines = [json.loads(line) for line in (tmp_path / "per_query.jsonl").read_text().splitlines()]
+    assert "cut" not in lines[0]
+    assert min(lines[1]["cut"]["candidates"]) > 0
+
+
+def test_u3_the_command_says_it(monkeypatch, capsys):
+    monkeypatch.setattr(Reranker, "load", classmethod(lambda cls, name, **_: tight()))
+    monkeypatch.setattr("sys.argv", ["irpo", "rank", "--model", "embedded", "best movies", "Heat", *LONG])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    out, err = capsys.readouterr()
+    assert "8 of 9 documents were cut" in " ".join(err.split())
+    assert out.count("cut by") == 8
+
+
+def test_u4_more_tokens_are_given_as_far_as_the_model_has_positions():
+    with pytest.raises(UserError, match=r"1000000.*positions"):
+        Reranker.load("embedded", max_tokens=1_000_000)
+    assert Reranker.load("embedded", max_tokens=2000).builder.max_tokens == 2000
+    with pytest.raises(UserError, match="--max-tokens"):
+        tight(64).rank("best movies", LONG)
+
+
+@pytest.mark.parametrize("command", ["rank", "evaluate"])
+def test_u4_the_commands_take_them(command, monkeypatch, tmp_path):
+    asked = {}
+
+    def load(cls, name, **given):
+        asked.update(given)
+        raise UserError("asked")
+
+    monkeypatch.setattr(Reranker, "load", classmethod(load))
+    rest = ["best movies", "a", "b"] if command == "rank" else ["--task", "world", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["irpo", command, "--model", "embedded", "--max-tokens", "777", *rest])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert asked["max_tokens"] == 777
+
+
+def test_u8_rank_says_what_the_model_did_not_name(monkeypatch):
+    monkeypatch.setattr("irpo.generation.generate_text", lambda *_, **__: ["1. Heat\n2. Alien\n"])
+    rows = Reranker(tiny_model(), TOKENIZER, BUILDER, Independent()).rank("best movies", FILMS, "generate")
+    assert [(row.index, row.named) for row in rows[:2]] == [(2, True), (0, True)]
+    assert [row.note for row in rows] == ["", ""] + ["not named by the model"] * 4
+    assert any("does not name 4 of 6 documents" in note for note in notes_on(rows, 4096))
+
+
+def test_u14_reports_hold_what_there_is():
+    options = EvaluationOptions(("score",))
+    found = evaluate([example("q1"), example("q2")], BUILDER, tiny_model(), Independent(), options)
+    text = markdown(found.summary)
+    table = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert {"NDCG@1", "NDCG@3", "NDCG@5", "NDCG@10", "P@10", "MAP"} <= set(table)  # 6 candidates: 10 says it all
+    assert not [name for name in table if name.endswith("@20")]
+    for absent in ("strict", "repaired", "named", "free answers", "groups of lists", "cut to"):
+        assert absent not in text
+    assert "NDCG@20" in found.summary.measures  # results.json holds what was asked for
+
+
+def test_b6_a_measure_is_spelt_once():
+    layers = ["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
+    config = checked_config(layers, ["evaluation.measures=[MRR, NDCG@7]"])
+    options = EvaluationOptions(("score",), config.evaluation.measures)
+    summary = evaluate([example()], BUILDER, tiny_model(), Independent(), options).summary
+    assert list(summary.row("score").measures) == ["MRR", "NDCG@7"]
+    assert summary.main_measure == "MRR"
+    assert overview(summary).header[:3] == ("ranking", "MRR", "NDCG@7")
+    assert BEST in MEASURES
