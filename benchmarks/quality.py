@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from irpo.config import EvaluationConfig, RunConfig, load_config
 from irpo.jobs import Parts, Splits, assemble, method_of, policy_model, split_training
+from irpo.logbook import Lines
 from irpo.pipeline import measure, trainer_of
 from irpo.preparing import build
 from irpo.progress import BEST
@@ -76,6 +77,7 @@ def trained(study: Study, config: RunConfig) -> tuple[Reranker, float, float]:
         # All updates without a look at validation lists; what is kept is the last.
         trainer.args.disable_tqdm, trainer.args.save_strategy, trainer.args.eval_strategy = True, "no", "no"
         trainer.args.load_best_model_at_end = False
+        trainer.remove_callback(Lines)
         start = time.perf_counter()
         trainer.train()
         seconds = (time.perf_counter() - start) / trainer.args.max_steps
