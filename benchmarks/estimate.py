@@ -36,7 +36,7 @@ from irpo.encoding import EncodedList
 from irpo.estimate import MATMUL_SHARE
 from irpo.memory import Build, Passes, simulate
 from irpo.method import Method
-from irpo.models import LoraOptions, add_lora, load_tokenizer
+from irpo.models import LoraOptions, add_lora, load_tokenizer, use_checkpointing
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
 from irpo.training import ListTrainer, Loop, training_arguments
@@ -127,7 +127,7 @@ def run(case: Case, items: list[EncodedList] | None = None) -> float:
     if not case.full:
         model = add_lora(model, LoraOptions(), seed=0)
     if case.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        use_checkpointing(model)
     items = items or lists_of(case)
     config = TrainingConfig(updates=2, lists_per_update=case.lists, logging_every=1)
     with tempfile.TemporaryDirectory() as folder:

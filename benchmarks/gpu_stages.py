@@ -151,10 +151,10 @@ def steps(held: Held) -> Findings:
     """Twenty updates by the real trainer with checkpointing: loss, speed, and memory against `irpo estimate`."""
     from setting import trained
 
-    from irpo.models import LoraOptions, add_lora, trainable_parameters
+    from irpo.models import LoraOptions, add_lora, trainable_parameters, use_checkpointing
 
     held.model = add_lora(held.model, LoraOptions(r=16), seed=0)
-    held.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    use_checkpointing(held.model)
     learn, whole = trainable_parameters(held.model)
     yield {"tuning": held.tuning, "trainable": learn, "parameters": whole}
     cleaned_up()

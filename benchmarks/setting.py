@@ -18,7 +18,7 @@ from irpo.attention import use_split_attention
 from irpo.config import TrainingConfig
 from irpo.encoding import EncodedList
 from irpo.method import Method
-from irpo.models import LoraOptions, add_lora, default_device, load_tokenizer, require_four_bit
+from irpo.models import LoraOptions, add_lora, default_device, load_tokenizer, require_four_bit, use_checkpointing
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
 from irpo.training import ListTrainer, Loop, training_arguments
@@ -137,7 +137,7 @@ class Case:
                 if "lora_B" in name:
                     parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter))
         if self.checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            use_checkpointing(model)
         return model
 
 

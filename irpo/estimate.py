@@ -159,7 +159,7 @@ def build_of(config: RunConfig, card: Card) -> Build:
         nf4=m.quantization == "nf4",
         lora=LoraOptions(**m.lora.model_dump()) if m.tuning == "lora" else None,
         checkpointing=m.gradient_checkpointing,
-        mixed=m.mixed and card.gpu,
+        mixed=card.gpu and (m.mixed or dtype == torch.bfloat16),  # as `computes_mixed` has it
         gpu=card.gpu,
     )
 

@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from irpo.attention import use_split_attention
 from irpo.encoding import ListBatch
-from irpo.models import LoraOptions, add_lora
+from irpo.models import LoraOptions, add_lora, use_checkpointing
 from irpo.scorers import score_batch
 from irpo.types import UserError
 
@@ -255,7 +255,7 @@ def _checkpointed(model: Any, build: Build) -> Any:
     if build.checkpointing:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            use_checkpointing(model)
     return model.train()
 
 

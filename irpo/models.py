@@ -307,6 +307,15 @@ def _no_fit(folder: Path, reason: str) -> str:
     return f"the adapter in {folder} is damaged, or was made for another model: {reason}"
 
 
+def use_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass, without hooks on inputs that learn."""
+    lm, how = causal_lm(model), {"use_reentrant": False}
+    if hasattr(lm, "activation_checkpointing_enable"):
+        lm.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+    else:  # the name of earlier releases of transformers
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+
+
 @contextmanager
 def adapter_off(model: Any) -> Iterator[None]:
     """The model without its adapter for as long as this lasts: the reference.

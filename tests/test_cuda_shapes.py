@@ -13,7 +13,7 @@ from tiny import tiny_model
 from training_lists import TOKENIZER, encoded, method, trainer
 
 from irpo.generation import Sampling, constrained_ranking, generate_text, sample_text
-from irpo.models import LoraOptions, add_lora
+from irpo.models import LoraOptions, add_lora, use_checkpointing
 from irpo.reference import reference_tables
 from irpo.scorers import SCORERS, score_lists
 from irpo.training import Loop
@@ -39,7 +39,7 @@ def step(monkeypatch, tmp_path, model, of=None, *, style="text", checkpointing=F
     items = encoded(style)
     made = trainer(tmp_path, of or method("irpo"), items=items, model=model, loop=Loop(400))
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        use_checkpointing(model)
     made.args.bf16 = mixed
     monkeypatch.setattr(type(made.args), "device", CUDA)
     with pretended_cuda(monkeypatch) as answers:

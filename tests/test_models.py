@@ -16,6 +16,7 @@ from irpo.models import (
     load_tokenizer,
     require_four_bit,
     trainable_parameters,
+    use_checkpointing,
 )
 from irpo.runs import load_weights
 from irpo.scorers import SCORERS, check_model, score_lists
@@ -75,7 +76,7 @@ def test_gradient_checkpointing_changes_nothing(folder, dtype, tmp_path):
     for on in (False, True):
         model = add_lora(load_model(str(folder), LoadOptions(dtype=dtype)), LoraOptions(r=4), seed=0)
         if on:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            use_checkpointing(model)
         run = trainer(tmp_path / str(on), method("irpo"), model=model)
         run.train()
         weights.append(learned(run.model))
