@@ -12,7 +12,7 @@ from handmade import a_list, build, musique, question, write_lines
 
 from irpo.candidates import popularity
 from irpo.chance import in_test_split
-from irpo.pipeline import split_training
+from irpo.jobs import split_training
 from irpo.preparing import prepare
 from irpo.tasks import TASKS, Intake, build_lists, relevant_from
 from irpo.types import RankingExample, UserError

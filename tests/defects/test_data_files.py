@@ -98,7 +98,8 @@ def test_l14_a_file_is_on_the_disk_before_it_bears_its_name(tmp_path, monkeypatc
     told.clear()
     with atomic_folder(tmp_path / "folder") as work:
         (work / "one").write_text("x")
-    assert told == ["fsync", "replace", "fsync"]
+    assert told[0] == "fsync"
+    assert told[-2:] == ["replace", "fsync"]
 
 
 # ---- T, U18: rows that Python's JSON reader takes, or refuses with a traceback ---------------------------------------

@@ -235,7 +235,7 @@ def test_t_a_run_that_names_itself_is_one_line(tmp_path):
         (tmp_path / run / "config.yaml").write_text(to_yaml(config))
     for run in ("a", "b"):
         for load in (base_name, load_weights):
-            with pytest.raises(UserError, match="leads back to the run itself"):
+            with pytest.raises(UserError, match="the run names itself"):
                 load(str(tmp_path / run))
 
 
@@ -264,7 +264,7 @@ def test_b8_a_scorer_says_its_style_and_order():
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_g14_rows_of_a_mask_begin_at_a_multiple_of_8(count, monkeypatch):
-    monkeypatch.setattr("irpo.attention.COLUMNS", 10)  # some masks in parts
+    monkeypatch.setattr("irpo.attention.PART_COLUMNS", {"cpu": 10})  # some masks in parts
     batch = make_batch(encoded(count=count), INDEPENDENT)
     for family in ("llama", "gemma2"):
         model = tiny_model(family)
