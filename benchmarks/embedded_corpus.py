@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from irpo.encoding import encode
-from irpo.prompting import STYLES, PromptBuilder, end_of_turn, load_template, markup
+from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, load_template, markup
 from irpo.resources import prompts_dir
+from irpo.scoring.tokens import encode
 from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, FilmList, WorldFilm, film_list, films, in_eval
 from irpo.types import Candidate, RankingExample, Style
 

@@ -16,9 +16,9 @@ import torch
 from embedded_corpus import OPTIONS, QUESTIONS, VERDICTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irpo.encoding import encode
-from irpo.prompting import STYLES, PromptBuilder, load_template, markup
+from irpo.prompting.prompts import STYLES, PromptBuilder, load_template, markup
 from irpo.resources import embedded_dir, prompts_dir
+from irpo.scoring.tokens import encode
 from irpo.tasks.world import COUNTRIES, GENRES, WORDINGS, World, films
 from irpo.types import RankingExample, Style
 

@@ -3,11 +3,11 @@
     python benchmarks/estimate.py                # every case
     python benchmarks/estimate.py --case wide    # one of them
 
-One JSON line a case. Estimated: the peak of `irpo.memory.simulate`. Measured: a fresh process trains two updates
-through `ListTrainer` (IRPO, `independent`, reference by adapters off; where all weights learn, `simpo`, which needs no
-reference): its peak resident memory (VmHWM, set back just before) less its resident memory just before the model is
-made. What any training loads once (modules, the Trainer's own) is loaded before, by two updates of a tiny model.
-`measured_mb` has glibc's malloc give every block above 64 KiB back when it is freed (MALLOC_MMAP_THRESHOLD_);
+One JSON line a case. Estimated: the peak of `irpo.estimate.memory.simulate`. Measured: a fresh process trains two
+updates through `ListTrainer` (IRPO, `independent`, reference by adapters off; where all weights learn, `simpo`, which
+needs no reference): its peak resident memory (VmHWM, set back just before) less its resident memory just before the
+model is made. What any training loads once (modules, the Trainer's own) is loaded before, by two updates of a tiny
+model. `measured_mb` has glibc's malloc give every block above 64 KiB back when it is freed (MALLOC_MMAP_THRESHOLD_);
 `measured_default_mb` (`--default`) is without that setting, where freed blocks of up to 32 MiB stay with the process.
 """
 
@@ -29,17 +29,17 @@ import torch
 from setting import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from irpo.attention import use_split_attention
-from irpo.cards import matmul_rate
-from irpo.config import TrainingConfig
-from irpo.encoding import EncodedList
-from irpo.estimate import MATMUL_SHARE
-from irpo.memory import Build, Passes, simulate
-from irpo.method import Method
-from irpo.models import LoraOptions, add_lora, load_tokenizer, use_checkpointing
+from irpo.config.schema import TrainingConfig
+from irpo.estimate.cards import matmul_rate
+from irpo.estimate.memory import Build, Passes, simulate
+from irpo.estimate.plan import MATMUL_SHARE
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
-from irpo.training import ListTrainer, Loop, training_arguments
+from irpo.scoring.attention import use_split_attention
+from irpo.scoring.models import LoraOptions, add_lora, load_tokenizer, use_checkpointing
+from irpo.scoring.tokens import EncodedList
+from irpo.training.method import Method
+from irpo.training.trainer import ListTrainer, Loop, training_arguments
 
 VOCABULARY = 32000
 FIXED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

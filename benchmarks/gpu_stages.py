@@ -85,7 +85,7 @@ def weights(held: Held) -> Findings:
 
 def parity(held: Held) -> Findings:
     """One row with all branches against whole sequences, as the model is held now."""
-    from irpo.models import four_bit_layers
+    from irpo.scoring.models import four_bit_layers
 
     try:
         bits = f"nf4 in {four_bit_layers(held.model)} layers" if held.tuning == "nf4" else "none"
@@ -100,7 +100,9 @@ def parity(held: Held) -> Findings:
 @torch.no_grad()
 def difference(model: Any, item: Any) -> dict[str, Any]:
     """Nats between our scores and those of whole sequences, 20 at a time; `rounding` is between those and one alone."""
-    from irpo.scorers import SCORERS, causal_lm, make_batch, score_batch
+    from irpo.scorers import SCORERS, causal_lm
+    from irpo.scoring.batching import make_batch
+    from irpo.scoring.forward import score_batch
 
     lm = causal_lm(model)
     ours = score_batch(lm, make_batch([item], SCORERS.build("independent")).to(lm.device)).first[0]
@@ -137,7 +139,7 @@ def four_bits(held: Held) -> Findings:
     """Quantize in place."""
     from setting import in_four_bits
 
-    from irpo.models import four_bit_layers
+    from irpo.scoring.models import four_bit_layers
 
     start = time.perf_counter()
     in_four_bits(held.model)
@@ -151,7 +153,7 @@ def steps(held: Held) -> Findings:
     """Twenty updates by the real trainer with checkpointing: loss, speed, and memory against `irpo estimate`."""
     from setting import trained
 
-    from irpo.models import LoraOptions, add_lora, trainable_parameters, use_checkpointing
+    from irpo.scoring.models import LoraOptions, add_lora, trainable_parameters, use_checkpointing
 
     held.model = add_lora(held.model, LoraOptions(r=16), seed=0)
     use_checkpointing(held.model)
@@ -178,9 +180,10 @@ def memory(held: Held, items: Any) -> dict[str, Any]:
     """Peak of the steps just taken, and what the simulation says of them."""
     from setting import config_of
 
-    from irpo.memory import Build, Passes, simulate
-    from irpo.models import LoraOptions
-    from irpo.scorers import SCORERS, make_batch
+    from irpo.estimate.memory import Build, Passes, simulate
+    from irpo.scorers import SCORERS
+    from irpo.scoring.batching import make_batch
+    from irpo.scoring.models import LoraOptions
 
     batch = make_batch(items, SCORERS.build("independent"))
     dtype = torch.bfloat16 if held.cuda else torch.float32
@@ -277,7 +280,8 @@ def parts(held: Held) -> Findings:
     """Attention behind the trunk in parts of so many columns, and with one wide row or several narrow ones."""
     from setting import our_trainer
 
-    from irpo import attention, encoding
+    from irpo.scoring import attention
+    from irpo.scoring import batching as encoding
 
     lengths = [held.case.prompt * tenths // 10 for tenths in (5, 6, 8, 10, 13, 15, 17, 20)]
     items = [held.items(prompt=length, candidates=3 * held.case.candidates, lists=1)[0] for length in lengths]
@@ -305,7 +309,7 @@ def adapter_off(held: Held) -> Findings:
             pass
 
     yield {"way": "peft", "ms": round(1000 * seconds_of(peft_way, 5), 2)}
-    from irpo import models
+    from irpo.scoring import models
 
     if hasattr(models, "adapter_off"):
 
@@ -320,9 +324,10 @@ def modes(held: Held) -> Findings:
     """Lists a second of every mode, by lists in a batch."""
     from ranking import labelled
 
-    from irpo.generation import answer_tokens, constrained_ranking, generate_text
-    from irpo.models import load_tokenizer
-    from irpo.scorers import SCORERS, score_lists
+    from irpo.ranking import answer_tokens, constrained_ranking, generate_text
+    from irpo.scorers import SCORERS
+    from irpo.scoring.forward import score_lists
+    from irpo.scoring.models import load_tokenizer
 
     tokenizer, model = load_tokenizer("embedded"), held.model.eval()
     for count in (8, 64) if held.cuda else (2,):

@@ -117,7 +117,7 @@ def machine() -> Findings:
         except metadata.PackageNotFoundError:
             versions[name] = None
     yield {"python": platform.python_version(), **versions}
-    from irpo.cards import matmul_rate
+    from irpo.estimate.cards import matmul_rate
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":

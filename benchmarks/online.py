@@ -27,7 +27,7 @@ import torch
 from scipy import stats
 from transformers.utils import logging
 
-from irpo.config import load_config
+from irpo.config.schema import load_config
 from irpo.pipeline import train
 from irpo.types import UserError
 

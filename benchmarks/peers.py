@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from irpo.encoding import EncodedList
-from irpo.head import soft_cap
 from irpo.lists import ScoredLists
 from irpo.objectives import OBJECTIVES
-from irpo.scorers import SCORERS, causal_lm, make_batch
+from irpo.scorers import SCORERS, causal_lm
+from irpo.scoring.batching import make_batch
+from irpo.scoring.head import soft_cap
+from irpo.scoring.tokens import EncodedList
 
 FULL_LOGITS = 8 * 2**30  # bytes of float32 logits; 20 sequences of 528 tokens over 128,256 words take 5 GiB, twice
 
@@ -92,7 +93,7 @@ def trl_pairs(model: Any, item: EncodedList, count: int | None, *, defaults: boo
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from irpo.models import load_tokenizer
+    from irpo.scoring.models import load_tokenizer
 
     same = {} if defaults else {"bf16": False, "gradient_checkpointing": False}
     where = {"output_dir": tempfile.mkdtemp(), "report_to": [], "use_cpu": not torch.cuda.is_available()}

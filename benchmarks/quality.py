@@ -28,13 +28,13 @@ import yaml
 from scipy import stats
 from transformers.utils import logging
 
-from irpo.config import EvaluationConfig, RunConfig, load_config
-from irpo.jobs import Parts, Splits, assemble, method_of, policy_model, split_training
-from irpo.logbook import Lines
+from irpo.config.schema import EvaluationConfig, RunConfig, load_config
 from irpo.pipeline import measure, trainer_of
-from irpo.preparing import build
 from irpo.progress import BEST
-from irpo.reranker import Reranker
+from irpo.ranking.reranker import Reranker
+from irpo.tasks.preparing import build
+from irpo.training.job import Parts, Splits, assemble, method_of, policy_model, split_training
+from irpo.training.logbook import Lines
 from irpo.types import UserError
 
 HERE = Path(__file__).resolve().parent

@@ -17,10 +17,11 @@ import torch
 from setting import interleaved, show
 from shapes import case_of, command_line, kind_of
 
-from irpo.encoding import EncodedList
-from irpo.generation import answer_tokens, constrained_ranking, generate_text
-from irpo.models import load_tokenizer
-from irpo.scorers import SCORERS, causal_lm, score_lists
+from irpo.ranking import answer_tokens, constrained_ranking, generate_text
+from irpo.scorers import SCORERS, causal_lm
+from irpo.scoring.forward import score_lists
+from irpo.scoring.models import load_tokenizer
+from irpo.scoring.tokens import EncodedList
 
 BATCH = 16
 

@@ -19,13 +19,13 @@ import torch
 from setting import random_list
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from irpo.attention import use_split_attention
-from irpo.config import TrainingConfig
-from irpo.method import Method
-from irpo.models import LoraOptions, add_lora, load_tokenizer
+from irpo.config.schema import TrainingConfig
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
-from irpo.training import ListTrainer, training_arguments
+from irpo.scoring.attention import use_split_attention
+from irpo.scoring.models import LoraOptions, add_lora, load_tokenizer
+from irpo.training.method import Method
+from irpo.training.trainer import ListTrainer, training_arguments
 
 SHAPE = {
     "vocab_size": 32000,

@@ -18,13 +18,14 @@ from peers import limit
 from setting import Case, interleaved, our_trainer, show
 from shapes import case_of, command_line, kind_of
 
-from irpo.config import load_config
-from irpo.encoding import prompted
-from irpo.jobs import method_of
-from irpo.models import load_tokenizer
-from irpo.preparing import build
-from irpo.prompting import prompt_builder
-from irpo.scorers import SCORERS, make_batch
+from irpo.config.schema import load_config
+from irpo.prompting.prompts import prompt_builder
+from irpo.scorers import SCORERS
+from irpo.scoring.batching import make_batch
+from irpo.scoring.models import load_tokenizer
+from irpo.scoring.tokens import prompted
+from irpo.tasks.preparing import build
+from irpo.training.job import method_of
 from irpo.types import UserError
 
 FOLDERS = {

@@ -14,14 +14,21 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from irpo.attention import use_split_attention
-from irpo.config import TrainingConfig
-from irpo.encoding import EncodedList
-from irpo.method import Method
-from irpo.models import LoraOptions, add_lora, default_device, load_tokenizer, require_four_bit, use_checkpointing
+from irpo.config.schema import TrainingConfig
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
-from irpo.training import ListTrainer, Loop, training_arguments
+from irpo.scoring.attention import use_split_attention
+from irpo.scoring.models import (
+    LoraOptions,
+    add_lora,
+    default_device,
+    load_tokenizer,
+    require_four_bit,
+    use_checkpointing,
+)
+from irpo.scoring.tokens import EncodedList
+from irpo.training.method import Method
+from irpo.training.trainer import ListTrainer, Loop, training_arguments
 
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": True}
 SHAPES: dict[str, dict[str, Any]] = {

@@ -20,9 +20,9 @@ from peers import expanded, expanded_loss, limit, trl_pairs
 from setting import Case, interleaved, our_step, our_trainer, show, step_of
 from shapes import case_of, command_line, kind_of
 
-from irpo.encoding import ListBatch
-from irpo.models import trainable_parameters
-from irpo.scorers import SCORERS, causal_lm, make_batch
+from irpo.scorers import SCORERS, causal_lm
+from irpo.scoring.batching import ListBatch, make_batch
+from irpo.scoring.models import trainable_parameters
 
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "RTX 4090": 165e12}
 

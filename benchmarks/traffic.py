@@ -20,10 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from irpo import attention, encoding
-from irpo.memory import Build, Ledger, Passes, _hold, _run, build_model
-from irpo.models import LoraOptions
-from irpo.scorers import SCORERS, make_batch
+from irpo.estimate.memory import Build, Ledger, Passes, _hold, _run, build_model
+from irpo.scorers import SCORERS
+from irpo.scoring import attention
+from irpo.scoring import batching as encoding
+from irpo.scoring.batching import make_batch
+from irpo.scoring.models import LoraOptions
 
 GIB = 2**30
 PROMPTS = (1193, 1058, 1008, 958, 938)  # rows of 1,335 columns or less with 20 candidates of 8 tokens

@@ -10,12 +10,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from irpo.noise import hush
+from irpo.progress import hush
 
 if TYPE_CHECKING:
     from irpo.api import evaluate, prepare, train
     from irpo.objectives import loss
-    from irpo.reranker import Reranker
+    from irpo.ranking.reranker import Reranker
     from irpo.scorers import score
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ __all__ = ["Reranker", "__version__", "evaluate", "loss", "prepare", "score", "t
 
 # Public name -> the module that holds it, imported at first use: `import irpo` must not wait for torch.
 _LAZY = {
-    "Reranker": "irpo.reranker",
+    "Reranker": "irpo.ranking.reranker",
     **dict.fromkeys(("evaluate", "prepare", "train"), "irpo.api"),
     "loss": "irpo.objectives",
     "score": "irpo.scorers",

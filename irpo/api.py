@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from irpo.checks import checked_config, require_out
-from irpo.config import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
+from irpo.config.checks import checked_config, require_out
+from irpo.config.schema import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
 from irpo.registry import Spec, load_plugins
 from irpo.types import Style, UnknownName, UserError
 
 if TYPE_CHECKING:
     from irpo.evaluation import Summary
-    from irpo.outcome import Outcome
+    from irpo.training.outcome import Outcome
 
 Layer = str | Path  # a file of YAML, shipped or your own, or an override "key.sub=value"
 TaskSpec = str | Mapping[str, Any]  # a task's name, or a mapping with "name" and its options
@@ -43,8 +43,7 @@ def prepare(task: TaskSpec, out: Path | str, *, skip_bad_rows: bool = False) -> 
 
     Returns the card. `skip_bad_rows` counts broken rows instead of stopping at the first.
     """
-    from irpo import preparing
-    from irpo.tasks import TASKS
+    from irpo.tasks import TASKS, preparing
 
     spec = {"name": task} if isinstance(task, str) else dict(task)
     built = TASKS.build(spec)
@@ -127,7 +126,7 @@ def _one_of(what: str, given: str, allowed: Sequence[str]) -> str:
 
 def require_modes(modes: Sequence[Spec]) -> tuple[dict[str, Any], ...]:
     """The modes as a configuration has them, each once, checked."""
-    from irpo.modes import RANKING_MODES
+    from irpo.ranking.modes import RANKING_MODES
 
     found = [{"name": mode} if isinstance(mode, str) else dict(mode) for mode in modes]
     for mode in found:
@@ -151,6 +150,6 @@ def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict
 
 
 def _require_model(name: str) -> None:
-    from irpo.models import require_there
+    from irpo.scoring.models import require_there
 
     require_there(name)

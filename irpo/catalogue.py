@@ -17,10 +17,10 @@ _REGISTRIES = {
     "metrics": ("irpo.positional", "POSITIONAL_METRICS"),
     "scorers": ("irpo.scorers", "SCORERS"),
     "tasks": ("irpo.tasks", "TASKS"),
-    "modes": ("irpo.modes", "RANKING_MODES"),
+    "modes": ("irpo.ranking.modes", "RANKING_MODES"),
     "on_policy": ("irpo.online", "ON_POLICY"),
     "rewards": ("irpo.online.rewards", "REWARDS"),
-    "samplers": ("irpo.generation", "SAMPLERS"),
+    "samplers": ("irpo.ranking", "SAMPLERS"),
 }
 
 

@@ -70,7 +70,8 @@ def prepare(
     options: Options = None,
 ) -> None:
     """Turn a dataset's own files into candidate lists: train.jsonl, eval.jsonl and card.json."""
-    from irpo import api, preparing
+    from irpo import api
+    from irpo.tasks import preparing
 
     _load(plugin)
     card = api.prepare(_task(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
@@ -98,12 +99,12 @@ def estimate(
 ) -> None:
     """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
     from irpo import api
-    from irpo.cards import card_of
-    from irpo.models import require_there
+    from irpo.estimate.cards import card_of
+    from irpo.scoring.models import require_there
 
     config, place = api.config_from(layers), card_of(card)
     require_there(config.model.name)
-    from irpo import estimate as estimating
+    from irpo.estimate import plan as estimating
 
     found = estimating.estimate(config, place)
     if as_json:
@@ -173,7 +174,7 @@ def rank(
     if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
         raise UserError(f"document {empty[0]} of {len(texts)} is empty")
     (chosen,), checked = api.require_modes([mode]), api.require_style(style)
-    from irpo.models import require_there
+    from irpo.scoring.models import require_there
 
     require_there(model)
     from irpo import pipeline
@@ -226,8 +227,8 @@ def quickstart(
     config: Annotated[Path | None, typer.Option(help="Another configuration than configs/quickstart.yaml.")] = None,
 ) -> None:
     """Fine-tune the embedded model by SFT, DPO, S-DPO and IRPO on its synthetic world, and compare them."""
-    from irpo.checks import require_out
-    from irpo.layers import find_config
+    from irpo.config.checks import require_out
+    from irpo.config.layers import find_config
 
     require_out(out)
     if config is not None:
@@ -252,7 +253,7 @@ def _task(name: str | None, options: list[str] | None, data: str | None, seed: i
 
 def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:
     """`option=value` arguments as a mapping; values are read as YAML."""
-    from irpo.layers import parse_value
+    from irpo.config.layers import parse_value
 
     pairs: dict[str, Any] = {}
     for text in texts or ():

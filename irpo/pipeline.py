@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from irpo import runs
-from irpo.candidates import popularity
-from irpo.checkpoints import last_whole
-from irpo.config import EvaluationConfig, RunConfig
+from irpo.config.schema import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
-from irpo.jobs import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
+from irpo.evaluation.report import overview
 from irpo.online.rounds import Job, require_sound, run_rounds
-from irpo.outcome import Outcome, model_card, outcome_of, tell
-from irpo.preparing import build
 from irpo.progress import BEST, say
-from irpo.prompting import cuts_of
+from irpo.prompting.prompts import cuts_of
+from irpo.ranking.reranker import Ranked, Reranker, notes_on
 from irpo.registry import Spec
-from irpo.report import overview
-from irpo.reranker import Ranked, Reranker, notes_on
 from irpo.resources import cache_dir
-from irpo.runkey import contents, run_key
 from irpo.runs import run_config
+from irpo.runs.checkpoints import last_whole
+from irpo.runs.key import contents, run_key
 from irpo.scorers import check_model
 from irpo.tasks import TASKS, relevant_from
+from irpo.tasks.mining import popularity
+from irpo.tasks.preparing import build
+from irpo.training.job import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
+from irpo.training.outcome import Outcome, model_card, outcome_of, tell
 from irpo.types import RankingExample, Style, UserError
 
 if TYPE_CHECKING:  # what is wrong with data, template or folder is said before the Trainer is imported
-    from irpo.training import ListTrainer
+    from irpo.training.trainer import ListTrainer
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | None:
@@ -75,7 +75,7 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
 
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     """The loop of an offline run in its folder."""
-    from irpo.training import ListTrainer, Loop, training_arguments
+    from irpo.training.trainer import ListTrainer, Loop, training_arguments
 
     config, t = parts.config, parts.config.training
     arguments = training_arguments(

@@ -1,4 +1,4 @@
-"""The seam for several processes that do one job: who this is, what is its share, and how they meet again.
+"""This process: which of several that do one job, what is its share, how they meet again; and its memory.
 
 One process is the usual case, and then each function is the identity. Where `torch.distributed` has been set up, it
 carries them; nothing here sets it up, and nothing here loads torch.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 T = TypeVar("T")
 
@@ -66,3 +69,23 @@ def agree(value: T) -> T:
     told = [value]
     group.broadcast_object_list(told, src=0)
     return told[0]
+
+
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory() -> int:
+    """Bytes of memory that this machine, or the container it is, has."""
+    whole = int(psutil.virtual_memory().total)
+    text = _CONTAINER.read_text(encoding="ascii").strip() if _CONTAINER.is_file() else ""
+    return min(whole, int(text)) if text.isdigit() else whole
+
+
+def peak_of_process() -> int:
+    """Bytes of memory that this process has held at most."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from irpo.machine import peak_of_process
-from irpo.processes import is_first
+from irpo.processes import is_first, peak_of_process
 from irpo.types import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from irpo.encoding import ListBatch
+    from irpo.scoring.batching import ListBatch
 
 BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
 # The most telling first: on a narrow screen the bar's end is cut off.
@@ -85,3 +85,22 @@ def peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return peak_of_process()
+
+
+# The library's logger -> how such a line begins.
+_LINES = {
+    # On a CPU with AVX512-BF16: its own 4-bit kernel serves, the one of the hub is not looked for.
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
+    # Checkpoints written within one second of each other are ordered by number, as they should be.
+    "transformers.trainer_utils": "mtime may not be reliable",
+}
+
+
+def hush() -> None:
+    """Drop those lines, and no other; again and again changes nothing."""
+    for name in _LINES:
+        logging.getLogger(name).addFilter(_wanted)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_LINES[record.name])

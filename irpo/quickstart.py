@@ -12,15 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from irpo.config import RunConfig, load_config
+from irpo.config.schema import RunConfig, load_config
 from irpo.evaluation import Evaluation, Summary, write_results
-from irpo.models import EMBEDDED
+from irpo.evaluation.report import Grid, comparison
+from irpo.evaluation.significance import against
 from irpo.pipeline import measure, train
-from irpo.preparing import build
 from irpo.progress import say
-from irpo.report import Grid, comparison
-from irpo.reranker import Reranker
-from irpo.significance import against
+from irpo.ranking.reranker import Reranker
+from irpo.scoring.models import EMBEDDED
+from irpo.tasks.preparing import build
 from irpo.types import UserError
 
 METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "IRPO": "irpo"}

@@ -59,7 +59,7 @@ class RankingExample:
     """A query (question, dialogue, ...) and the candidates to rank, in the order in which the prompt shows them.
 
     At least two candidates; ids are unique. Texts may repeat (they are then tied in every text-based mode);
-    the builders in `irpo.candidates` do not let that happen.
+    the builders in `irpo.tasks.mining` do not let that happen.
 
     `group` names what makes lists depend on each other (the wish, dialogue or question that they share): they are
     split, resampled and permuted together. None: a list that shares nothing. `where` is its `file:line`, for messages.

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from tiny import tiny_tokenizer
 
-from irpo.encoding import encode
 from irpo.lists import ScoredLists
-from irpo.models import load_tokenizer
 from irpo.objectives import OBJECTIVES
-from irpo.prompting import PromptBuilder, load_template
+from irpo.prompting.prompts import PromptBuilder, load_template
 from irpo.resources import prompts_dir
+from irpo.scoring.models import load_tokenizer
+from irpo.scoring.tokens import encode
 from irpo.tasks import TASKS, Intake, build_lists
 from irpo.types import RankingExample
 

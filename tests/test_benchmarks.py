@@ -16,8 +16,9 @@ from peers import expanded, expanded_loss, limit, trl_pairs
 from setting import Case, our_step, our_trainer, show, step_of
 from throughput import operations
 
-from irpo.models import four_bit_layers
-from irpo.scorers import SCORERS, make_batch
+from irpo.scorers import SCORERS
+from irpo.scoring.batching import make_batch
+from irpo.scoring.models import four_bit_layers
 
 CASE = Case("8m", prompt=12, candidates=4, tokens=3, lists=2)
 TINY = "--quick --shape 8m --prompt 12 --candidates 4 --tokens 3 --repetitions 1"

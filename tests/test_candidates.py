@@ -9,8 +9,8 @@ from itertools import islice
 
 import pytest
 
-from irpo.candidates import Draft, Mine, Miner, distinct, first_words, weighted_draw
 from irpo.chance import Chance
+from irpo.tasks.mining import Draft, Mine, Miner, distinct, first_words, weighted_draw
 from irpo.types import UserError
 
 
@@ -109,7 +109,7 @@ def test_weighted_draw_ends_where_one_weight_dwarfs_the_others():
 
 def test_nothing_depends_on_pythons_hash_seed():
     program = (
-        "from irpo.candidates import *;"
+        "from irpo.tasks.mining import *;"
         "m = [Mine(f'red house {i % 3} {w}', (w,)) for i, w in enumerate('one two three four five six'.split())];"
         "print(list(Miner(m).similar('red house one 2 six', lambda t: True)), Chance(3, 'x').shuffled(range(9)))"
     )

@@ -14,7 +14,7 @@ import typer
 
 import irpo
 from irpo import cli
-from irpo.reranker import Ranked
+from irpo.ranking.reranker import Ranked
 from irpo.types import UserError
 
 TRAIN = ["train", "models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
@@ -81,7 +81,7 @@ def test_help_answers_in_under_a_second():
     [
         "import irpo",
         "import irpo.cli",
-        "from irpo.config import load_config; load_config(['quickstart.yaml', 'methods/dpo.yaml'])",
+        "from irpo.config.schema import load_config; load_config(['quickstart.yaml', 'methods/dpo.yaml'])",
         "import irpo.registry, irpo.types, irpo.resources",
     ],
 )
@@ -141,8 +141,10 @@ def test_a_message_of_many_lines_becomes_one(run, pipeline, monkeypatch):
 
 def test_prepare_passes_the_tasks_options(run, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr("irpo.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or {})
-    monkeypatch.setattr("irpo.preparing.summary", lambda card: "so it is")
+    monkeypatch.setattr(
+        "irpo.tasks.preparing.prepare", lambda task, out, **given: calls.append((task, out, given)) or {}
+    )
+    monkeypatch.setattr("irpo.tasks.preparing.summary", lambda card: "so it is")
     words = ["prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10"]
     code, out, _ = run(*words)
     ((task, folder, given),) = calls
@@ -167,7 +169,7 @@ def test_train_sorts_files_from_overrides(run, pipeline, tmp_path):
 def test_evaluate_takes_the_runs_own_task(run, pipeline, tmp_path):
     assert run(*TRAIN, "task.eval_lists=5", "--out", "x")[0] == 0
     config = pipeline.calls.pop()[1][0]
-    from irpo.config import to_yaml
+    from irpo.config.schema import to_yaml
 
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert run("evaluate", "--model", str(tmp_path), "--out", "x", "eval_lists=7", "--mode", "score")[0] == 0

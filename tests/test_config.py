@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from irpo.config import config_hash, load_config, to_yaml
+from irpo.config.schema import config_hash, load_config, to_yaml
 from irpo.resources import configs_dir
 from irpo.types import UnknownName, UserError
 

@@ -12,11 +12,12 @@ from cuda_without_gpu import CUDA, moved, pretended_cuda
 from tiny import tiny_model
 from training_lists import TOKENIZER, encoded, method, trainer
 
-from irpo.generation import Sampling, constrained_ranking, generate_text, sample_text
-from irpo.models import LoraOptions, add_lora, use_checkpointing
-from irpo.reference import reference_tables
-from irpo.scorers import SCORERS, score_lists
-from irpo.training import Loop
+from irpo.ranking import Sampling, constrained_ranking, generate_text, sample_text
+from irpo.scorers import SCORERS
+from irpo.scoring.forward import score_lists
+from irpo.scoring.models import LoraOptions, add_lora, use_checkpointing
+from irpo.training.reference import reference_tables
+from irpo.training.trainer import Loop
 
 FAMILIES = ("llama", "gemma2", "phi3")
 METHODS = {

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irpo.encoding import encode
-from irpo.prompting import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
+from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
 from irpo.resources import embedded_dir, prompts_dir
+from irpo.scoring.tokens import encode
 from irpo.tasks import Intake
 from irpo.tasks.world import World, films
 from irpo.types import Style

@@ -9,9 +9,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from training_lists import encoded, examples
 from transformers import PreTrainedTokenizerFast
 
-from irpo.encoding import MAX_PADDING, NO_PLACE, Layout, block_mask, encode, pack, visible
-from irpo.prompting import Prompt
-from irpo.scorers import SCORERS, in_budget, make_batch
+from irpo.prompting.prompts import Prompt
+from irpo.scorers import SCORERS
+from irpo.scoring.batching import MAX_PADDING, make_batch, pack
+from irpo.scoring.layout import NO_PLACE, Layout, in_budget
+from irpo.scoring.masks import block_mask, visible
+from irpo.scoring.tokens import encode
 
 CORPUS = ["1. Alien\n2. Aliens\n10. Heat\nThe Matrix (1999)\n[A] > [B] > [C]\n", "film numbers 1 2 3, and [A] [B]"]
 GPT = r"(?i:'s|'t|'re|'m|'ll)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

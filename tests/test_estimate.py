@@ -10,13 +10,26 @@ from tiny import FAMILIES, tiny_model
 from training_lists import encoded
 
 from irpo import cli
-from irpo.cards import card_of
-from irpo.config import load_config
-from irpo.estimate import LISTS_READ, estimate, plan_of, sample_of, shape_of, table
-from irpo.jobs import method_of
-from irpo.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, FourBit, History, Passes, build_model, simulate
-from irpo.models import LoadOptions, LoraOptions, add_lora, four_bit_layers, load_model
-from irpo.scorers import Independent, make_batch, score_batch
+from irpo.config.schema import load_config
+from irpo.estimate.cards import card_of
+from irpo.estimate.memory import (
+    KEPT,
+    LEARNING,
+    PASSING,
+    WEIGHTS,
+    Build,
+    FourBit,
+    History,
+    Passes,
+    build_model,
+    simulate,
+)
+from irpo.estimate.plan import LISTS_READ, estimate, plan_of, sample_of, shape_of, table
+from irpo.scorers import Independent
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_batch
+from irpo.scoring.models import LoadOptions, LoraOptions, add_lora, four_bit_layers, load_model
+from irpo.training.job import method_of
 from irpo.types import UserError
 
 WORLD = ["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]

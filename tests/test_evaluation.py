@@ -11,15 +11,16 @@ import pytest
 from ir_measures import AP, RR
 from tiny import tiny_model, tiny_tokenizer
 
-from irpo.encoding import EncodedList, Layout
 from irpo.evaluation import Evaluation, EvaluationOptions, evaluate, write_results
 from irpo.evaluation.baselines import bm25_scores
 from irpo.evaluation.results import results_of
 from irpo.evaluation.writing import trec_id
 from irpo.measures import ndcg
-from irpo.modes import ParsedAnswer, RankedList, by_score
-from irpo.prompting import STYLES, PromptBuilder, Template
+from irpo.prompting.prompts import STYLES, PromptBuilder, Template
+from irpo.ranking.modes import ParsedAnswer, RankedList, by_score
 from irpo.scorers import Independent, Label
+from irpo.scoring.layout import Layout
+from irpo.scoring.tokens import EncodedList
 from irpo.types import Candidate, Missing, Ranking, RankingExample, Repeated, Unknown, UnknownName, UserError
 
 TOKENIZER = tiny_tokenizer()

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 
-from irpo.encoding import EncodedList, encode
-from irpo.generation import Sampling, Walk, answer_tokens, constrained_ranking, generate_text, sample_text
-from irpo.generation.guided import follow
-from irpo.prompting import STYLES, PromptBuilder, Template
+from irpo.prompting.prompts import STYLES, PromptBuilder, Template
+from irpo.ranking import Sampling, Walk, answer_tokens, constrained_ranking, generate_text, sample_text
+from irpo.ranking.guided import follow
+from irpo.scoring.tokens import EncodedList, encode
 from irpo.types import Candidate, RankingExample
 
 TOKENIZER = tiny_tokenizer()

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from irpo import head as heads
-from irpo.head import chunks, read_logprobs, soft_cap
+from irpo.scoring import head as heads
+from irpo.scoring.head import chunks, read_logprobs, soft_cap
 
 CONFIGS = {
     "plain": {},

@@ -5,8 +5,11 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
-from irpo.attention import SPLIT
-from irpo.models import (
+from irpo.runs import load_weights
+from irpo.scorers import SCORERS, check_model
+from irpo.scoring.attention import SPLIT
+from irpo.scoring.forward import score_lists
+from irpo.scoring.models import (
     LoadOptions,
     LoraOptions,
     add_lora,
@@ -18,10 +21,8 @@ from irpo.models import (
     trainable_parameters,
     use_checkpointing,
 )
-from irpo.runs import load_weights
-from irpo.scorers import SCORERS, check_model, score_lists
+from irpo.scoring.whole import one_row
 from irpo.types import UserError
-from irpo.whole import one_row
 
 INDEPENDENT = SCORERS.build("independent")
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from irpo.config import load_config
+from irpo.config.schema import load_config
 from irpo.lists import ScoredLists
 from irpo.objectives import OBJECTIVES, Needs, loss
 from irpo.objectives.mixture import Mixture

@@ -14,13 +14,13 @@ from training_lists import TEMPLATE, TOKENIZER, encoded, examples, trainer
 from training_lists import method as method_of_lists
 
 import irpo.online.rounds as rounds_module
-from irpo.config import load_config
-from irpo.encoding import prompted
-from irpo.generation import SAMPLERS, Drawn, Sampling
-from irpo.jobs import method_of
-from irpo.models import LoraOptions, add_lora
+from irpo.config.schema import load_config
 from irpo.online.rounds import Job, require_sound, run_rounds
-from irpo.prompting import PromptBuilder
+from irpo.prompting.prompts import PromptBuilder
+from irpo.ranking import SAMPLERS, Drawn, Sampling
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.scoring.tokens import prompted
+from irpo.training.job import method_of
 from irpo.types import UserError
 
 BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")

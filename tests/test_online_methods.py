@@ -12,8 +12,6 @@ import torch
 from tiny import VOCABULARY, tiny_model
 from training_lists import TEMPLATE, TOKENIZER, examples
 
-from irpo.encoding import EncodedList, PromptedList, prompted
-from irpo.generation import Drawn
 from irpo.lists import ScoredLists
 from irpo.measures import pass_at
 from irpo.objectives import OBJECTIVES
@@ -22,8 +20,12 @@ from irpo.online.policy import as_answers
 from irpo.online.pools import JudgedAnswer, Negatives, different, merged
 from irpo.online.questions import choose
 from irpo.online.rewards import REWARDS
-from irpo.prompting import PromptBuilder
-from irpo.scorers import SCORERS, make_batch, score_batch
+from irpo.prompting.prompts import PromptBuilder
+from irpo.ranking import Drawn
+from irpo.scorers import SCORERS
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_batch
+from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.types import UserError
 
 BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")

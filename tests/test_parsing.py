@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from irpo.chance import random_order
-from irpo.parsing import parse_ranking, repair
-from irpo.prompting import AnswerForm, one_line
+from irpo.prompting.parsing import parse_ranking, repair
+from irpo.prompting.prompts import AnswerForm, one_line
 from irpo.types import Missing, Ranking, Repeated, Unknown, Unparseable
 
 FILMS = ("Alien", "Aliens", "Heat", "The Matrix (1999)", "2001: A Space Odyssey", "Rocky II", "Rocky III", "Amélie")

@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 from handmade import a_list, hotpot, musique, question, write_lines, write_list
 
-from irpo.preparing import prepare, read_lists
 from irpo.tasks import TASKS, Intake, build_lists
 from irpo.tasks.jsonl import SCHEMA
+from irpo.tasks.preparing import prepare, read_lists
 from irpo.types import UserError
 
 
@@ -66,7 +66,7 @@ def test_the_same_bytes_from_another_folder_and_another_process(tmp_path):
         write_lines(folder / "arc" / "train.jsonl", [question(n) for n in names])
         write_lines(folder / "arc" / "dev.jsonl", [question(n) | {"id": f"dev {n}"} for n in names])
         program = (
-            "from pathlib import Path; from irpo.tasks import TASKS; from irpo.preparing import prepare;"
+            "from pathlib import Path; from irpo.tasks import TASKS; from irpo.tasks.preparing import prepare;"
             f"data = {'arc' if seed == '1' else str(folder / 'arc')!r};"
             "prepare(TASKS.build('arc', data=data), Path('lists'), task_spec={'name': 'arc', 'data': data})"
         )

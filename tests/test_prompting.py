@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from irpo.prompting import (
+from irpo.prompting.prompts import (
     PLAIN_HEADER,
     AnswerForm,
     PromptBuilder,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from irpo.prompting import STYLES, load_template
+from irpo.prompting.prompts import STYLES, load_template
 from irpo.resources import prompts_dir
 from irpo.tasks import TASKS
 from irpo.types import Style

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from irpo import quickstart
-from irpo.config import load_config
+from irpo.config.schema import load_config
 from irpo.evaluation import Evaluation, Setting
 from irpo.types import Candidate, RankingExample, UserError
 

@@ -7,10 +7,11 @@ import torch
 from tiny import tiny_model
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
-from irpo.models import LoraOptions, add_lora
-from irpo.reference import model_key, reference_tables
-from irpo.scorers import SCORERS, score_lists
-from irpo.training import Loop
+from irpo.scorers import SCORERS
+from irpo.scoring.forward import score_lists
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.training.reference import model_key, reference_tables
+from irpo.training.trainer import Loop
 
 ITEMS = encoded()
 INDEPENDENT = SCORERS.build("independent")
@@ -38,7 +39,7 @@ def test_what_is_known_is_not_computed_again(tmp_path, monkeypatch, capsys):
     assert "0 of 5 lists" in capsys.readouterr().err
     tables(model, ITEMS, tmp_path)
     assert "5 of 8 lists" in capsys.readouterr().err
-    monkeypatch.setattr("irpo.reference.score_batch", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr("irpo.training.reference.score_batch", lambda *_, **__: pytest.fail("computed again"))
     tables(model, ITEMS, tmp_path)
     assert len(files(tmp_path)) == 1
 

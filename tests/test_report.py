@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from irpo.evaluation.report import Grid, comparison, markdown, overview
 from irpo.evaluation.results import Answers, Measured, Setting, Summary
 from irpo.measures import MEASURES
-from irpo.report import Grid, comparison, markdown, overview
 
 PROBLEMS = {"missing": 12, "repeated": 3, "unknown": 1, "unparseable": 0}
 SETTING = Setting("text", "world.text", 512, "independent", "sum", 0, None, 1.0, 2, 7, 0)

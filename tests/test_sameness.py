@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irpo.parsing.likeness import heavy
+from irpo.prompting.parsing.likeness import heavy
 from irpo.sameness import match_one_to_one, parse_title, same_answer, same_film, words_of
 
 

@@ -7,7 +7,7 @@ from math import comb, sqrt
 import numpy as np
 import pytest
 
-from irpo.significance import adjusted, against, mean_interval, paired_p_value
+from irpo.evaluation.significance import adjusted, against, mean_interval, paired_p_value
 
 
 def by_query(values):

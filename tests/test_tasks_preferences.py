@@ -7,11 +7,12 @@ import json
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
-from irpo.encoding import encode
 from irpo.evaluation import EvaluationOptions, evaluate
-from irpo.prompting import PromptBuilder, end_of_turn, load_template
+from irpo.prompting.prompts import PromptBuilder, end_of_turn, load_template
 from irpo.resources import prompts_dir
-from irpo.scorers import SCORERS, score_lists
+from irpo.scorers import SCORERS
+from irpo.scoring.forward import score_lists
+from irpo.scoring.tokens import encode
 from irpo.tasks import TASKS, Intake, build_lists
 from irpo.tasks.preferences import labels_from_scores, parse_row
 from irpo.types import UserError

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from irpo.preparing import prepare
 from irpo.sameness import parse_title, same_answer, same_film
 from irpo.tasks import TASKS, Intake, build_lists
+from irpo.tasks.preparing import prepare
 from irpo.types import RankingExample
 
 DATA = Path(os.environ.get("IRPO_DATA", Path(__file__).parents[2] / "shared" / "data"))

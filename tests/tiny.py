@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from irpo.attention import use_split_attention
+from irpo.scoring.attention import use_split_attention
 
 FAMILIES = ("llama", "gemma2", "gemma3", "phi3", "qwen3", "mistral")
 VOCABULARY = 320  # the tokenizer's size: specials, 256 bytes, then merges

@@ -3,14 +3,16 @@
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from irpo.config import TrainingConfig
-from irpo.encoding import EncodedList, encode
-from irpo.method import Method
-from irpo.models import LoraOptions, add_lora
+from irpo.config.schema import TrainingConfig
 from irpo.objectives import OBJECTIVES
-from irpo.prompting import PromptBuilder, Template
-from irpo.scorers import SCORERS, make_batch, score_batch
-from irpo.training import ListTrainer, Loop, training_arguments
+from irpo.prompting.prompts import PromptBuilder, Template
+from irpo.scorers import SCORERS
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_batch
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.scoring.tokens import EncodedList, encode
+from irpo.training.method import Method
+from irpo.training.trainer import ListTrainer, Loop, training_arguments
 from irpo.types import Candidate, RankingExample
 
 TOKENIZER = tiny_tokenizer()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from irpo.chance import random_order
 from irpo.evaluation.results import RankerResult
-from irpo.modes import by_score
+from irpo.ranking.modes import by_score
 from irpo.sameness import text_key
 from irpo.types import Ranking, RankingExample
 
@@ -33,7 +33,7 @@ def bm25_scores(example: RankingExample) -> list[float]:
 def baselines(
     examples: Sequence[RankingExample], seed: int, popularity: Mapping[str, float] | None = None
 ) -> list[RankerResult]:
-    """All of them; `popularity` (see `irpo.candidates`) counts the training lists in which a text is relevant.
+    """All of them; `popularity` (see `irpo.tasks.mining`) counts the training lists in which a text is relevant.
 
     Without counts, or where no candidate was ever counted, that row is left out: it would be one at random.
     """

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from irpo.evaluation.significance import mean_interval
 from irpo.measures import MEASURES, RELEVANT_FROM, PerQuery, main_measure, mean, per_query
-from irpo.modes import RankedList
-from irpo.significance import mean_interval
+from irpo.ranking.modes import RankedList
 from irpo.types import Missing, Problem, Ranking, RankingExample, Repeated, Unknown, Unparseable
 
 Part = Literal["strict", "repaired"]  # of an answer: what it names, or that and the rest in a random order

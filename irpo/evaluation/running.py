@@ -13,10 +13,11 @@ from rich.progress import track
 from irpo.evaluation.baselines import baselines
 from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
 from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
-from irpo.modes import RANKING_MODES, Ranker, RankingMode
-from irpo.prompting import PromptBuilder
+from irpo.prompting.prompts import PromptBuilder
+from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec
-from irpo.scorers import SCORERS, Length, Scorer
+from irpo.scorers import SCORERS
+from irpo.scoring.layout import Length, Scorer
 from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")

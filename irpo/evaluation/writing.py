@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from irpo.evaluation.report import markdown
 from irpo.evaluation.results import Evaluation, RankerResult, Summary, kind_of
 from irpo.files import atomic_folder, json_line
-from irpo.modes import ParsedAnswer, RankedList
-from irpo.report import markdown
+from irpo.ranking.modes import ParsedAnswer, RankedList
 from irpo.types import Missing, Problem, RankingExample, Repeated
 
 RESULTS = "results.json"  # goes first and comes last: where it is, what lies beside it is of one evaluation

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from irpo.registry import Registry
 
 if TYPE_CHECKING:
-    from irpo.config import OnlineConfig
-    from irpo.encoding import EncodedList, PromptedList
-    from irpo.method import Method
+    from irpo.config.schema import OnlineConfig
     from irpo.online.policy import Policy, Round
+    from irpo.scoring.tokens import EncodedList, PromptedList
+    from irpo.training.method import Method
     from irpo.types import Style
 
 Account = dict[str, Any]  # what a round drew and left out, as its state.json tells it

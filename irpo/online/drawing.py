@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from irpo.encoding import EncodedList
 from irpo.lists import ScoredLists
 from irpo.online import OnPolicy
 from irpo.online.policy import Policy, Round
 from irpo.progress import BEST
-from irpo.training import ListTrainer
+from irpo.scoring.tokens import EncodedList
+from irpo.training.trainer import ListTrainer
 
 
 class DrawingTrainer(ListTrainer):

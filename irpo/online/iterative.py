@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from irpo.config import OnlineConfig
-from irpo.encoding import EncodedList, PromptedList
+from irpo.config.schema import OnlineConfig
 from irpo.evaluation.results import kind_of
-from irpo.generation import Drawn
-from irpo.method import Method
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Policy, Round
-from irpo.parsing import parse_ranking
+from irpo.prompting.parsing import parse_ranking
+from irpo.ranking import Drawn
+from irpo.scoring.tokens import EncodedList, PromptedList
+from irpo.training.method import Method
 from irpo.types import Style, UserError
 
 

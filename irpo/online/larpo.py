@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from irpo.config import OnlineConfig
-from irpo.encoding import EncodedList, PromptedList
+from irpo.config.schema import OnlineConfig
 from irpo.measures import pass_at
-from irpo.method import Method
 from irpo.objectives import above_zero
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Key, Policy, Round
@@ -17,7 +15,9 @@ from irpo.online.pools import Hardness, JudgedAnswer, Negatives, Pool, different
 from irpo.online.questions import seed_of
 from irpo.online.rewards import REWARDS, Reward, require_judge
 from irpo.registry import plugin_field
+from irpo.scoring.tokens import EncodedList, PromptedList
 from irpo.tasks.preferences import Labels
+from irpo.training.method import Method
 from irpo.types import Style
 
 ANSWERS = "answers.jsonl"  # of a round's folder: what was drawn, for the memory of later rounds

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from irpo.config import OnlineConfig
-from irpo.encoding import EncodedList, PromptedList
-from irpo.generation import SAMPLERS, Drawn, Sampler, Sampling
+from irpo.config.schema import OnlineConfig
 from irpo.online.questions import seed_of
+from irpo.ranking import SAMPLERS, Drawn, Sampler, Sampling
+from irpo.scoring.tokens import EncodedList, PromptedList
 
 Key = tuple[str | int, ...]
 

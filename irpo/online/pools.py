@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from irpo.candidates import Bm25
 from irpo.chance import Chance
-from irpo.encoding import EncodedList, PromptedList
 from irpo.files import atomic_file, json_line, read_rows
 from irpo.online.policy import as_answers
+from irpo.scoring.tokens import EncodedList, PromptedList
+from irpo.tasks.mining import Bm25
 from irpo.tasks.preferences import Labels, labels_from_scores
 
 Hardness = Literal["easiest", "easy", "hard", "hardest"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from irpo.chance import Chance, number_of
-from irpo.encoding import PromptedList
+from irpo.scoring.tokens import PromptedList
 
 
 def choose(questions: Sequence[PromptedList], count: int, *key: str | int) -> list[PromptedList]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from irpo.config import OnlineConfig
-from irpo.encoding import EncodedList, PromptedList
-from irpo.method import Method
+from irpo.config.schema import OnlineConfig
 from irpo.objectives.policy_gradient import Reinforce as Objective
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Policy, Round, as_answers
 from irpo.online.rewards import REWARDS, Reward, require_judge
 from irpo.registry import plugin_field
+from irpo.scoring.tokens import EncodedList, PromptedList
+from irpo.training.method import Method
 from irpo.types import Style, UserError
 
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 
-from irpo.encoding import PromptedList
 from irpo.measures import ndcg
-from irpo.models import default_device, resolve
-from irpo.parsing import parse_ranking
+from irpo.prompting.parsing import parse_ranking
+from irpo.prompting.specials import without_specials
 from irpo.registry import Registry, import_named
-from irpo.specials import without_specials
+from irpo.scoring.models import default_device, resolve
+from irpo.scoring.tokens import PromptedList
 from irpo.types import Style, UserError
 
 

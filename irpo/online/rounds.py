@@ -12,23 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irpo.config import RUN_CONFIG, OnlineConfig, RunConfig
-from irpo.encoding import EncodedList, PromptedList, prompted
+from irpo.config.schema import RUN_CONFIG, OnlineConfig, RunConfig
 from irpo.evaluation import EvaluationOptions, evaluate
-from irpo.generation import SAMPLERS
-from irpo.jobs import computes_mixed
-from irpo.method import Method
 from irpo.online import ON_POLICY, Account, OnPolicy
 from irpo.online.curves import State, write_curves
 from irpo.online.policy import Policy, Round, as_answers
 from irpo.online.questions import choose, seed_of
 from irpo.progress import BEST
-from irpo.prompting import PromptBuilder
+from irpo.prompting.prompts import PromptBuilder
+from irpo.ranking import SAMPLERS
 from irpo.runs import finished_rounds, fresh_round, restore, round_folder, save_round
+from irpo.scoring.tokens import EncodedList, PromptedList, prompted
+from irpo.training.job import computes_mixed
+from irpo.training.method import Method
 from irpo.types import RankingExample, UserError
 
 if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
-    from irpo.training import ListTrainer
+    from irpo.training.trainer import ListTrainer
 
 _MEASURES = ("NDCG@1", "NDCG@5", "NDCG@10")
 
@@ -166,7 +166,7 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
     from transformers.trainer_utils import SaveStrategy
 
     from irpo.online.drawing import DrawingTrainer
-    from irpo.training import ListTrainer, Loop, training_arguments
+    from irpo.training.trainer import ListTrainer, Loop, training_arguments
 
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)

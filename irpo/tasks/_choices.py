@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from irpo.candidates import Draft, Mine, Miner, MinerName, distinct, search_words
 from irpo.chance import Chance, in_test_split
 from irpo.files import Row, need, shown
 from irpo.sameness import same_answer, tidy
 from irpo.tasks import Intake, Lists, Refused, Release, groups_of
+from irpo.tasks.mining import Draft, Mine, Miner, MinerName, distinct, search_words
 from irpo.types import Candidate, RankingExample, UserError
 
 # Shares of the training questions that may become validation lists: what lies below one of them and what lies above

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from irpo.candidates import weighted_draw
 from irpo.chance import Chance
 from irpo.files import Row, existing, need, shown
-from irpo.llm import Endpoint, Suggester
 from irpo.sameness import Title, match_one_to_one, parse_title, same_film, tidy
 from irpo.tasks import Intake, name_words
+from irpo.tasks.mining import weighted_draw
+from irpo.tasks.suggestions import Endpoint, Suggester
 from irpo.types import UserError
 
 

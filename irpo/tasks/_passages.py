@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from irpo.candidates import Draft, distinct, first_words
 from irpo.chance import Chance
 from irpo.tasks import Intake, Lists, Refused, groups_of
+from irpo.tasks.mining import Draft, distinct, first_words
 from irpo.types import Candidate, RankingExample, UserError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from irpo.candidates import MinerName
 from irpo.tasks import TASKS, Intake, Lists, Release
 from irpo.tasks._choices import ChoiceLists
+from irpo.tasks.mining import MinerName
 
 RELEASE = Release(eval_names=(), prefer="challenge", hub="allenai/ai2_arc", hub_config="ARC-Challenge")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irpo.candidates import MinerName
 from irpo.tasks import TASKS, Intake, Lists, Release
 from irpo.tasks._choices import ChoiceLists
+from irpo.tasks.mining import MinerName
 
 RELEASE = Release(eval_names=("dev", "test"), hub="tau/commonsense_qa")
 

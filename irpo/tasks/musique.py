@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from irpo.candidates import search_words
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.tasks._passages import Account, Passage, PassageLists, in_groups
+from irpo.tasks.mining import search_words
 from irpo.types import RankingExample, UserError
 
 RELEASE = Release(eval_names=("dev", "test"), prefer="ans", hub="dgslibisey/MuSiQue")

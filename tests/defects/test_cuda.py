@@ -10,14 +10,14 @@ from tiny import tiny_model
 from training_lists import encoded
 
 from irpo import doctor
-from irpo.attention import PART_COLUMNS, in_parts, use_split_attention
-from irpo.cards import card_of
-from irpo.config import load_config
-from irpo.encoding import pack
-from irpo.estimate import Sample, estimate, plan_of, usage_of
-from irpo.memory import Build, Passes, simulate
-from irpo.models import LoraOptions
+from irpo.config.schema import load_config
+from irpo.estimate.cards import card_of
+from irpo.estimate.memory import Build, Passes, simulate
+from irpo.estimate.plan import Sample, estimate, plan_of, usage_of
 from irpo.pipeline import method_of
+from irpo.scoring.attention import PART_COLUMNS, in_parts, use_split_attention
+from irpo.scoring.batching import pack
+from irpo.scoring.models import LoraOptions
 
 
 def test_g1_cudnn_attention_is_off_where_a_model_is_made_ready():

@@ -10,11 +10,11 @@ import pytest
 from blind import blind_tables
 from handmade import a_list, build, musique, question, write_lines
 
-from irpo.candidates import popularity
 from irpo.chance import in_test_split
-from irpo.jobs import split_training
-from irpo.preparing import prepare
 from irpo.tasks import TASKS, Intake, build_lists, relevant_from
+from irpo.tasks.mining import popularity
+from irpo.tasks.preparing import prepare
+from irpo.training.job import split_training
 from irpo.types import RankingExample, UserError
 
 DATA = Path(os.environ.get("IRPO_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from handmade import a_list, build, write_lines
 
-from irpo.encoding import EncodedList
 from irpo.files import atomic_file, atomic_folder
-from irpo.llm import Endpoint, Suggester
-from irpo.method import Method
 from irpo.objectives import OBJECTIVES
-from irpo.preparing import prepare, summary
 from irpo.scorers import SCORERS
+from irpo.scoring.tokens import EncodedList
 from irpo.tasks import TASKS, Intake
+from irpo.tasks.preparing import prepare, summary
+from irpo.tasks.suggestions import Endpoint, Suggester
+from irpo.training.method import Method
 from irpo.types import UserError
 
 # ---- U1: what is read is never written -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from irpo import cli
-from irpo.layers import parse_value
+from irpo.config.layers import parse_value
 from irpo.types import UserError
 
 HEAVY = ("transformers.trainer", "peft", "bitsandbytes", "accelerate", "datasets", "torch._dynamo")
@@ -293,7 +293,7 @@ def test_u13_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
 def test_d5_a_revision_of_the_hub_can_be_pinned(monkeypatch):
     import transformers
 
-    from irpo import models
+    from irpo.scoring import models
     from irpo.tasks._hub import load_hub
 
     asked = []
@@ -313,7 +313,7 @@ def test_d5_a_revision_of_the_hub_can_be_pinned(monkeypatch):
 
 
 def test_d1_every_model_config_carries_a_learning_rate_for_lora():
-    from irpo.config import load_config
+    from irpo.config.schema import load_config
     from irpo.resources import configs_dir
 
     files = sorted((configs_dir() / "models").glob("*.yaml"))
@@ -356,7 +356,7 @@ def test_m3_memory_is_known_where_unix_is_not(monkeypatch):
 
     import psutil
 
-    from irpo import machine
+    from irpo import processes as machine
 
     assert machine.memory() > 2**28
     assert machine.peak_of_process() > 2**24
@@ -404,7 +404,7 @@ def test_u2_an_earlier_quickstart_stays_until_the_new_one_is_whole(monkeypatch, 
 
 
 def test_u12_the_report_says_what_was_compared(tmp_path):
-    from irpo.config import load_config
+    from irpo.config.schema import load_config
     from irpo.quickstart import _length, _subject
 
     files = ["methods/irpo.yaml", "quickstart.yaml"]
@@ -499,8 +499,8 @@ def test_b12_the_commands_are_functions(monkeypatch, tmp_path):
 
 
 def test_d5_the_card_names_the_model_as_the_hub_knows_it():
-    from irpo.config import load_config
-    from irpo.outcome import model_card
+    from irpo.config.schema import load_config
+    from irpo.training.outcome import model_card
 
     config = load_config(["models/phi4-mini.yaml", *TRAIN[2:]], ["model.name=who/what@abc123"])
     cuts = {"prompts_cut": 0, "special_texts": 0}

@@ -20,19 +20,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from training_lists import TEMPLATE, TOKENIZER, encoded, examples, method, trainer
 
 from irpo.catalogue import entries, kinds
-from irpo.config import load_config
-from irpo.figures import figures, ndcg_of_table
+from irpo.config.schema import load_config
 from irpo.lists import ScoredLists
 from irpo.measures import ndcg
-from irpo.method import Noise, table_of
-from irpo.models import LoraOptions, adapter_off, add_lora
 from irpo.objectives import OBJECTIVES, loss
 from irpo.online.rounds import Job, run_rounds
 from irpo.pipeline import method_of
 from irpo.progress import BEST, Tally
-from irpo.prompting import PromptBuilder
+from irpo.prompting.prompts import PromptBuilder
 from irpo.registry import load_plugins
-from irpo.scorers import check_model, score_batch
+from irpo.scorers import check_model
+from irpo.scoring.forward import score_batch
+from irpo.scoring.models import LoraOptions, adapter_off, add_lora
+from irpo.training.figures import figures, ndcg_of_table
+from irpo.training.method import Noise, table_of
 from irpo.types import UserError
 
 PACKAGE = Path(__file__).parents[2] / "irpo"
@@ -262,7 +263,7 @@ def out_of_memory(above):
     return limited
 
 
-@pytest.mark.parametrize("module", ["irpo.scorers", "irpo.reference"])
+@pytest.mark.parametrize("module", ["irpo.scoring.forward", "irpo.training.reference"])
 def test_g2_validation_and_a_precomputed_reference_halve_their_batches(module, tmp_path, monkeypatch, capsys):
     of = method("irpo", reference="precomputed")
     whole = trainer(tmp_path / "whole", of, validation=encoded()[:4])
@@ -275,11 +276,11 @@ def test_g2_validation_and_a_precomputed_reference_halve_their_batches(module, t
 def test_g2_one_list_alone_is_the_end_of_halving(tmp_path, monkeypatch):
     """Of validation and of an update: it goes on to no smaller batch than one list."""
     run = trainer(tmp_path, method("irpo"), validation=encoded()[:4], tokens_per_batch=200)
-    monkeypatch.setattr("irpo.method.score_batch", out_of_memory(above=30))
+    monkeypatch.setattr("irpo.training.method.score_batch", out_of_memory(above=30))
     with pytest.raises(UserError, match="out of memory with one list a batch"):
         run.go(None)
     assert run.tokens_per_batch >= 50
-    monkeypatch.setattr("irpo.scorers.score_batch", out_of_memory(above=30))
+    monkeypatch.setattr("irpo.scoring.forward.score_batch", out_of_memory(above=30))
     with pytest.raises(UserError, match="out of memory with one list a batch"):
         run.measure()
 

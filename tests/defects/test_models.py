@@ -12,13 +12,24 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from training_lists import TOKENIZER, bumped, encoded, gradients, learned
 
-from irpo.config import load_config, to_yaml
-from irpo.models import LoadOptions, LoraOptions, adapter_off, add_lora, load_adapter, load_model, load_tokenizer
+from irpo.config.schema import load_config, to_yaml
 from irpo.pipeline import train
-from irpo.reference import model_key
-from irpo.reranker import base_name, load_weights
-from irpo.scorers import SCORERS, attention_masks, make_batch, score, score_lists
-from irpo.training import training_arguments
+from irpo.ranking.reranker import base_name, load_weights
+from irpo.scorers import SCORERS, score
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_lists
+from irpo.scoring.masks import attention_masks
+from irpo.scoring.models import (
+    LoadOptions,
+    LoraOptions,
+    adapter_off,
+    add_lora,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+)
+from irpo.training.reference import model_key
+from irpo.training.trainer import training_arguments
 from irpo.types import UserError
 
 INDEPENDENT = SCORERS.build("independent")
@@ -264,7 +275,7 @@ def test_b8_a_scorer_says_its_style_and_order():
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_g14_rows_of_a_mask_begin_at_a_multiple_of_8(count, monkeypatch):
-    monkeypatch.setattr("irpo.attention.PART_COLUMNS", {"cpu": 10})  # some masks in parts
+    monkeypatch.setattr("irpo.scoring.attention.PART_COLUMNS", {"cpu": 10})  # some masks in parts
     batch = make_batch(encoded(count=count), INDEPENDENT)
     for family in ("llama", "gemma2"):
         model = tiny_model(family)

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from tiny import LIKE, tiny_model, tiny_tokenizer
 
 from irpo.cli import _table
-from irpo.encoding import prompted
-from irpo.generation import decoding, generate_text
-from irpo.models import load_tokenizer
+from irpo.evaluation.report import Grid
 from irpo.online.rewards import Model
-from irpo.parsing import likeness, parse_ranking
-from irpo.parsing.likeness import heavy
-from irpo.prompting import PromptBuilder, Template, cuts_of, load_template, positions, require_positions
-from irpo.report import Grid
-from irpo.specials import without_specials
+from irpo.prompting.parsing import likeness, parse_ranking
+from irpo.prompting.parsing.likeness import heavy
+from irpo.prompting.prompts import PromptBuilder, Template, cuts_of, load_template, positions, require_positions
+from irpo.prompting.specials import without_specials
+from irpo.ranking import decoding, generate_text
+from irpo.scoring.models import load_tokenizer
+from irpo.scoring.tokens import prompted
 from irpo.types import Candidate, RankingExample, UserError, printable
 
 FAMILIES = ("embedded", "tiny", *LIKE)

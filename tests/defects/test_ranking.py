@@ -17,21 +17,21 @@ from tiny import tiny_model, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irpo import cli
-from irpo.candidates import popularity
-from irpo.checks import checked_config
-from irpo.encoding import prompted
+from irpo.config.checks import checked_config
 from irpo.evaluation import Evaluation, EvaluationOptions, RankerResult, evaluate, write_results
-from irpo.generation import SAMPLERS, Sampling, answer_tokens, constrained_ranking, in_batches
+from irpo.evaluation.report import markdown, overview
+from irpo.evaluation.significance import against, mean_interval, paired_p_value
 from irpo.measures import MEASURES, per_query
-from irpo.models import LoraOptions, add_lora
-from irpo.modes import RANKING_MODES, Ranker
 from irpo.progress import BEST
-from irpo.prompting import PromptBuilder, Template
-from irpo.report import markdown, overview
-from irpo.reranker import Reranker, notes_on
+from irpo.prompting.prompts import PromptBuilder, Template
+from irpo.ranking import SAMPLERS, Sampling, answer_tokens, constrained_ranking, in_batches
+from irpo.ranking.modes import RANKING_MODES, Ranker
+from irpo.ranking.reranker import Reranker, notes_on
 from irpo.scorers import Independent
-from irpo.significance import against, mean_interval, paired_p_value
-from irpo.training import ndcg_of
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.scoring.tokens import prompted
+from irpo.tasks.mining import popularity
+from irpo.training.trainer import ndcg_of
 from irpo.types import Candidate, Ranking, RankingExample, UserError
 
 TOKENIZER = tiny_tokenizer()
@@ -58,9 +58,7 @@ def with_scores(monkeypatch, scores):
     def constant(model, tokenizer, items, scorer, **_):
         return [torch.tensor(scores[: len(item.bodies)]) for item in items]
 
-    for module in ("irpo.scorers", "irpo.reranker", "irpo.evaluation.running"):
-        if hasattr(sys.modules[module], "score_lists"):
-            monkeypatch.setattr(f"{module}.score_lists", constant)
+    monkeypatch.setattr("irpo.scoring.forward.score_lists", constant)
 
 
 NAN, LOW = float("nan"), float("-inf")
@@ -82,7 +80,7 @@ def test_w2_what_is_measured_is_what_a_user_gets(monkeypatch, scores):
 
 
 def RANKING_KEY(model):
-    from irpo.modes import key_of
+    from irpo.ranking.modes import key_of
 
     return key_of(prompted(BUILDER, [example()], labels=False)[0].tokens)
 
@@ -257,7 +255,7 @@ def test_g2_a_batch_that_does_not_fit_is_ranked_in_parts(monkeypatch):
             raise torch.OutOfMemoryError
         return [torch.arange(float(len(item.bodies))) for item in items]
 
-    monkeypatch.setattr("irpo.scorers.score_lists", hungry)
+    monkeypatch.setattr("irpo.scoring.forward.score_lists", hungry)
     lists = [example(f"q{i}") for i in range(5)]
     found = RANKING_MODES.build("score")(Ranker(tiny_model(), BUILDER, Independent()), lists)
     assert [x.id for x in found] == [e.id for e in lists]
@@ -283,8 +281,8 @@ def test_w13_vllm_draws_from_the_weights_that_are_trained(monkeypatch, four_bit)
     request.LoRARequest = lambda *_: None
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("irpo.generation.sampling.four_bit_layers", lambda model: 7 * four_bit, raising=False)
-    monkeypatch.setattr("irpo.models.four_bit_layers", lambda model: 7 * four_bit)
+    monkeypatch.setattr("irpo.ranking.sampling.four_bit_layers", lambda model: 7 * four_bit, raising=False)
+    monkeypatch.setattr("irpo.scoring.models.four_bit_layers", lambda model: 7 * four_bit)
     model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
     items = [asked.tokens for asked in prompted(BUILDER, [example()], labels=False)]
     SAMPLERS.build({"name": "vllm", "memory_fraction": 0.3 + 0.1 * four_bit})(model, TOKENIZER, items, Sampling())
@@ -397,7 +395,7 @@ def test_u4_the_commands_take_them(command, monkeypatch, tmp_path):
 
 
 def test_u8_rank_says_what_the_model_did_not_name(monkeypatch):
-    monkeypatch.setattr("irpo.generation.generate_text", lambda *_, **__: ["1. Heat\n2. Alien\n"])
+    monkeypatch.setattr("irpo.ranking.generate_text", lambda *_, **__: ["1. Heat\n2. Alien\n"])
     rows = Reranker(tiny_model(), TOKENIZER, BUILDER, Independent()).rank("best movies", FILMS, "generate")
     assert [(row.index, row.named) for row in rows[:2]] == [(2, True), (0, True)]
     assert [row.note for row in rows] == ["", ""] + ["not named by the model"] * 4

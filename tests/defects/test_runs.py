@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from training_lists import encoded, learned, method, trainer
 
-import irpo.training
+import irpo.training.trainer
 from irpo import pipeline
-from irpo.config import load_config
-from irpo.training import Loop
+from irpo.config.schema import load_config
+from irpo.training.trainer import Loop
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)
@@ -111,15 +111,15 @@ def test_l2_a_run_whose_model_card_is_torn_is_not_finished(kept, run):
 
 
 def test_l3_two_processes_do_not_write_one_run(tmp_path, monkeypatch):
-    out, real = tmp_path / "run", irpo.training.ListTrainer.go
+    out, real = tmp_path / "run", irpo.training.trainer.ListTrainer.go
 
     def meanwhile(loop, checkpoint):
-        monkeypatch.setattr(irpo.training.ListTrainer, "go", real)
+        monkeypatch.setattr(irpo.training.trainer.ListTrainer, "go", real)
         with pytest.raises(UserError, match="another process is writing there"):
             pipeline.train(config_of(), out, resume=True)
         real(loop, checkpoint)
 
-    monkeypatch.setattr(irpo.training.ListTrainer, "go", meanwhile)
+    monkeypatch.setattr(irpo.training.trainer.ListTrainer, "go", meanwhile)
     pipeline.train(config_of(), out)
     assert not (out / ".lock").exists()
 
@@ -178,7 +178,7 @@ def test_l6_without_a_whole_checkpoint_the_run_begins_anew(unfinished, finished)
 
 
 def test_l6_the_best_and_the_newest_checkpoint_are_kept(tmp_path):
-    from irpo import checkpoints
+    from irpo.runs import checkpoints
 
     for update in (2, 4, 10):
         (tmp_path / f"checkpoint-{update}").mkdir()
@@ -197,7 +197,7 @@ def test_l13_the_adapters_configuration_does_not_follow_the_hash_seed(tmp_path):
 
 
 def test_b5_a_key_does_not_depend_on_paths_or_logging(tmp_path):
-    from irpo.runkey import contents, run_key
+    from irpo.runs.key import contents, run_key
 
     def key(config, lists="abc"):
         return run_key(config, contents(config, "template", lists))
@@ -305,7 +305,7 @@ def test_u5_training_says_whether_it_helped(tmp_path, capsys):
 def test_u5_an_interval_stands_beside_a_gain_and_goes_by_group():
     from training_lists import examples
 
-    from irpo.outcome import outcome_of
+    from irpo.training.outcome import outcome_of
 
     lists = examples(8)
     before = {e.id: 0.5 for e in lists}
@@ -350,7 +350,7 @@ def test_u11_at_80_columns_the_validation_figure_stays(capsys):
 
     from tqdm import tqdm
 
-    from irpo.logbook import Progress
+    from irpo.training.logbook import Progress
 
     bar = Progress()
     calls = []

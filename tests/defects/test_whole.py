@@ -8,15 +8,17 @@ import torch
 from tiny import HYBRIDS, tiny_model
 from training_lists import TOKENIZER, bumped, encoded, gradients, learned, method, trainer
 
-from irpo.config import load_config
-from irpo.estimate import shape_of
-from irpo.generation import constrained_ranking
-from irpo.generation.decoding import Sampling, sample_text
-from irpo.models import LoraOptions, add_lora
+from irpo.config.schema import load_config
+from irpo.estimate.plan import shape_of
 from irpo.pipeline import policy_model
-from irpo.scorers import SCORERS, check_model, make_batch, score_batch, score_lists
+from irpo.ranking import constrained_ranking
+from irpo.ranking.decoding import Sampling, sample_text
+from irpo.scorers import SCORERS, check_model
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_batch, score_lists
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.scoring.whole import remember
 from irpo.types import UserError, target_order
-from irpo.whole import remember
 
 INDEPENDENT = SCORERS.build("independent")
 
@@ -73,7 +75,7 @@ def test_d3_every_layer_of_a_hybrids_adapter_is_asked(family):
 
 @pytest.mark.parametrize("scorer", ["independent", "list", "stepwise", "label"])
 def test_d3_whole_sequences_give_the_scores_and_gradients_of_one_row(scorer, monkeypatch):
-    monkeypatch.setattr("irpo.whole.COLUMNS", 100)  # several passes, each run anew in the backward pass
+    monkeypatch.setattr("irpo.scoring.whole.COLUMNS", 100)  # several passes, each run anew in the backward pass
     items = encoded("label" if scorer in ("label", "stepwise") else "text", count=4)
     model = bumped(add_lora(tiny_model(), LoraOptions(r=4), seed=0))
     found = []
@@ -125,6 +127,6 @@ def test_g2_no_memory_in_the_check_is_no_fault_of_the_family(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("irpo.scorers.hidden_states", full)
+    monkeypatch.setattr("irpo.scoring.forward.hidden_states", full)
     with pytest.raises(UserError, match="out of memory with the model alone"):
         check_model(tiny_model())

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
-from irpo.modes import RANKING_MODES, Ranker
-from irpo.prompting import PromptBuilder, Template
+from irpo.prompting.prompts import PromptBuilder, Template
+from irpo.ranking.modes import RANKING_MODES, Ranker
 from irpo.scorers import Independent
 from irpo.types import Candidate, RankingExample
 

@@ -9,11 +9,13 @@ import torch
 from tiny import tiny_model
 from training_lists import TOKENIZER, encoded, learned, method, trainer
 
-from irpo.method import Method
-from irpo.models import LoraOptions, add_lora
 from irpo.objectives import OBJECTIVES
 from irpo.objectives.mixture import Mixture
-from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
+from irpo.scorers import SCORERS
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_batch, score_lists
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.training.method import Method
 from irpo.types import UserError
 
 OBJECTIVE_NAMES, SCORER_NAMES = list(OBJECTIVES), list(SCORERS)

@@ -5,10 +5,12 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from torch.nn.attention.flex_attention import flex_attention
 
-from irpo.attention import SPLIT
-from irpo.encoding import EncodedList, encode
-from irpo.prompting import Prompt
-from irpo.scorers import SCORERS, make_batch, score_batch, score_lists
+from irpo.prompting.prompts import Prompt
+from irpo.scorers import SCORERS
+from irpo.scoring.attention import SPLIT
+from irpo.scoring.batching import make_batch
+from irpo.scoring.forward import score_batch, score_lists
+from irpo.scoring.tokens import EncodedList, encode
 from irpo.types import target_order
 
 TOKENIZER = tiny_tokenizer()
@@ -76,7 +78,7 @@ def test_packed_rows_same_as_separate_with_gradients(family, config, left, monke
     """Several lists in one row, several chunks of the head; values, and gradients in every weight below the head."""
     model = tiny_model(family, **config)
     model.get_output_embeddings().requires_grad_(False)
-    monkeypatch.setattr("irpo.head.HEAD_BYTES", 4 * model.config.get_text_config().vocab_size * 3)
+    monkeypatch.setattr("irpo.scoring.head.HEAD_BYTES", 4 * model.config.get_text_config().vocab_size * 3)
     items = [*encoded("text"), *encoded("text")]
     batch = make_batch(items, SCORERS.build("independent"), left=left)
     assert len(batch.ids) < len(items)
@@ -94,7 +96,7 @@ def test_packed_rows_same_as_separate_with_gradients(family, config, left, monke
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("llama", "gemma2")])
 def test_split_attention_same_as_a_dense_mask(family, window, monkeypatch):
     """A window within the trunk, one that ends among the branches, one longer than the row; rows of several lists."""
-    monkeypatch.setattr("irpo.attention.PART_COLUMNS", {"cpu": 24})
+    monkeypatch.setattr("irpo.scoring.attention.PART_COLUMNS", {"cpu": 24})
     config = {**WINDOWS[family], "sliding_window": window}
     items = [*encoded("text"), *encoded("text")]
     batch = make_batch(items, SCORERS.build("independent"), target=True)

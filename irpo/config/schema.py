@@ -1,0 +1,291 @@
+"""A run's configuration: YAML layers and `key=value` overrides, merged into one validated, frozen `RunConfig`.
+
+Only loops and doors read it. The task, the objective and the scorer stay mappings here; the registries resolve them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from irpo.config.layers import Layers
+from irpo.measures import MEASURES, measure_of
+from irpo.registry import meant, require_module
+from irpo.types import Style, UnknownName, UserError
+
+RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _plugin(spec: Any) -> Any:
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        raise ValueError("give a plug-in's name, or a mapping with 'name' and its options")
+    return spec
+
+
+PluginSpec = Annotated[dict[str, Any], BeforeValidator(_plugin)]  # {"name": ..., option: value}
+MeasureName = Annotated[str, AfterValidator(lambda text: str(measure_of(text)))]  # NDCG@10, Recall@5, MRR, ...
+
+
+PluginModule = Annotated[str, AfterValidator(require_module)]  # my_package.losses
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraConfig(_Section):
+    """The low-rank adapter; update = (alpha / r) * B A."""
+
+    r: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Fraction = 0.0
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # or module names: [q_proj, v_proj]
+
+
+class ModelConfig(_Section):
+    """Which model, how it is loaded and which of its weights learn."""
+
+    name: str  # "embedded", a folder, a hub id (ID@REVISION pins a commit), or a finished run's folder
+    tuning: Literal["lora", "full"] = "lora"
+    quantization: Literal["nf4", "none"] = "none"  # nf4: base weights in 4 bits (QLoRA)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    gradient_checkpointing: bool = False  # recompute activations: less memory, about a third more time
+    lora: LoraConfig = LoraConfig()
+
+    @property
+    def mixed(self) -> bool:
+        """Float32 weights that are computed in bfloat16 on a GPU."""
+        return self.tuning == "full" and self.dtype == "auto"
+
+    @model_validator(mode="after")
+    def _four_bits_do_not_learn(self) -> Self:
+        if self.quantization == "nf4" and self.tuning == "full":
+            raise ValueError("quantization 'nf4' needs tuning 'lora': 4-bit weights take no gradient")
+        return self
+
+
+class PromptConfig(_Section):
+    """How a list is put to the model."""
+
+    # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer
+    style: Style = "text"
+    max_tokens: Annotated[int, Field(ge=32)] = 2048  # prompt + answer
+    template: str | None = None  # a template's name or file; None: the task's own
+
+
+class MethodConfig(_Section):
+    """What is optimised, and on which log-probabilities."""
+
+    objective: PluginSpec | None = None
+    objectives: tuple[PluginSpec, ...] = ()  # a weighted sum: [{name: irpo, weight: 1}, {name: sft, weight: 0.1}]
+    scorer: PluginSpec = {"name": "independent"}
+    length: Literal["sum", "mean"] = "sum"  # a candidate's log-probability: over its tokens, in nats
+    reference: Literal["adapters_off", "precomputed", "none"] = "adapters_off"
+    nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the target list's negative log-likelihood
+
+    @model_validator(mode="after")
+    def _one_way_of_naming_it(self) -> Self:
+        if (self.objective is None) == (not self.objectives):
+            raise ValueError("give either 'objective' or the list 'objectives' (and set the other to null or [])")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The objective's name, or those of a sum."""
+        parts = (self.objective,) if self.objective else self.objectives
+        return " + ".join(f"{p['weight']:g} {p['name']}" if "weight" in p else str(p["name"]) for p in parts)
+
+
+class TrainingConfig(_Section):
+    """The optimiser's loop. An update is one optimiser step."""
+
+    lists_per_update: Positive = 32  # lists between optimiser steps, all micro-batches together
+    # Tokens of one forward pass; changes memory and speed, never the result. Halved where memory runs out.
+    tokens_per_batch: Positive = 8192
+    updates: Positive | None = None  # None: as many as `epochs` gives
+    epochs: Annotated[float, Field(gt=0)] = 1.0  # passes over the training lists; ignored where `updates` is given
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5  # peak, after warm-up
+    warmup_fraction: Fraction = 0.05  # of all updates
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after warm-up
+    # Of AdamW's moments: float32, or 8 bits in pages that move to the CPU where a GPU's memory is short (a GPU only).
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their group or id
+    max_validation_lists: Positive = 200
+    evaluate_every: Positive | None = None  # updates between validations; None: ten validations in the run
+    patience: Positive | None = None  # validations without a better NDCG@10 before stopping; None: never stop early
+    report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, trackio
+    logging_every: Positive = 10  # updates
+
+
+class EvaluationConfig(_Section):
+    """How a ranker is measured."""
+
+    modes: Annotated[tuple[PluginSpec, ...], Field(min_length=1)] = tuple(
+        {"name": name} for name in ("score", "generate", "constrain")
+    )
+    measures: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = MEASURES  # NDCG@10, or the first, is the main
+    lists_per_batch: Positive | None = None  # None: as many as the device holds
+    max_lists: Positive | None = None  # None: all of them
+
+
+class OnlineConfig(_Section):
+    """Rounds of drawing answers from the policy and training on them, instead of one pass over the given lists."""
+
+    method: PluginSpec  # iterative, reinforce, larpo or your own, with its options; `irpo list on_policy`
+    rounds: Positive = 5
+    updates_per_round: Positive = 20  # takes the place of training.updates and training.epochs
+    prompts_per_round: Positive | None = None  # None: as many as the round's updates need
+    samples: Positive = 4  # answers to each prompt
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_response_tokens: Positive | None = None  # None: a complete list and a few more; needed in the style response
+    sampler: PluginSpec = {"name": "transformers"}
+    reference: Literal["first", "previous"] = "first"  # the policy before the first round, or before this round
+    min_valid: Positive = 8  # lists that a round must yield
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_shape(cls, given: Any) -> Any:
+        moved = ("name", "reward", "memory", "negatives", "high_temperature", "labels", "pass_reward")
+        old = [key for key in moved if isinstance(given, dict) and key in given]
+        if old:
+            options = ", ".join(f"{key}: ..." for key in dict.fromkeys(["name", *old]))
+            raise ValueError(f"{', '.join(old)} moved into the method: write online.method: {{{options}}}")
+        return given
+
+
+class RunConfig(_Section):
+    """One training run, whole."""
+
+    model: ModelConfig
+    task: PluginSpec
+    method: MethodConfig
+    prompt: PromptConfig = PromptConfig()
+    training: TrainingConfig = TrainingConfig()
+    online: OnlineConfig | None = None  # None: offline, on the task's lists as they are
+    evaluation: EvaluationConfig = EvaluationConfig()
+    skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of order, adapter, dropout, sampling; tasks have their own
+    plugins: tuple[PluginModule, ...] = ()  # modules to import, so that they register the user's plug-ins
+
+    @model_validator(mode="after")
+    def _reference_exists(self) -> Self:
+        if self.model.tuning == "full" and self.method.reference == "adapters_off":
+            raise ValueError(
+                "method.reference 'adapters_off' needs model.tuning 'lora'; "
+                "with 'full' choose method.reference precomputed or none"
+            )
+        first = self.online is not None and self.online.reference == "first"
+        if first and self.model.tuning == "full" and self.method.reference != "none":
+            raise ValueError("online.reference 'first' needs model.tuning 'lora'; with 'full' choose previous")
+        return self
+
+
+def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
+    """Merge YAML files in order, then `key.sub=value` overrides, and validate the whole.
+
+    A file that is not there is looked for among the shipped configurations. Mappings merge, everything else
+    replaces; a plug-in's mapping with another `name` replaces the earlier one, options and all.
+    """
+    return config_of(layered(files, overrides))
+
+
+def layered(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Layers:
+    """The layers merged, and where each key was set; nothing is validated."""
+    layers = Layers()
+    for file in files:
+        layers.add_file(file)
+    for override in overrides:
+        layers.add_override(override)
+    return layers
+
+
+def config_of(layers: Layers) -> RunConfig:
+    """The merged layers as a run's configuration; plug-ins are resolved later."""
+    try:
+        return RunConfig.model_validate(layers.merged)
+    except ValidationError as error:
+        raise _user_error(error, layers) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Every setting, defaults included, in the order of the schema; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_hash(config: RunConfig) -> str:
+    """16 hex digits that are the same for equal settings, on every machine."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _user_error(error: ValidationError, layers: Layers) -> UserError:
+    """The first thing wrong, in one line: where it stands, what was given, what is allowed."""
+    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
+    section, keys = _section(first["loc"])
+    key = ".".join(keys)
+    where = layers.where(keys)
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(section.model_fields)
+        inside = f" of {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
+        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys)}")
+    if first["type"] == "missing":
+        return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
+    same_key = [e["msg"].removeprefix("Value error, ") for e in error.errors() if _section(e["loc"])[1] == keys]
+    reason = ", or: ".join(dict.fromkeys(same_key)).replace("tuple", "list").replace("dictionary", "mapping")
+    given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
+    return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
+
+
+def _meant(keys: tuple[str, ...]) -> str:
+    """The key that is near: of the same name in another section, or of nearly the same."""
+    known = list(_all_keys(RunConfig))
+    same = [".".join(way) for way in known if way[-1] == keys[-1]]
+    return f" (did you mean {same[0]!r}?)" if same else meant(".".join(keys), map(".".join, known))
+
+
+def _all_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        yield (*above, name)
+        if inner := _inner(field.annotation):
+            yield from _all_keys(inner, (*above, name))
+
+
+_HINTS = {
+    "model": "a file such as configs/models/embedded.yaml, or model.name=...",
+    "task": "a file such as configs/tasks/jsonl.yaml, or task.name=...",
+    "method": "a file such as configs/methods/irpo.yaml, or method.objective=...",
+}
+
+
+def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ...]]:
+    """The section that holds the key of an error, and the key's path without pydantic's union branches."""
+    section: type[BaseModel] = RunConfig
+    keys: list[str] = []
+    for step in loc:
+        keys.append(str(step))
+        field = section.model_fields.get(str(step))
+        inner = _inner(field.annotation) if field else None
+        if inner is None:
+            break
+        if len(keys) < len(loc):
+            section = inner
+    return section, tuple(keys)
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, if it holds one."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -1,0 +1,353 @@
+"""From an example to the text that a model reads, and the written form of its answer.
+
+Two styles answer with a list. `text`: a numbered list of the candidates' texts, one a line. `label`: candidates carry
+labels A, B, ... in the prompt and the answer reads `[B] > [A] > [C]`. In the third, `response`, candidates are not in
+the prompt: each is a whole answer of its own. Templates are Jinja files, one a task and style; chat markup comes from
+the tokenizer, never from here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+from irpo.prompting.specials import specials_in, tokenize, without_specials
+from irpo.prompting.templates import Template, load_template
+from irpo.resources import prompts_dir
+from irpo.types import RankingExample, Style, UserError
+
+__all__ = [
+    "PLAIN_HEADER",
+    "STYLES",
+    "AnswerForm",
+    "Prompt",
+    "PromptBuilder",
+    "Template",
+    "count_tokens",
+    "cut_to_tokens",
+    "cuts_of",
+    "end_of_turn",
+    "label_names",
+    "load_template",
+    "markup",
+    "one_line",
+    "positions",
+    "prompt_builder",
+    "require_positions",
+    "token_ids_after_newline",
+]
+
+STYLES: tuple[Style, ...] = ("text", "label")  # whose answer is a list of all candidates
+PLAIN_HEADER = "\n\nAnswer:\n"  # opens the answer where a tokenizer has no chat template
+_MIN_TOKENS = 4  # a candidate is never cut shorter than this
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """How a ranking is written: head(1) body(a) head(2) body(b) ... tail, then the end of the turn.
+
+    A body ends in something that no longer name can continue (the newline), so "Alien" is not a prefix of "Aliens".
+    """
+
+    style: Style
+
+    def head(self, rank: int) -> str:
+        """What stands before the candidate at a 1-based rank."""
+        if self.style == "response":
+            return ""
+        if self.style == "text":
+            return f"{rank}."
+        return "[" if rank == 1 else "] > ["
+
+    def body(self, name: str) -> str:
+        """A candidate's own part, the same at every rank."""
+        return f" {name}\n" if self.style == "text" else name
+
+    @property
+    def tail(self) -> str:
+        """What closes the list."""
+        return "]" if self.style == "label" else ""
+
+    def write(self, names: Sequence[str]) -> str:
+        """The whole answer.
+
+        >>> AnswerForm("label").write(["B", "A"])
+        '[B] > [A]'
+        >>> AnswerForm("text").write(["Alien", "Heat"])
+        '1. Alien\\n2. Heat\\n'
+        """
+        parts = (self.head(rank) + self.body(name) for rank, name in enumerate(names, start=1))
+        return "".join(parts) + self.tail
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is fed, and what its answer calls each candidate (in prompt order)."""
+
+    text: str  # chat markup and the assistant's header included
+    names: tuple[str, ...]
+    style: Style
+    chat: bool  # the markup, a beginning-of-sequence token among it, is already in `text`
+    tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit
+    query_tokens_cut: int = 0
+    special_texts: int = 0  # query and candidates that held special tokens, kept apart (`irpo.prompting.specials`)
+
+    @property
+    def candidate_tokens_cut(self) -> int:
+        """Tokens that all candidates together lost."""
+        return sum(self.tokens_cut)
+
+    @property
+    def form(self) -> AnswerForm:
+        """How an answer to this prompt is written."""
+        return AnswerForm(self.style)
+
+
+def cuts_of(prompts: Sequence[Prompt]) -> dict[str, int]:
+    """What a card says of prompts: what was cut to fit, and how many texts held special tokens."""
+    return {
+        "prompts": len(prompts),
+        "prompts_cut": sum(bool(p.candidate_tokens_cut or p.query_tokens_cut) for p in prompts),
+        "candidate_tokens_cut": sum(p.candidate_tokens_cut for p in prompts),
+        "query_tokens_cut": sum(p.query_tokens_cut for p in prompts),
+        "special_texts": sum(p.special_texts for p in prompts),
+    }
+
+
+def one_line(text: str) -> str:
+    """Blanks and line breaks folded: an item of a list is one line."""
+    return " ".join(text.split())
+
+
+@cache
+def label_names(tokenizer: Any, count: int) -> tuple[str, ...]:
+    """The first `count` of A ... Z, AA ... ZZ that are a single token each, so that one position holds all scores."""
+    letters = string.ascii_uppercase
+    spellings = [*letters, *(a + b for a, b in itertools.product(letters, repeat=2))]
+    names = []
+    for start in range(0, len(spellings), len(letters)):
+        chunk = spellings[start : start + len(letters)]
+        tokens = token_ids_after_newline(tokenizer, chunk)
+        names += [name for name, ids in zip(chunk, tokens, strict=True) if len(ids) == 1]
+        if len(names) >= count:
+            return tuple(names[:count])
+    raise UserError(f"the tokenizer has single tokens for {len(names)} labels; the list has {count} candidates")
+
+
+def token_ids_after_newline(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokens of each text where it follows a line break.
+
+    A line break is a token border in every tokenizer family we know, and so is the blank that begins an item's text;
+    an answer can therefore be encoded part by part, and a part's tokens do not depend on what stands before it.
+    """
+    rows = tokenize(tokenizer, ["\n" + text for text in texts])
+    return [tuple(token for token, (_, end) in zip(row.ids, row.spans, strict=True) if end > 1) for row in rows]
+
+
+def markup(tokenizer: Any, user: str) -> tuple[str, bool]:
+    """(the user's turn in chat markup up to the assistant's header, True), or the plain form and False.
+
+    Only a user turn is used, since Gemma's template refuses a system role. The date that Llama 3's template prints is
+    fixed: a prompt must not change with the day. A template that offers thinking is told not to: the answer is a list.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return user + PLAIN_HEADER, False
+    turns = [{"role": "user", "content": user}]
+    text: str = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024", enable_thinking=False
+    )
+    return text, True
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """Number of tokens of a text without any special token added."""
+    return len(tokenize(tokenizer, [text])[0])
+
+
+def cut_to_tokens(tokenizer: Any, text: str, limit: int, *, keep: Literal["first", "last"]) -> str:
+    """The first (or last) `limit` tokens of a text, as a substring of it."""
+    offsets = tokenize(tokenizer, [text])[0].spans
+    if len(offsets) <= limit:
+        return text
+    if limit <= 0:
+        return ""
+    return text[: offsets[limit - 1][1]].rstrip() if keep == "first" else text[offsets[-limit][0] :].lstrip()
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Builds prompts of one style for one tokenizer, within `max_tokens` for prompt and answer together."""
+
+    tokenizer: Any
+    template: Template
+    style: Style = "text"
+    max_tokens: int = 2048
+
+    def build(self, example: RankingExample) -> Prompt:
+        """The example's prompt; where it is too long, candidates are cut first, then the query's oldest part.
+
+        Cuts happen before templating, so the markup and the assistant's header stay whole. No special token comes out
+        of the example's texts, in the prompt or in an answer.
+        """
+        fold = str.strip if self.style == "response" else one_line
+        folded = tuple(fold(t) for t in example.texts)
+        texts = self._plain(folded)
+        query = without_specials(self.tokenizer, [example.query])[0]
+        held = (query != example.query) + sum(a != b for a, b in zip(texts, folded, strict=True))
+        prompt = self._within(replace(example, query=query), texts)
+        return replace(prompt, special_texts=prompt.special_texts + held) if held else prompt
+
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of the prompt and of a complete answer (the longest), one for each end of the sequence included."""
+        answers = prompt.names if self.style == "response" else (prompt.form.write(prompt.names),)
+        longest = max(len(tokens) for tokens in tokenize(self.tokenizer, answers))
+        return count_tokens(self.tokenizer, prompt.text) + longest + 2
+
+    def _plain(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The candidates' texts, from which no special token comes out where they stand in an answer."""
+        before, _, behind = AnswerForm(self.style).body("\0").partition("\0")
+        return tuple(without_specials(self.tokenizer, texts, ("\n" + before, behind)))
+
+    def _within(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
+        prompt = self._compose(example, texts)
+        if self.length(prompt) <= self.max_tokens:
+            return prompt
+        return self._fitted_responses(example, texts) if self.style == "response" else self._fitted(example, texts)
+
+    def _compose(
+        self, example: RankingExample, texts: Sequence[str], cut: tuple[int, ...] = (), query_cut: int = 0
+    ) -> Prompt:
+        """The prompt for these texts; what the template joins to a special token is kept apart, too."""
+        names = label_names(self.tokenizer, len(texts)) if self.style == "label" else tuple(texts)
+        turn = self.template.render(example.query, texts, names)
+        text, chat = markup(self.tokenizer, turn)
+        joined = bool(_foreign_specials(self.tokenizer, text))
+        if joined:
+            text, chat = markup(self.tokenizer, without_specials(self.tokenizer, [turn])[0])
+            if found := _foreign_specials(self.tokenizer, text):
+                raise UserError(
+                    f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
+                )
+        return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined))
+
+    def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
+        """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
+        offsets = [tokens.spans for tokens in tokenize(self.tokenizer, texts)]
+        sizes = [len(spans) for spans in offsets]
+        uses = 2 if self.style == "text" else 1  # a text stands in the prompt, and again in such an answer
+        whole = count_tokens(self.tokenizer, example.query)
+
+        def composed(cap: int, keep: int) -> Prompt:
+            short = [text[: spans[:cap][-1][1]].rstrip() or text for text, spans in zip(texts, offsets, strict=True)]
+            cut = tuple(max(0, n - cap) for n in sizes)
+            return self._compose(self._recent(example, keep), self._plain(short), cut, whole - keep)
+
+        def over(prompt: Prompt) -> int:
+            return self.length(prompt) - self.max_tokens
+
+        excess = over(composed(_MIN_TOKENS, whole))
+        if excess <= 0:
+            cap = _largest_cap(sizes, uses, sum(min(n, _MIN_TOKENS) for n in sizes) * uses - excess)
+            while cap > _MIN_TOKENS and (more := over(composed(cap, whole))) > 0:
+                cap = max(_MIN_TOKENS, cap - max(1, more // (uses * len(texts))))
+            return composed(cap, whole)
+        kept = max(0, whole - excess)
+        while (more := over(prompt := composed(_MIN_TOKENS, kept))) > 0:
+            if kept == 0:
+                raise UserError(
+                    f"example {example.id!r}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
+                    f"the {self.style} style, prompt.max_tokens is {self.max_tokens}: give more (rank and evaluate: "
+                    "--max-tokens), as far as the model has positions, or fewer candidates"
+                )
+            kept = max(0, kept - more)
+        return prompt
+
+    def _fitted_responses(self, example: RankingExample, responses: tuple[str, ...]) -> Prompt:
+        """Responses keep what the prompt leaves, at least half of the budget; then the query's oldest part is cut."""
+        sizes = [len(tokens) for tokens in tokenize(self.tokenizer, responses)]
+        whole = kept = count_tokens(self.tokenizer, example.query)
+        room = self.max_tokens + max(sizes) - self.length(self._compose(example, responses))
+        cap = max(room, self.max_tokens // 2)
+        short = self._plain([cut_to_tokens(self.tokenizer, text, cap, keep="first") for text in responses])
+        cut = tuple(max(0, size - cap) for size in sizes)
+        while True:
+            prompt = self._compose(self._recent(example, kept), short, cut, whole - kept)
+            more = self.length(prompt) - self.max_tokens
+            if more <= 0:
+                return prompt
+            if kept == 0:
+                raise UserError(f"example {example.id!r}: no room for a response, prompt.max_tokens {self.max_tokens}")
+            kept = max(0, kept - more)
+
+    def _recent(self, example: RankingExample, keep: int) -> RankingExample:
+        """The example with the last tokens of its query."""
+        return replace(example, query=cut_to_tokens(self.tokenizer, example.query, keep, keep="last"))
+
+
+def _foreign_specials(tokenizer: Any, text: str) -> list[str]:
+    """The special tokens in a text that are not those of the markup around any user's turn."""
+    found = Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
+    return [
+        str(tokenizer.convert_ids_to_tokens(id))
+        for id in found - _own_specials(tokenizer, str(tokenizer.chat_template))
+    ]
+
+
+@cache
+def _own_specials(tokenizer: Any, _template: str) -> Counter[int]:
+    text, _ = markup(tokenizer, "x")
+    return Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
+
+
+def positions(config: Any) -> int | None:
+    """The longest sequence that a model can read, by its `config`; None where that has no bound."""
+    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+    return next((value for name in names if isinstance(value := getattr(inner, name, None), int)), None)
+
+
+def require_positions(config: Any, max_tokens: int) -> None:
+    """`UserError` where prompt and answer together may be longer than what a model (its `config`) can read."""
+    most = positions(config)
+    if most is not None and max_tokens > most:
+        raise UserError(f"prompt.max_tokens = {max_tokens}: the model has {most} positions; choose {most} or fewer")
+
+
+def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:
+    """The largest cap with uses * sum(min(size, cap)) <= room, at least the minimum.
+
+    >>> _largest_cap([10, 20, 30], 1, 50)
+    20
+    """
+    low, high = _MIN_TOKENS, max(_MIN_TOKENS, *sizes)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = uses * sum(min(n, middle) for n in sizes) <= room
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+@cache
+def end_of_turn(tokenizer: Any) -> int:
+    """The token that ends the assistant's turn: what the chat template puts behind it, else the tokenizer's eos."""
+    if getattr(tokenizer, "chat_template", None):
+        mark = "answer"
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, date_string="26 Jul 2024")
+        rest = tokenize(tokenizer, [text[text.rindex(mark) + len(mark) :].lstrip()])[0].ids
+        # Not all_special_ids: a token such as Phi-3's <|end|> is special without having a role of its own.
+        if rest and (rest[0] in tokenizer.all_special_ids or tokenizer.added_tokens_decoder.get(rest[0]) is not None):
+            return int(rest[0])
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has neither an end-of-turn nor an end-of-sequence token")
+    return int(tokenizer.eos_token_id)
+
+
+def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
+    """A builder with one of the shipped templates, or a user's own .jinja file."""
+    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)

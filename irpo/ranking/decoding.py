@@ -1,0 +1,306 @@
+"""Batched decoding with `transformers`: greedy, sampled, and along the walks that are permutations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from irpo.chance import key_of, number_of
+from irpo.prompting.prompts import positions
+from irpo.ranking.guided import follow
+from irpo.ranking.walk import Walk
+from irpo.scoring.tokens import EncodedList
+from irpo.scoring.whole import one_row
+from irpo.types import Ranking
+
+_OPENING = 32  # tokens of a sentence before the list
+# Tokens of prompts and answers that are decoded together where no number of lists is given. A step of decoding takes a
+# GPU as long for 64 rows as for 8; what bounds it there is the cache, at Llama-3.2-3B's 112 KiB a token 7 GiB.
+TOKENS_TOGETHER = {"cuda": 65_536, "cpu": 16_384}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: `samples` a list, at a temperature > 0, from the seed and the list's id alone."""
+
+    temperature: float = 1.0
+    samples: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.samples < 1:
+            raise ValueError(f"sampling needs a temperature > 0 and at least one sample: {self}")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One drawn answer: its tokens, the end of the turn included where it was reached, and its text."""
+
+    tokens: tuple[int, ...]
+    text: str
+
+
+def answer_tokens(item: EncodedList) -> int:
+    """Length of a complete answer in tokens, end of turn included; the same for every order."""
+    return sum(map(len, item.heads)) + sum(map(len, item.bodies)) + len(item.tail)
+
+
+def answer_limit(item: EncodedList, config: Any = None) -> int:
+    """Tokens that a free answer may have: a complete one's, half as many again for what is said beside, an opening.
+
+    Within the positions of a model (its `config`), as far as a complete answer is.
+    """
+    complete = answer_tokens(item)
+    limit = complete + complete // 2 + _OPENING
+    most = None if config is None else positions(config)
+    return limit if most is None else max(complete, min(limit, most - len(item.prompt)))
+
+
+def generate_text(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    *,
+    lists_per_batch: int | None = None,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """The model's most likely next tokens (greedy) for each prompt, as text, in the given order.
+
+    An answer stops at the end of its turn or at its limit (`answer_limit`, or `max_new_tokens` where given); it does
+    not depend on the batch that it is in.
+    """
+    return [answer.text for answer in _answers(model, tokenizer, items, lists_per_batch, max_new_tokens, None)]
+
+
+def sample_text(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    sampling: Sampling,
+    *,
+    lists_per_batch: int | None = None,
+    max_new_tokens: int | None = None,
+) -> list[list[str]]:
+    """The texts of `sample_answers`."""
+    found = sample_answers(
+        model, tokenizer, items, sampling, lists_per_batch=lists_per_batch, max_new_tokens=max_new_tokens
+    )
+    return [[answer.text for answer in answers] for answers in found]
+
+
+def sample_answers(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    sampling: Sampling,
+    *,
+    lists_per_batch: int | None = None,
+    max_new_tokens: int | None = None,
+) -> list[list[Drawn]]:
+    """`sampling.samples` answers to each prompt, drawn from softmax(logits / temperature), in the given order.
+
+    Every answer has its own random state, made from (seed, list id, number of the sample): neither the batch nor what
+    was drawn before changes it, and no global random state is read or moved. A batch holds `lists_per_batch` answers.
+    """
+    repeated = [item for item in items for _ in range(sampling.samples)]
+    noise = [
+        number_of(key_of(sampling.seed, item.id, number), octets=7)
+        for item in items
+        for number in range(sampling.samples)
+    ]
+    found = _answers(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
+    return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
+
+
+def constrained_ranking(
+    model: Any, tokenizer: Any, items: Sequence[EncodedList], *, lists_per_batch: int | None = None
+) -> list[Ranking]:
+    """The greedy answer among the complete ones: a permutation of each list's candidates, always.
+
+    Works in every prompt style. Of candidates with the same tokens the first is named first. Ends as soon as one
+    candidate is left; a token that is forced costs no decision (`irpo.ranking.guided`).
+    """
+
+    def decode(runner: Any, chosen: Sequence[int]) -> list[Ranking]:
+        walks = [Walk(items[i]) for i in chosen]
+        follow(runner, [items[i].prompt for i in chosen], walks)
+        return [Ranking(walk.order) for walk in walks]
+
+    return _in_batches(model, items, lists_per_batch, decode)
+
+
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    lists_per_batch: int | None,
+    max_new_tokens: int | None,
+    noise: tuple[float, list[int]] | None,
+) -> list[Drawn]:
+    stop = sorted({item.end for item in items} | _ends(tokenizer, model))
+    config = _inner(model).config
+    limits = [answer_limit(item, config) if max_new_tokens is None else max_new_tokens for item in items]
+
+    def decode(runner: Any, chosen: Sequence[int]) -> list[Drawn]:
+        settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)
+        processor = None if noise is None else _Gumbel(noise[0], [noise[1][i] for i in chosen])
+        rows = _run(runner, [items[i].prompt for i in chosen], settings, processor=processor)
+        return [as_drawn(tokenizer, row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
+
+    return _in_batches(model, items, lists_per_batch, decode)
+
+
+def as_drawn(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int]) -> Drawn:
+    """An answer up to the first token that ends it; that token is no part of the text."""
+    end = next((at for at, token in enumerate(tokens) if token in stop), len(tokens))
+    text = tokenizer.decode(list(tokens[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Drawn(tuple(tokens[: end + 1]), text)
+
+
+def _ends(tokenizer: Any, model: Any) -> set[int]:
+    """The tokens at which the tokenizer and the model's own generation settings stop."""
+    own = getattr(_inner(model).generation_config, "eos_token_id", None)
+    given = [tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else [own])]
+    return {int(token) for token in given if token is not None}
+
+
+def in_batches(
+    items: Sequence[EncodedList], device: torch.device | str, lists_per_batch: int | None = None
+) -> list[list[int]]:
+    """Indices of lists that are decoded together: those of like length, the longest first.
+
+    Without a number of lists, as many as `TOKENS_TOGETHER` holds, each counted at its batch's longest.
+    """
+    sizes = [len(item.prompt) + answer_tokens(item) for item in items]
+    by_size = sorted(range(len(items)), key=lambda i: -sizes[i])
+    room = TOKENS_TOGETHER.get(torch.device(device).type, TOKENS_TOGETHER["cpu"])
+    batches: list[list[int]] = []
+    while by_size:
+        most = max(1, lists_per_batch or room // sizes[by_size[0]])
+        batches.append(by_size[:most])
+        by_size = by_size[most:]
+    return batches
+
+
+def _in_batches(
+    model: Any,
+    items: Sequence[EncodedList],
+    lists_per_batch: int | None,
+    decode: Callable[[Any, Sequence[int]], list[T]],
+) -> list[T]:
+    """`decode(runner, indices)` over batches of like length, the longest first; results in the order of `items`."""
+    found: dict[int, T] = {}
+    with torch.no_grad(), _runner(model) as runner:
+        for chosen in in_batches(items, runner.device, lists_per_batch):
+            found.update(zip(chosen, decode(runner, chosen), strict=True))
+    return [found[i] for i in range(len(items))]
+
+
+def _inner(model: Any) -> Any:
+    """The causal LM inside a PEFT wrapper; adapters live in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def _runner(model: Any) -> Iterator[Any]:
+    """The model in eval mode, by another handle whose generation settings are blank.
+
+    A hub model brings its own settings (temperature, repetition penalty, maximum length), which `generate` merges into
+    ours. A shallow copy shares every weight and leaves the model's own settings alone.
+    """
+    inner = _inner(model)
+    training = [module for module in inner.modules() if module.training]
+    inner.eval()
+    runner = copy.copy(inner)
+    runner.generation_config = GenerationConfig()
+    try:
+        yield runner
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _settings(tokenizer: Any, max_new_tokens: int, stop: Sequence[int]) -> GenerationConfig:
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=list(stop),
+        pad_token_id=0 if pad is None else pad,
+    )
+
+
+def _run(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    *,
+    processor: LogitsProcessor | None = None,
+) -> list[list[int]]:
+    """The new tokens of each prompt. Left padding, because `generate` continues from the last column.
+
+    A prompt that stands there several times goes through the model once.
+    """
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), int(settings.pad_token_id), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    first = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
+    grown = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([] if processor is None else [processor]),
+        past_key_values=_prefilled(model, ids, mask, [first[tuple(prompt)] for prompt in prompts]),
+    )
+    rows: list[list[int]] = grown[:, width:].tolist()
+    return rows
+
+
+def _prefilled(model: Any, ids: Tensor, mask: Tensor, same_as: Sequence[int]) -> DynamicCache | None:
+    """The prompts but for their last token in a cache, each different one computed once; None where all differ.
+
+    None as well for a model whose layers are not all attention: their states cannot be repeated.
+    """
+    rows = sorted(set(same_as))
+    if len(rows) == len(same_as) or ids.shape[1] < 2 or not one_row(model):
+        return None
+    cache = DynamicCache(config=model.config)
+    seen = mask[rows, :-1]
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    model.get_decoder()(
+        input_ids=ids[rows, :-1], attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    cache.batch_select_indices(torch.tensor([rows.index(row) for row in same_as], device=ids.device))
+    return cache
+
+
+class _Gumbel(LogitsProcessor):
+    """Adds Gumbel noise to logits / temperature, so that the argmax is a draw from the softmax (Gumbel 1954)."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self.seeds = seeds
+        self.generators: list[torch.Generator] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.generators:
+            self.generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
+        noise = torch.empty_like(scores)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores / self.temperature - noise.log()

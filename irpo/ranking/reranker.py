@@ -1,0 +1,136 @@
+"""A ranker ready for use: a model, the prompt that it was trained with, and how candidates are scored.
+
+ranker = Reranker.load("runs/x")
+for row in ranker.rank("a funny film about space", ["Spaceballs (1987)", "Heat (1995)"]):
+    print(row.rank, row.text, row.score)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from irpo.config.schema import RunConfig
+from irpo.prompting.prompts import PromptBuilder, prompt_builder, require_positions
+from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
+from irpo.registry import Spec, load_plugins
+from irpo.runs import base_name, load_options, load_weights, run_config
+from irpo.scorers import SCORERS
+from irpo.scoring.layout import Length, Scorer
+from irpo.scoring.models import EMBEDDED, load_tokenizer, require_there, resolve
+from irpo.types import Candidate, RankingExample, Style
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document in a ranking. `score`: a log-probability in nats, in the mode `score`; None if it is not finite."""
+
+    rank: int  # 1-based
+    index: int  # of the document as given
+    text: str
+    score: float | None = None
+    named: bool = True  # False: the model's answer does not name it, and it follows by chance
+    cut: int = 0  # tokens of it that did not fit the prompt
+
+    @property
+    def note(self) -> str:
+        """What a reader of the table should know of this row."""
+        cut = [f"cut by {self.cut} tokens"] if self.cut else []
+        return "; ".join(cut + ([] if self.named else ["not named by the model"]))
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """Ranks documents for a query with one model and one prompt."""
+
+    model: Any
+    tokenizer: Any
+    builder: PromptBuilder
+    scorer: Scorer
+    length: Length = "sum"
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        style: Style | None = None,
+        template: str | None = None,
+        max_tokens: int | None = None,
+        like: RunConfig | None = None,
+    ) -> Reranker:
+        """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default.
+
+        `max_tokens` of prompt and answer may be as many as the model has positions. `like` lends a base model the
+        prompt, the scorer and the way of loading of a run.
+        """
+        if max_tokens is not None:
+            _require_room(name, max_tokens)
+        config = run_config(name) or like
+        load_plugins(config.plugins if config else ())
+        tokenizer = load_tokenizer(base_name(name))
+        if config is None:
+            limit = max_tokens or (1024 if name == EMBEDDED else 4096)
+            builder = prompt_builder(tokenizer, template or "default", style or "text", limit)
+            return cls(load_weights(name), tokenizer, builder, SCORERS.build("independent"))
+        own = config.prompt
+        task = str(config.task["name"])
+        builder = prompt_builder(
+            tokenizer, template or own.template or task, style or own.style, max_tokens or own.max_tokens
+        )
+        scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
+        return cls(load_weights(name, load_options(config)), tokenizer, builder, scorer, config.method.length)
+
+    @property
+    def ranker(self) -> Ranker:
+        """What a ranking mode works with."""
+        return Ranker(self.model, self.builder, self.scorer, self.length)
+
+    def rank(self, query: str, documents: Sequence[str], mode: Spec | RankingMode = "score") -> list[Ranked]:
+        """The documents, best first; every one of them is in the result, whatever the mode.
+
+        In `generate` what the model did not name follows in a fixed random order. Fewer than two documents, or an
+        empty one, raise `UserError`.
+        """
+        candidates = tuple(Candidate(str(j), text) for j, text in enumerate(documents))
+        ranker, chosen = self.ranker, RANKING_MODES.build(mode)
+        ranker.require(chosen)
+        (found,) = chosen(ranker, [RankingExample("query", query, candidates)])
+        scores = found.scores or (None,) * len(documents)
+        cut, named = found.cut or (0,) * len(documents), set(found.named.order)
+        return [
+            Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j])
+            for rank, j in enumerate(found.ranking.order, start=1)
+        ]
+
+
+def notes_on(rows: Sequence[Ranked], max_tokens: int) -> list[str]:
+    """What a user should know of a ranking: what was cut, and what stands where it stands by chance."""
+    lost = [row.cut for row in rows if row.cut]
+    unnamed = sum(not row.named for row in rows)
+    notes = []
+    if lost:
+        notes.append(
+            f"{len(lost)} of {len(rows)} documents were cut to fit {max_tokens} tokens, {sum(lost)} tokens in all; "
+            "give more with --max-tokens, as far as the model has positions"
+        )
+    if unnamed:
+        notes.append(
+            f"the model's answer does not name {unnamed} of {len(rows)} documents; they follow in a random order"
+        )
+    return notes
+
+
+def _require_room(name: str, max_tokens: int) -> None:
+    """`UserError` where the model has fewer positions; before its weights are loaded."""
+    from transformers import AutoConfig
+
+    require_there(base := base_name(name))
+    place, revision = resolve(base)
+    require_positions(AutoConfig.from_pretrained(place, revision=revision), max_tokens)
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and isfinite(score) else None

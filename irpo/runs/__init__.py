@@ -1,0 +1,341 @@
+"""A run's folder: what lies in it, who may write there, whether a run goes on in it, and how it is read back.
+
+    config.yaml         every setting; from here on a run lies in the folder
+    run.json            the run's key and the contents (model, prompt, lists) that it is made of
+    before.json         the start's measure on every validation list
+    log.jsonl           a line for each logged update
+    checkpoints/        what `--resume` goes on from (irpo.runs.checkpoints)
+    rounds/NNN/         an on-policy run's rounds, each a run that can be used, with its state.json written last
+    adapter/ or model/  what was learnt
+    README.md           the model card, written last: where it is whole, the run is finished
+
+Each file is whole or absent, whenever the process dies. Nothing here loads torch before weights are asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from irpo.config.schema import RUN_CONFIG, RunConfig, load_config, to_yaml
+from irpo.files import atomic_file, sweep, whole_folder
+from irpo.processes import is_first
+from irpo.progress import say
+from irpo.runs.key import KEY, MAY_GROW, Settings, differing, read_json, run_key, settings
+from irpo.types import UserError
+
+ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
+CHECKPOINTS, ROUNDS, LOG = "checkpoints", "rounds", "log.jsonl"
+BEFORE, STATE, CARD = "before.json", "state.json", "README.md"
+LOCK = ".lock"
+
+# --- what is in it ----------------------------------------------------------------------------------------------------
+
+
+def run_config(name: str | Path) -> RunConfig | None:
+    """The configuration of a run, None where the name is not a run's folder or no run has begun there."""
+    written = Path(name) / RUN_CONFIG
+    return load_config([written]) if written.is_file() and written.read_bytes().strip() else None
+
+
+def base_name(name: str) -> str:
+    """The model that a run, or a run on a run, began with."""
+    seen: list[Path] = []
+    while (config := run_config(name)) is not None:
+        here = Path(name).resolve()
+        if here in seen:
+            raise UserError(f"{name}: the run names itself as its model.name; there is no base to load")
+        seen.append(here)
+        name = config.model.name
+    return name
+
+
+def anchored(config: RunConfig) -> RunConfig:
+    """The configuration with the whole paths of its data, model and template, so that it can be used from anywhere."""
+    task, model, prompt = config.task, config.model, config.prompt
+    if isinstance(data := task.get("data"), str) and Path(data).exists():
+        task = {**task, "data": str(Path(data).absolute())}
+    if Path(model.name).is_dir() and model.name != "embedded":
+        model = model.model_copy(update={"name": str(Path(model.name).absolute())})
+    if prompt.template is not None and Path(prompt.template).is_file():
+        prompt = prompt.model_copy(update={"template": str(Path(prompt.template).absolute())})
+    return config.model_copy(update={"task": task, "model": model, "prompt": prompt})
+
+
+# --- who may write there ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """The folder for this process alone, made where it is missing; `UserError` where another process writes there.
+
+    The claim is a lock of the system's, which ends with its owner, however that dies. Folders that were made here and
+    are still empty at the end are taken away again.
+    """
+    if not is_first():
+        yield
+        return
+    made = _made(out)
+    lock = _opened(out)
+    try:
+        sweep(out)
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)  # while it is held: who opens it afterwards makes a new one
+        os.close(lock)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _made(out: Path) -> list[Path]:
+    """Make a folder; gives those that were not there, innermost first."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: this is a file; give a folder")
+    missing = [path for path in (out.absolute(), *out.absolute().parents) if not path.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
+    return missing
+
+
+def _opened(out: Path) -> int:
+    """The lock's file, held."""
+    while True:
+        try:
+            file = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
+        if not _hold(file):
+            owner = os.read(file, 200).decode("utf-8", "replace").strip()
+            os.close(file)
+            raise UserError(f"--out {out}: another process is writing there ({owner or 'it has not said which'})")
+        try:
+            same = os.path.samestat(os.fstat(file), os.stat(out / LOCK))
+        except FileNotFoundError:
+            same = False
+        if same:
+            os.ftruncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {_machine()}\n".encode())
+            return file
+        os.close(file)  # its owner finished, and took it away, between our opening and our holding it
+
+
+def _machine() -> str:
+    import platform
+
+    return platform.node() or "this machine"
+
+
+def _hold(file: int) -> bool:
+    """Take the lock of an open file; False where another process has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        say(f"note: this file system has no locks ({error.strerror}); see to it that one process alone writes here")
+    return True
+
+
+# --- whether a run goes on in it --------------------------------------------------------------------------------------
+
+
+def require_place(out: Path, config: RunConfig, *, resume: bool) -> None:
+    """`UserError` where the folder holds something else, or a run that is not asked for or is another one.
+
+    Reads settings alone: what is only pointed at is compared by `require_same`.
+    """
+    written = out / RUN_CONFIG
+    if not written.is_file():
+        if any(not _of_ours(path) for path in out.iterdir()):
+            raise UserError(f"--out {out}: the folder is not empty and holds no run; give a new one")
+        return
+    if not resume:
+        raise UserError(f"--out {out}: a run lies there; give a new folder, or --resume to go on with it")
+    if not written.read_bytes().strip():
+        say(f"{written} is empty: an earlier process died as it began; the run begins anew")
+        return
+    for key, (old, new) in differing(settings(load_config([written])), settings(config)).items():
+        if not _grows(key, old, new):
+            raise UserError(
+                f"--resume: {key} is {_word(new)} and was {_word(old)} in {written}; a run goes on as it began"
+                + (f", but {key} may grow" if key in MAY_GROW else "")
+            )
+
+
+def _grows(key: str, old: Any, new: Any) -> bool:
+    return key in MAY_GROW and isinstance(new, int) and (old is None or new > old)
+
+
+def _word(value: Any) -> str:
+    return "not set" if value is None else repr(value)
+
+
+def _of_ours(path: Path) -> bool:
+    """Whether a process that died before its run began may have left this."""
+    return path.name == LOCK or (path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir()))
+
+
+def is_finished(out: Path, config: RunConfig) -> bool:
+    """Whether the run of this configuration has written its last file, whole; a run that is to grow has not."""
+    there, key = run_config(out), read_json(out / KEY).get("key")
+    if there is None or key is None or differing(settings(there), settings(config)):
+        return False
+    try:
+        return (out / CARD).read_text(encoding="utf-8").endswith(card_end(key))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def write_card(out: Path, text: str) -> None:
+    """The last file of a run: from here on it is finished."""
+    if is_first():
+        write_text(out / CARD, text)
+
+
+def card_end(key: str) -> str:
+    """How a whole model card ends."""
+    return f"the run's key is `{key}`.\n"
+
+
+def require_same(out: Path, held: Settings) -> None:
+    """`UserError` where what an earlier process began with (its model, template, lists) is not the same any more."""
+    for name in differing(read_json(out / KEY).get("contents", held), held):
+        raise UserError(f"--resume: {name} changed since {out / KEY} was written; a run goes on as it began")
+
+
+def begin(out: Path, config: RunConfig, held: Settings) -> None:
+    """Write what says that a run lies here."""
+    if not is_first():
+        return
+    (out / CARD).unlink(missing_ok=True)  # of a shorter run, or torn
+    write_text(out / RUN_CONFIG, to_yaml(config))
+    write_text(out / KEY, json.dumps({"key": run_key(config, held), "contents": held}, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file that is whole or not there."""
+    with atomic_file(path) as file:
+        file.write(text)
+
+
+# --- what was learnt --------------------------------------------------------------------------------------------------
+
+
+def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
+    """The adapter, or all weights, and the tokenizer: a folder that appears whole, in the place of an earlier one."""
+    if not is_first():
+        return
+    for adapter in getattr(model, "peft_config", {}).values():
+        if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
+            adapter.target_modules = sorted(adapter.target_modules)
+    with whole_folder(out / (ADAPTER if tuning == "lora" else FULL)) as folder:
+        model.save_pretrained(str(folder), safe_serialization=True)
+        (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
+        tokenizer.save_pretrained(str(folder))
+
+
+def load_options(config: RunConfig, *, training: bool = False) -> Any:
+    """How a run loads its model (`irpo.scoring.models.LoadOptions`)."""
+    from irpo.scoring.models import LoadOptions
+
+    m = config.model
+    # Small updates vanish in bfloat16: where all weights learn they are held in float32.
+    return LoadOptions(m.quantization, "float32" if training and m.mixed else m.dtype, m.attention)
+
+
+def load_weights(name: str, options: Any = None, *, merge: bool = False) -> Any:
+    """A model by name: a run's adapter on its base (merged into it where `merge`), a run's full weights, or a base.
+
+    `options` are `irpo.scoring.models.LoadOptions`; the run's own where they are not given.
+    """
+    from irpo.scoring.models import LoadOptions, load_adapter, load_model
+
+    base_name(name)  # a run that names itself would load for ever
+    config = run_config(name)
+    options = _that_run_here(options or (load_options(config) if config else LoadOptions()))
+    if config is None:
+        return load_model(name, options)
+    folder = Path(name)
+    if (folder / FULL).is_dir():
+        return load_model(str(folder / FULL), options)
+    if not (folder / ADAPTER).is_dir():
+        raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
+    if merge and options.quantization == "nf4":
+        raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
+    model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
+    return model.merge_and_unload() if merge else model.eval()
+
+
+def _that_run_here(options: Any) -> Any:
+    """FlexAttention trains on a GPU only; elsewhere `eager`, which every family has, and the user is told."""
+    from irpo.scoring.models import default_device
+
+    if options.attention != "flex_attention" or default_device().type == "cuda":
+        return options
+    say("note: model.attention flex_attention needs a GPU; eager is used here, with the same results")
+    return replace(options, attention="eager")
+
+
+# --- an on-policy run's rounds ----------------------------------------------------------------------------------------
+
+
+def round_folder(out: Path, number: int) -> Path:
+    """Where a round lies; 0 is the start."""
+    return out / ROUNDS / f"{number:03d}"
+
+
+def fresh_round(out: Path, number: int) -> Path:
+    """The folder of a round that begins, without what a killed process left of it."""
+    home = round_folder(out, number)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    return home
+
+
+def finished_rounds(out: Path) -> list[dict[str, Any]]:
+    """The states of the rounds that are whole, from 0 on."""
+    states: list[dict[str, Any]] = []
+    while state := read_json(round_folder(out, len(states)) / STATE):
+        states.append(state)
+    return states
+
+
+def save_round(home: Path, config: RunConfig, model: Any, tokenizer: Any, state: Mapping[str, Any]) -> None:
+    """A round as a run of its own, its state last; of fully trained models only the latest round keeps its weights."""
+    save_model(model, tokenizer, home, tuning=config.model.tuning)
+    if not is_first():
+        return
+    write_text(home / RUN_CONFIG, to_yaml(config))
+    write_text(home / STATE, json.dumps(state, indent=2) + "\n")
+    if config.model.tuning == "full":  # the round before stays: it is what a killed round begins from
+        shutil.rmtree(home.parent / f"{int(home.name) - 2:03d}" / FULL, ignore_errors=True)
+
+
+def restore(model: Any, home: Path) -> None:
+    """Put a round's weights into the model."""
+    if (home / ADAPTER).is_dir():
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(home / ADAPTER), device=str(model.device)))
+        return
+    from transformers import AutoModelForCausalLM
+
+    model.load_state_dict(AutoModelForCausalLM.from_pretrained(str(home / FULL), dtype=model.dtype).state_dict())

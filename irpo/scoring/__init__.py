@@ -1,0 +1,1 @@
+"""The model's part: from prompts to tokens, rows, one forward pass, log-probabilities."""

@@ -1,0 +1,204 @@
+"""Batches: lists packed into rows, and what is read from where."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irpo.scoring.layout import Layout, Scorer, lay_out
+from irpo.scoring.tokens import EncodedList
+
+PAD_LIST = -1  # `lists` of a padding column
+MAX_PADDING = 0.05  # share of a batch's columns; above it, lists are packed into wider rows
+CARD_PADDING = 0.15  # the same where a GPU computes: wide rows cost it more kernels and traffic than padding does
+
+
+@dataclass(frozen=True)
+class ListBatch:
+    """B lists in R rows of T columns, and the M reads that make a (B, I, K) table of log-probabilities.
+
+    I is 1, or the number of ranks at which a scorer scores the candidates anew. `cells` are the flat (row * T + column)
+    places whose hidden state is needed, each once; a read names its cell by index. `lists` is the list that a column
+    belongs to (-1 = padding). A row may hold several lists, which do not see each other.
+    """
+
+    ids: Tensor  # (R, T)
+    positions: Tensor  # (R, T)
+    lists: Tensor  # (R, T)
+    branches: Tensor  # (R, T)
+    cells: Tensor  # (N,)
+    read_cell: Tensor  # (M,) into cells
+    read_token: Tensor  # (M,)
+    read_place: Tensor  # (M,) into the flat table; B * I * K + b is the target list of list b
+    read_ends: tuple[int, ...]  # (N,) reads of the cells up to each; reads are sorted by cell
+    relevance: Tensor  # (B, K)
+    mask: Tensor  # (B, K), True = a real candidate
+    ranks: int  # I
+    target: bool
+    trunk: int  # first columns that are the trunk of the first list in every row; less than T
+    reach: tuple[int, ...]  # (T - trunk,) the first column behind the trunk that any row's column sees
+    items: tuple[EncodedList, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The lists' ids."""
+        return tuple(item.id for item in self.items)
+
+    def to(self, device: torch.device | str) -> ListBatch:
+        """The same batch on a device, which nobody waits for."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
+        return replace(self, **moved)
+
+    @property
+    def tokens(self) -> int:
+        """Columns that are not padding."""
+        return int((self.lists != PAD_LIST).sum())
+
+    @property
+    def padding(self) -> float:
+        """Share of the columns that are padding."""
+        return 1 - self.tokens / self.lists.numel()
+
+
+def collate(
+    items: Sequence[EncodedList], layouts: Sequence[Layout], *, pad_id: int = 0, left: bool = False
+) -> ListBatch:
+    """Lists packed into rows, one or several a row; `left` pads on the left (the numbers do not change)."""
+    lengths = [len(layout.ids) for layout in layouts]
+    packed = pack(lengths)
+    width = max(sum(lengths[index] for index in row) for row in packed)
+    rows, starts = [], {}
+    for number, row in enumerate(packed):
+        column = width - sum(lengths[index] for index in row) if left else 0
+        for index in row:
+            starts[index] = number * width + column
+            column += lengths[index]
+        rows.append(_padded([(index, layouts[index]) for index in row], width, pad_id, left))
+    cells, reads = _places(layouts, [starts[index] for index in range(len(layouts))])
+    size = max(layout.size for layout in layouts)
+    relevance = torch.zeros(len(items), size)
+    mask = torch.zeros(len(items), size, dtype=torch.bool)
+    for index, item in enumerate(items):
+        relevance[index, : len(item.relevance)] = torch.tensor(item.relevance)
+        mask[index, : len(item.relevance)] = True
+    ids, positions, lists, branches = torch.tensor(rows, dtype=torch.long).unbind(1)
+    read_cell, read_token, read_place = torch.tensor(reads, dtype=torch.long).reshape(-1, 3).unbind(1)
+    trunks = _trunks(lists, branches)
+    trunk = min(int(trunks.min()), width - 1)
+    return ListBatch(
+        ids=ids,
+        positions=positions,
+        lists=lists,
+        branches=branches,
+        cells=torch.tensor(cells, dtype=torch.long),
+        read_cell=read_cell,
+        read_token=read_token,
+        read_place=read_place,
+        read_ends=tuple(bisect_right(reads, (n, math.inf)) for n in range(len(cells))),
+        relevance=relevance,
+        mask=mask,
+        ranks=max(layout.ranks for layout in layouts),
+        target=layouts[0].target,
+        trunk=trunk,
+        reach=_reach(lists, branches, trunks, trunk),
+        items=tuple(items),
+    )
+
+
+def max_padding() -> float:
+    """The share of padding that is taken for narrower rows, on this machine."""
+    return CARD_PADDING if torch.cuda.is_available() else MAX_PADDING
+
+
+def pack(lengths: Sequence[int]) -> list[list[int]]:
+    """Which lists share a row: as many rows, and so as narrow ones, as keep padding below `max_padding()`.
+
+    Rows stay narrow because the cost of a dense mask grows with the square of the width; one row has no padding.
+    """
+    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    count, most = len(lengths), max_padding()
+    while True:
+        rows = _balanced(lengths, by_length, count)
+        width = max(sum(lengths[i] for i in row) for row in rows)
+        if 1 - sum(lengths) / (len(rows) * width) < most:
+            return rows
+        count = min(count - 1, count * 15 // 16)
+
+
+def _balanced(lengths: Sequence[int], by_length: Sequence[int], count: int) -> list[list[int]]:
+    """So many rows, each list in the one that is least full, the longest lists first (Graham 1969)."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    least = [(0, row) for row in range(count)]
+    for index in by_length:
+        filled, row = heapq.heappop(least)
+        rows[row].append(index)
+        heapq.heappush(least, (filled + lengths[index], row))
+    return rows
+
+
+def _places(layouts: Sequence[Layout], starts: Sequence[int]) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """The cells to take, and the reads (index of the cell, token, place in the flat table), sorted by cell."""
+    size, ranks = max(layout.size for layout in layouts), max(layout.ranks for layout in layouts)
+    cells: dict[int, int] = {}
+    reads = []
+    for index, layout in enumerate(layouts):
+        for column, token, own in layout.reads:
+            rank, candidate = divmod(own, layout.size)
+            table = (index * ranks + rank) * size + candidate
+            place = len(layouts) * ranks * size + index if own == layout.target_place else table
+            reads.append((cells.setdefault(starts[index] + column, len(cells)), token, place))
+    return list(cells), sorted(reads)
+
+
+def _padded(parts: Sequence[tuple[int, Layout]], width: int, pad_id: int, left: bool) -> list[list[int]]:
+    """ids, positions, lists, branches of one row."""
+    columns: list[tuple[list[int], int]] = [
+        ([token for _, layout in parts for token in layout.ids], pad_id),
+        ([position for _, layout in parts for position in layout.positions], 0),
+        ([index for index, layout in parts for _ in layout.ids], PAD_LIST),
+        ([branch for _, layout in parts for branch in layout.branches], 0),
+    ]
+    gap = width - len(columns[0][0])
+    return [[fill] * gap + part if left else part + [fill] * gap for part, fill in columns]
+
+
+def _trunks(lists: Tensor, branches: Tensor) -> Tensor:
+    """First columns of each row that are its first list's trunk, (R,)."""
+    trunk = (lists == lists[:, :1]) & (lists != PAD_LIST) & (branches == 0)
+    return trunk.cumprod(1).sum(1)
+
+
+def _reach(lists: Tensor, branches: Tensor, trunks: Tensor, trunk: int) -> tuple[int, ...]:
+    """The first column behind `trunk`, counted from there, that each column behind it sees in any row.
+
+    A list that begins behind it, or whose own trunk goes on behind it, is seen from there on; else only one's branch.
+    """
+    column = torch.arange(lists.shape[1]).expand_as(lists)
+
+    def begins(change: Tensor) -> Tensor:
+        return torch.where(torch.nn.functional.pad(change, (1, 0), value=True), column, 0).cummax(1).values
+
+    other_list = lists[:, 1:] != lists[:, :-1]
+    of_list, of_branch = begins(other_list), begins(other_list | (branches[:, 1:] != branches[:, :-1]))
+    late = (of_list >= trunk) | (trunks > trunk)[:, None]
+    first = torch.where(late, of_list, of_branch).clamp(min=trunk)
+    first = torch.where(lists == PAD_LIST, column, first)
+    return tuple((first.amin(0)[trunk:] - trunk).tolist())
+
+
+def make_batch(
+    items: Sequence[EncodedList], scorer: Scorer | None, *, target: bool = False, pad_id: int = 0, left: bool = False
+) -> ListBatch:
+    """All the lists in one batch; see `lay_out`."""
+    return collate(items, lay_out(items, scorer, target=target), pad_id=pad_id, left=left)

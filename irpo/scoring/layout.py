@@ -1,0 +1,131 @@
+"""How a list is laid out in one row: the prompt once (the trunk) and continuations of it (branches).
+
+Position ids restart after the trunk and a branch sees the trunk and itself, so a branch gets the log-probabilities that
+it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from irpo.scoring.tokens import EncodedList
+from irpo.types import Style, target_order
+
+NO_PLACE = -1  # a token that is fed but whose log-probability nobody asks for
+
+
+@dataclass
+class Layout:
+    """One list of `size` candidates as columns of a row.
+
+    `reads` are (column, token, place): log p(token | column's prefix) goes to that place of the list's table, candidate
+    j at place j; where a scorer scores the candidates anew at each of `ranks` ranks, candidate j at rank i + 1 at place
+    i * size + j. The target list's log-likelihood, where asked for, goes to the place after them.
+    """
+
+    size: int
+    ranks: int = 1
+    target: bool = False
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)  # 0 = trunk
+    reads: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def grow_trunk(self, tokens: Sequence[int]) -> None:
+        """Append tokens that every later branch sees; before the first branch only."""
+        self.positions += range(len(self.ids), len(self.ids) + len(tokens))
+        self.ids += tokens
+        self.branches += [0] * len(tokens)
+
+    def add_branch(self, trunk: int, tokens: Sequence[int], places: Sequence[int]) -> list[int]:
+        """Append a continuation of the first `trunk` columns; returns the column that predicts each of its tokens.
+
+        The next-token shift lives here: token t is read at the column of token t - 1, the first at the trunk's end.
+        The last token is read but never fed, since nothing stands behind it.
+        """
+        columns = [trunk - 1, *self.feed(trunk, tokens[:-1])]
+        for column, token, place in zip(columns, tokens, places, strict=True):
+            if place != NO_PLACE:
+                self.reads.append((column, token, place))
+        return columns
+
+    def feed(self, trunk: int, tokens: Sequence[int]) -> range:
+        """Append a branch of which nothing is read; returns its columns."""
+        columns = range(len(self.ids), len(self.ids) + len(tokens))
+        branch = max(self.branches) + 1
+        self.ids += tokens
+        self.positions += range(trunk, trunk + len(tokens))
+        self.branches += [branch] * len(tokens)
+        return columns
+
+    @property
+    def target_place(self) -> int:
+        """Where the target list's tokens are read to."""
+        return self.size * self.ranks
+
+
+def add_target(layout: Layout, item: EncodedList) -> None:
+    """A branch that holds the whole answer in target order, every token of it read to the target's place."""
+    item.require_list("the target list's likelihood (method.nll_weight above 0, or the objective sft)")
+    layout.target = True
+    tokens = item.answer(target_order(item.relevance))
+    trunk = layout.branches.count(0)
+    shared = trunk - len(item.prompt)  # tokens of the answer that already stand in the trunk
+    layout.reads += [(len(item.prompt) + i - 1, tokens[i], layout.target_place) for i in range(shared)]
+    layout.add_branch(trunk, tokens[shared:], [layout.target_place] * (len(tokens) - shared))
+
+
+Length = Literal["sum", "mean"]
+
+
+class Scorer(Protocol):
+    """A way of laying out a list; its fields are its options.
+
+    `separable`: a candidate's score does not depend on which others are scored with it. `style`: the only prompt style
+    whose answers it reads, None where it reads any. It may say `walks`: that it scores anew at each rank of the target
+    list, so that the order of ties is a matter of its layout.
+    """
+
+    separable: ClassVar[bool]
+    style: ClassVar[Style | None]
+
+    @property
+    def as_given(self) -> bool:
+        """Whether it scores the answer that names the candidates in the given order, whatever their labels."""
+        ...
+
+    def layout(self, item: EncodedList) -> Layout:
+        """The list's columns and reads."""
+        ...
+
+
+def trunk_of(item: EncodedList, *, head: bool = True) -> Layout:
+    """A layout that holds the prompt, and with `head` what stands before the first candidate."""
+    layout = Layout(size=len(item.bodies))
+    layout.grow_trunk(item.prompt + (item.heads[0] if head else ()))
+    return layout
+
+
+def lay_out(items: Sequence[EncodedList], scorer: Scorer | None, *, target: bool = False) -> list[Layout]:
+    """Lists as a scorer lays them out, with the target list as one more branch where `target`; no scorer, no scores."""
+    layouts = [scorer.layout(item) if scorer is not None else trunk_of(item, head=False) for item in items]
+    if target:
+        for item, layout in zip(items, layouts, strict=True):
+            add_target(layout, item)
+    return layouts
+
+
+def in_budget(layouts: Sequence[Layout], tokens: int) -> list[list[int]]:
+    """Groups of lists of at most `tokens` tokens together, a longer list alone; lists of like length meet."""
+    groups: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(layouts)), key=lambda i: -len(layouts[i].ids)):
+        length = len(layouts[index].ids)
+        if length > room:
+            groups.append([])
+            room = max(tokens, length)
+        groups[-1].append(index)
+        room -= length
+    return groups

@@ -1,0 +1,104 @@
+"""Tokens: an encoded list, and the one way from an example to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from irpo.prompting.prompts import AnswerForm, Prompt, PromptBuilder, end_of_turn, token_ids_after_newline
+from irpo.prompting.specials import tokenize
+from irpo.types import RankingExample, UserError
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedList:
+    """A list in tokens: prompt, heads[0], bodies[a], heads[1], bodies[b], ..., tail is one complete sequence.
+
+    `bodies[j]` is candidate j's own part, its terminator included; the scored span. Where there is no tail, the
+    candidates make no list: each body is a whole answer of its own, its end of turn included.
+    """
+
+    id: str
+    prompt: Tokens
+    heads: tuple[Tokens, ...]
+    bodies: tuple[Tokens, ...]
+    tail: Tokens
+    relevance: tuple[float, ...]
+
+    def answer(self, order: Sequence[int]) -> Tokens:
+        """The complete answer that ranks the candidates in this order, end of turn included."""
+        parts = (self.heads[rank] + self.bodies[j] for rank, j in enumerate(order))
+        return tuple(token for part in parts for token in part) + self.tail
+
+    @property
+    def end(self) -> int:
+        """The token that ends an answer."""
+        return (self.tail or self.bodies[0])[-1]
+
+    def require_list(self, what: str) -> None:
+        """`UserError` where the candidates are answers of their own, and `what` needs one list of them."""
+        if not self.tail:
+            raise UserError(f"{what} needs an answer that lists the candidates; responses of their own make none")
+
+    def only(self, chosen: Sequence[int]) -> EncodedList:
+        """The same prompt with some of the candidates to score, in this order."""
+        bodies, relevance = tuple(self.bodies[j] for j in chosen), tuple(self.relevance[j] for j in chosen)
+        return replace(self, bodies=bodies, relevance=relevance)
+
+    def without_labels(self) -> EncodedList:
+        """The same list with every label 0: what evaluation may show to a scorer, so that no label can leak."""
+        return replace(self, relevance=(0.0,) * len(self.relevance))
+
+
+def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str = "") -> EncodedList:
+    """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
+    form = prompt.form
+    ids = tokenize(tokenizer, [prompt.text], ends=not prompt.chat)[0].ids
+    bodies = token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])
+    end = (end_of_turn(tokenizer),)
+    listed = prompt.style != "response"
+    return EncodedList(
+        id=id,
+        prompt=ids,
+        heads=_heads(tokenizer, form, len(prompt.names)),
+        bodies=tuple(bodies if listed else (body + end for body in bodies)),
+        tail=token_ids_after_newline(tokenizer, [form.tail])[0] + end if listed else (),
+        relevance=tuple(relevance),
+    )
+
+
+@dataclass(frozen=True)
+class PromptedList:
+    """A list as a model is asked about it: the example, its prompt, and the tokens of the prompt and its answers."""
+
+    example: RankingExample
+    prompt: Prompt
+    tokens: EncodedList
+
+
+def prompted(builder: PromptBuilder, examples: Sequence[RankingExample], *, labels: bool) -> list[PromptedList]:
+    """The examples as `builder` puts them, in their order: the one way from an example to tokens.
+
+    `labels=False` withholds every label and source from prompt, tokens and example alike: what evaluation, ranking and
+    validation show, so that none can leak.
+    """
+    found = []
+    for given in examples:
+        example = given if labels else _blind(given)
+        prompt = builder.build(example)
+        tokens = encode(builder.tokenizer, prompt, example.relevance, id=example.id)
+        found.append(PromptedList(example, prompt, tokens))
+    return found
+
+
+def _blind(example: RankingExample) -> RankingExample:
+    return replace(example, candidates=tuple(replace(c, relevance=0.0, source="") for c in example.candidates))
+
+
+@cache
+def _heads(tokenizer: Any, form: AnswerForm, count: int) -> tuple[Tokens, ...]:
+    return tuple(token_ids_after_newline(tokenizer, [form.head(rank) for rank in range(1, count + 1)]))

@@ -1,0 +1,1 @@
+"""Training: a prepared job, the method, the loop whose step is the paper's, and what came of it."""

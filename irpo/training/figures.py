@@ -1,0 +1,55 @@
+"""What the log shows of a batch: numbers of its lists, left on the device, so that no step waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from irpo.lists import ScoredLists, implicit_reward, masked_sum, ranks
+from irpo.objectives.irpo import importance_weights
+from irpo.positional import discount, gain
+from irpo.progress import BEST
+from irpo.scoring.tokens import EncodedList
+from irpo.training.method import Method
+
+
+@torch.no_grad()
+def figures(method: Method, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+    """The figures of each list, (lists,); of a list in slots, its first. `items` are the lists' tokens."""
+    shown = {}
+    if lists.target is not None:
+        shown["target_nll"] = -lists.per_list(lists.target)
+        shown["target_tokens"] = torch.tensor([len(item.answer(range(len(item.bodies)))) for item in items])
+    if not method.objective.needs.scores:
+        return shown
+    rewards = implicit_reward(lists, beta=getattr(method.objective, "beta", 1.0))
+    tables = (rewards, lists.policy, lists.relevance, lists.mask)
+    rewards, policy, relevance, mask = (lists.first_slot(table) for table in tables)
+    relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
+    means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
+    rho = importance_weights(rewards, mask)
+    shown["reward_margin"] = means[0] - means[1]
+    shown["rho_entropy"] = -(rho * rho.clamp(min=1e-30).log()).sum(-1)
+    if method.scorer.separable or lists.slots > 1:  # else the scores were taken in the gold order
+        shown[f"train_{BEST}"] = ndcg_of_table(policy, relevance, mask, 10)
+    return shown
+
+
+def ndcg_of_table(scores: Tensor, relevance: Tensor, mask: Tensor, k: int) -> Tensor:
+    """NDCG@k of lists ranked by score, (B, K) -> (B,); ties count against us (the less relevant first).
+
+    >>> table = torch.tensor([[0.0, 0.0]])
+    >>> ndcg_of_table(table, torch.tensor([[1.0, 0.0]]), table == 0, 10)  # second of two: 1 / log2(3)
+    tensor([0.6309])
+    """
+    worst = relevance.argsort(dim=-1, stable=True)
+    rank = torch.empty_like(worst).scatter_(-1, worst, ranks(scores.gather(-1, worst), mask.gather(-1, worst)))
+    gains = torch.where(mask, gain(relevance), 0.0)
+
+    def dcg(rank: Tensor) -> Tensor:
+        return masked_sum(gains * discount(rank.to(gains)), mask & (rank <= k))
+
+    best = dcg(ranks(relevance, mask))
+    return torch.where(best > 0, dcg(rank) / torch.where(best > 0, best, 1.0), 0.0)

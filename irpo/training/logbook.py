@@ -1,0 +1,96 @@
+"""What is seen of a training run while it goes on: the bar or lines on stderr, and the run's log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+
+from irpo.processes import is_first
+from irpo.progress import BEST, SHOWN, say
+from irpo.runs import BEFORE, LOG, write_text
+from irpo.runs.checkpoints import PARTIAL
+from irpo.runs.key import read_json
+
+
+@dataclass(frozen=True)
+class Logbook:
+    """`log.jsonl` and `before.json` of a run's folder."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """A JSON line for each logged update."""
+        return self.folder / LOG
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Add a line, on disk at once."""
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(line)) + "\n")
+
+    def clear(self) -> None:
+        """For a run that begins."""
+        if is_first():
+            for path in (self.path, self.folder / BEFORE):
+                path.unlink(missing_ok=True)
+
+    def forget_after(self, update: int) -> None:
+        """Drop the lines of updates that will be taken anew, and one that a process died within."""
+        if self.path.is_file() and is_first():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+            write_text(self.path, "".join(kept))
+
+    def before(self) -> dict[str, float] | None:
+        """The values by list that `write_before` wrote; None where it did not."""
+        return read_json(self.folder / BEFORE).get(BEST)
+
+    def write_before(self, values: Mapping[str, float], *, seconds: float) -> None:
+        """Keep the start's measure of every list, and its mean as the log's line of update 0."""
+        mean = sum(values.values()) / len(values)
+        self.write({"update": 0, f"eval_{BEST}": mean, "eval_lists": len(values), "eval_seconds": round(seconds, 3)})
+        if is_first():
+            write_text(self.folder / BEFORE, json.dumps({BEST: dict(values)}) + "\n")
+
+
+class GoesOn(TrainerCallback):
+    """Gives a loop that goes on from a checkpoint the sums that its next log line is made of."""
+
+    def __init__(self, trainer: Any, checkpoint: Path) -> None:
+        self._trainer, self._partial = trainer, read_json(checkpoint / PARTIAL)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The Trainer has just set its own to 0."""
+        self._trainer.go_on(self._partial)
+
+
+class Progress(ProgressCallback):
+    """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: dict[str, str] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show what is new."""
+        self._latest |= {name: f"{logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})}
+        if self.training_bar is not None:
+            # In the order of `SHOWN`, not of their coming: what is last falls off a narrow screen.
+            self.training_bar.set_postfix({name: self._latest[name] for name in SHOWN.values() if name in self._latest})
+
+
+class Lines(TrainerCallback):
+    """The same figures, a line each, where stderr is no terminal."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Say what is new."""
+        figures = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})]
+        if figures:
+            say(f"update {state.global_step} of {state.max_steps}: {', '.join(figures)}")

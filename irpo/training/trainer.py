@@ -1,0 +1,373 @@
+"""The training loop: a `transformers.Trainer` whose step is the paper's, and whose validation is NDCG@10."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+
+from irpo.config.schema import TrainingConfig
+from irpo.lists import ScoredLists
+from irpo.measures import ndcg
+from irpo.processes import gather, share
+from irpo.progress import BEST, Tally, say
+from irpo.ranking.modes import by_score, key_of
+from irpo.runs import checkpoints
+from irpo.scoring.batching import ListBatch
+from irpo.scoring.forward import TOKENS_PER_BATCH, score_lists
+from irpo.scoring.layout import lay_out
+from irpo.scoring.tokens import EncodedList
+from irpo.training.figures import figures
+from irpo.training.logbook import GoesOn, Lines, Logbook, Progress
+from irpo.training.method import Method, Noise, table_of
+from irpo.training.reference import reference_tables
+from irpo.training.room import as_it_fits, smaller
+from irpo.types import UserError
+
+
+def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int, key: object = "") -> float:
+    """NDCG@k of a list ranked by score, equal scores in the order that `irpo evaluate` and `irpo rank` put them in."""
+    return ndcg(by_score(scores.tolist(), key)[0].order, relevance, k)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How the loop goes about it; what it computes does not depend on these."""
+
+    tokens_per_batch: int = TOKENS_PER_BATCH  # of one forward pass
+    patience: int | None = None  # validations without a better NDCG@10 before stopping
+    reference_cache: Path | None = None  # the folder that keeps a precomputed reference
+
+
+class ListTrainer(Trainer):
+    """Trains on encoded lists; `compute_loss` is the method, everything else is the Trainer's."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        method: Method,
+        lists: tuple[Sequence[EncodedList], Sequence[EncodedList]],
+        args: TrainingArguments,
+        loop: Loop = Loop(),
+    ) -> None:
+        train, self.validation = lists
+        self.method, self.tokenizer, self.tally = method, tokenizer, Tally()
+        self.reference_cache = loop.reference_cache
+        self.pad_id, self.tokens_per_batch = tokenizer.pad_token_id or 0, loop.tokens_per_batch
+        self.logbook, self.patience = Logbook(Path(args.output_dir).parent), loop.patience
+        self.before: dict[str, float] | None = None  # the measure of each validation list before the first update
+        self.tokens_to_validate = TOKENS_PER_BATCH
+        self._reference: dict[str, Tensor] = {}
+        stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=list(train),
+            eval_dataset=list(self.validation) or None,
+            data_collator=tuple,
+            callbacks=stop,
+        )
+        if self.accelerator.num_processes > 1:
+            raise UserError("training runs in one process for now; launch it without torchrun or accelerate launch")
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+        if not args.disable_tqdm:
+            self.add_callback(Progress() if sys.stderr.isatty() else Lines())
+        if method.reference == "precomputed" and method.objective.needs.reference:
+            # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
+            with self._autocast():
+                self._reference = self._precompute(self.model, train)
+        self.model_accepts_loss_kwargs = True  # our loss is already divided by the lists of the whole update
+
+    def training_step(self, model: Any, inputs: Sequence[EncodedList], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward over the lists of one update, in micro-batches; returns the update's loss.
+
+        Where memory runs out the update is taken anew with half the tokens in a batch, and so are all later ones. The
+        loss is divided by the lists of the update and noise belongs to a list, so the result is the same.
+        """
+        items = self.lists_of(inputs)
+        while True:
+            before = replace(self.tally, sums=self.tally.sums.copy())
+            loss, too_many = self._whole_update(model, items)
+            if loss is not None:
+                return loss
+            self.tally = before
+            self.model.zero_grad()
+            self.tokens_per_batch = smaller(self.tokens_per_batch, alone=too_many == 1)
+
+    def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
+        """The lists of an update, as the loader gave them."""
+        return inputs
+
+    def _whole_update(self, model: Any, items: Sequence[EncodedList]) -> tuple[Tensor | None, int]:
+        """The update's loss; where memory ran out None, and how many lists were in the batch that did not fit."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch, self.noise):
+            try:
+                loss = self.compute_loss(model, batch, num_items_in_batch=len(items))
+                self.accelerator.backward(loss)
+                total += loss.detach()
+            except torch.OutOfMemoryError:  # nothing is freed in here: the error holds the whole forward pass
+                return None, len(batch)
+        return total, 0
+
+    @property
+    def noise(self) -> Noise:
+        """The chance of this update."""
+        return Noise(self.args.seed, int(self.state.epoch or 0))
+
+    def compute_loss(
+        self, model: Any, inputs: ListBatch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Sum of the lists' losses over the number of lists of the whole update."""
+        batch, noise = inputs.to(self.args.device), self.noise
+        with self._autocast():
+            reference = self.method.reference_scores(model, batch, noise, self._reference)
+            policy = self.method.policy_scores(model, batch, noise, reference)
+        lists = table_of(batch, policy, reference, noise)
+        losses = self.method.loss(lists)
+        self.tally.add(inputs, self._shown(lists, inputs.items))
+        return losses.sum() / num_items_in_batch
+
+    @torch.no_grad()
+    def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
+        """The starting policy's scores (I, K) of every training list, once."""
+        model.eval()
+
+        def tables(tokens: int) -> dict[str, Tensor]:
+            return reference_tables(
+                model,
+                train,
+                self.method.scorer,
+                length=self.method.length,
+                pad_id=self.pad_id,
+                tokens_per_batch=tokens,
+                cache=self.reference_cache,
+            )
+
+        return as_it_fits(tables, self.tokens_per_batch, partial(lay_out, train, self.method.scorer))[0]
+
+    def _autocast(self) -> Any:
+        """Float32 weights computed in bfloat16, where the arguments say so."""
+        return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
+
+    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+        """What the log shows of each list, (lists,)."""
+        return figures(self.method, lists, items)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        return sum(len(batch) for batch in batch_samples)
+
+    def go(self, checkpoint: str | Path | None) -> None:
+        """Train to the end, from the start or a checkpoint; one that is already at the end takes no further step."""
+        if checkpoint is None:
+            self.logbook.clear()
+            self.before = self._look_before() if self.validation else None
+            self.train()
+            return
+        checkpoint = Path(checkpoint)
+        state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
+        self.logbook.forget_after(state.global_step)
+        if self.validation:  # here, because train() loads the checkpoint's weights
+            self.before = self.logbook.before() or self._look_before()
+        if state.global_step < self.args.max_steps and not self._gave_up(state):
+            self.add_callback(GoesOn(self, checkpoint))
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            self.state = state
+            self._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
+
+    def _look_before(self) -> dict[str, float]:
+        """The measure before the first update, of every list; kept for a run that goes on."""
+        start = time.perf_counter()
+        values = self.values()
+        self.logbook.write_before(values, seconds=time.perf_counter() - start)
+        mean = sum(values.values()) / len(values)
+        say(f"before training: validation {BEST} {mean:.4f} on {len(values)} list(s)")
+        self.tally.since = time.perf_counter()
+        return values
+
+    def _gave_up(self, state: TrainerState) -> bool:
+        """Whether early stopping had ended the run at this state."""
+        waited = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+        return self.patience is not None and waited.get("early_stopping_patience_counter", 0) >= self.patience
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's checkpoint, then what the next log line goes on from, then the seal that says it is whole."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left of it
+        super()._save_checkpoint(model, trial)
+        partial = {"since": self._globalstep_last_logged, "loss": float(self._tr_loss), "tally": self.tally.told()}
+        (folder / checkpoints.PARTIAL).write_text(json.dumps(partial), encoding="utf-8")
+        checkpoints.seal(folder)
+        checkpoints.prune(folder.parent, self.state.best_model_checkpoint)
+
+    def go_on(self, partial: Mapping[str, Any]) -> None:
+        """Take up the sums of a checkpoint, so that the next log line speaks of the same updates as without a break."""
+        self._tr_loss += partial["loss"]
+        self._globalstep_last_logged = partial["since"]
+        self.tally = Tally.of(partial["tally"])
+        if self.state.best_model_checkpoint is None:  # it was lost: the next validation is the best so far
+            self.state.best_metric = self.state.best_global_step = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate by update; the first update learns too."""
+        if getattr(self, "lr_scheduler", None) is None:
+            kind, warmup = str(self.args.lr_scheduler_type.value), self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda update: rate_share(update, kind, warmup, num_training_steps)
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """6 operations a parameter and token (forward and backward)."""
+        parameters: int = sum(p.numel() for p in self.model.parameters())
+        return 6 * parameters * sum(len(item.prompt) + sum(map(len, item.bodies)) for item in inputs)
+
+    def values(self) -> dict[str, float]:
+        """NDCG@10 of each validation list, by id, ranked by the scorer, which never sees their labels."""
+        self.model.eval()
+        mine = share(self.validation)
+        hidden = [item.without_labels() for item in mine]
+
+        def scored(tokens: int) -> list[Tensor]:
+            of, length = self.method.scorer, self.method.length
+            return score_lists(self.model, self.tokenizer, hidden, of, tokens_per_batch=tokens, length=length)
+
+        with self._autocast():
+            layouts = partial(lay_out, hidden, self.method.scorer)
+            scores, self.tokens_to_validate = as_it_fits(scored, self.tokens_to_validate, layouts)
+        pairs = zip(scores, mine, strict=True)
+        return dict(gather([(item.id, ndcg_of(row, item.relevance, 10, key_of(item))) for row, item in pairs]))
+
+    def measure(self) -> dict[str, float]:
+        """The mean of `values`, as the Trainer reads it."""
+        start = time.perf_counter()
+        each = self.values()
+        seconds = round(time.perf_counter() - start, 3)
+        return {f"eval_{BEST}": sum(each.values()) / len(each), "eval_lists": len(each), "eval_seconds": seconds}
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
+        start = time.perf_counter()
+        metrics = self.measure()
+        self.tally.since += time.perf_counter() - start  # speed is that of training
+        self.log(dict(metrics))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @property
+    def log_file(self) -> Path:
+        """Where each logged update is a line."""
+        return self.logbook.path
+
+    @property
+    def validations(self) -> int:
+        """How many validations the kept weights were chosen from."""
+        return sum(f"eval_{BEST}" in line for line in self.state.log_history)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what we show, and write each line to `log.jsonl` at once: nothing is lost when a process dies."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise UserError(
+                    f"the loss is {logs['loss']} at update {self.state.global_step}; lower the learning rate"
+                )
+            logs = self._in_terms(logs)
+        super().log(logs, start_time)
+        self.logbook.write({"update": self.state.global_step} | logs)
+
+    def _in_terms(self, logs: dict[str, float]) -> dict[str, float]:
+        """A line with the tally's means; the loss in its terms, and what is a likelihood by token too."""
+        means = self.tally.flush()
+        tokens = means.pop("target_tokens", None)
+        if tokens:
+            means["nll_per_token"] = means["target_nll"] / tokens
+        if self.method.nll_weight and "target_nll" in means:
+            means["anchor"] = self.method.nll_weight * means["target_nll"]
+            means["objective"] = logs["loss"] - means["anchor"]
+        return logs | {name: round(value, 6) for name, value in means.items()}
+
+
+def rate_share(update: int, schedule: str, warmup: int, updates: int) -> float:
+    """The share of the peak learning rate at an update, counted from 0; after warm-up it falls as `schedule` says.
+
+    >>> [rate_share(update, "linear", 1, 5) for update in range(5)]
+    [0.5, 1.0, 0.75, 0.5, 0.25]
+    """
+    if update < warmup:
+        return (update + 1) / (warmup + 1)
+    done = (update - warmup) / max(1, updates - warmup)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return max(0.0, 1 - done) if schedule == "linear" else 1.0
+
+
+def updates_of(config: TrainingConfig, lists: int) -> int:
+    """Optimiser steps of the run."""
+    each = math.ceil(lists / config.lists_per_update)
+    return config.updates or max(1, round(config.epochs * each))
+
+
+def training_arguments(
+    config: TrainingConfig, out: Path, *, lists: int, validates: bool, seed: int, mixed: bool = False
+) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    updates = updates_of(config, lists)
+    every = min(updates, config.evaluate_every or max(1, updates // 10))
+    schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        max_steps=updates,
+        per_device_train_batch_size=config.lists_per_update,  # the Trainer sees whole updates; we cut them
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=schedule,
+        warmup_steps=round(config.warmup_fraction * updates),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        **({} if config.optimizer == "adamw" else {"optim": config.optimizer}),
+        eval_strategy="steps" if validates else "no",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=None,  # `checkpoints.prune`, once the new one is whole
+        load_best_model_at_end=validates,
+        metric_for_best_model=BEST if validates else None,
+        greater_is_better=True if validates else None,
+        logging_steps=config.logging_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to),
+        remove_unused_columns=False,
+        seed=seed,
+        data_seed=seed,
+        bf16=mixed,
+        dataloader_pin_memory=False,
+        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting after --resume
+    )
+    # One process, one GPU: with several in sight the Trainer would split batches over copies of the model.
+    _ = arguments.device
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    return arguments
