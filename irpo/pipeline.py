@@ -28,17 +28,18 @@ from irpo.tasks import TASKS, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import build
 from irpo.training.job import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
-from irpo.training.outcome import Outcome, model_card, outcome_of, tell
+from irpo.training.outcome import Outcome, advise, model_card, outcome_of, tell
 from irpo.types import RankingExample, Style, UserError
 
 if TYPE_CHECKING:  # what is wrong with data, template or folder is said before the Trainer is imported
     from irpo.training.trainer import ListTrainer
 
 
-def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | None:
+def train(config: RunConfig, out: Path, *, resume: bool = False, advises: bool = True) -> Outcome | None:
     """Fine-tune as configured; `out` becomes a run's folder (`irpo.runs`). Returns what validation lists say of it.
 
-    Nothing is written before data, model and method have been found sound; one process at a time writes there.
+    Nothing is written before data, model and method have been found sound; one process at a time writes there. At its
+    end it `advises` what to do next.
     """
     config = runs.anchored(config)
     with runs.claimed(out):
@@ -49,7 +50,10 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | No
         require_sound(config, method_of(config))
         parts = prepare_job(config)
         describe(parts)
-        return fit(parts, out)
+        outcome = fit(parts, out)
+    if advises:
+        advise(out, config, measurable="eval" in parts.card["splits"])
+    return outcome
 
 
 def fit(parts: Parts, out: Path) -> Outcome | None:
@@ -69,7 +73,7 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
     cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held)))
-    tell(outcome, out, config, measurable="eval" in card["splits"])
+    tell(outcome)
     return outcome
 
 

@@ -52,7 +52,7 @@ def _compare(work: Path, out: Path, config_file: Path | None) -> dict[str, Summa
         folder = work / name.lower()
         if config is not None:
             say(f"\n{name}: training")
-            train(config, folder)
+            train(config, folder, advises=False)  # the folder is moved at the end
         ranker = _ranker(config, shared, folder)
         measured = measure(ranker, examples, shared.evaluation, task=shared.task, train=lists["train"])
         found[name] = replace(measured, about={"model": name, "task": shared.task["name"]})
