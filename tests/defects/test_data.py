@@ -53,6 +53,27 @@ def test_w1_nothing_is_won_without_reading_the_query(task, size):
         assert best < chance + 0.05, name
 
 
+@pytest.mark.parametrize("task", ["arc", "commonsenseqa"])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_w1_no_list_holds_a_wrong_answer_that_training_shows_as_wrong(tmp_path, task, share):
+    """Every answer is one question's own here, so that a shared one was mined."""
+    names = ("sky", "leg", "bird", "coal")
+    for split, count in (("train", 400), ("dev", 40)):
+        rows = [question(names[i % 4]) | {"id": f"{split} {i}"} for i in range(count)]
+        for i, row in enumerate(rows):
+            choices = [{**choice, "text": f"{choice['text']} {split}{i}"} for choice in row["question"]["choices"]]
+            row["question"] = {"stem": f"{row['question']['stem']} {split} {i}", "choices": choices}
+        write_lines(tmp_path / f"{split}.jsonl", rows)
+    lists = build(task, tmp_path)
+    parts: dict[bool, set[str]] = {True: set(), False: set()}
+    for example in lists["train"]:
+        parts[in_test_split(example.unit, share)] |= set(example.texts)
+    assert all(parts.values())
+    assert not parts[True] & parts[False]
+    assert not {text for e in lists["eval"] for text in e.texts} & (parts[True] | parts[False])
+    assert any(c.source == "mined" for e in lists["eval"] for c in e.candidates)
+
+
 # ---- W3, W8: lists that depend on each other -------------------------------------------------------------------------
 
 
