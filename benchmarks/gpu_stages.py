@@ -188,7 +188,7 @@ def memory(held: Held, items: Any) -> dict[str, Any]:
     batch = make_batch(items, SCORERS.build("independent"))
     dtype = torch.bfloat16 if held.cuda else torch.float32
     nf4 = held.tuning == "nf4"
-    build = Build(dtype=dtype, nf4=nf4, lora=LoraOptions(r=16), checkpointing=True, gpu=held.cuda)
+    build = Build(dtype=dtype, nf4=nf4, lora=LoraOptions(r=16), checkpointing=True, mixed=held.cuda, gpu=held.cuda)
     guess = simulate(config_of(held.shape), build, Passes((batch,), adapters_off=batch)).peak
     found: dict[str, Any] = {"estimated_gib": round(guess / GIB, 3)}
     if held.cuda:

@@ -195,7 +195,8 @@ def our_trainer(model: Any, items: Sequence[EncodedList], reference: str, *, tok
 def trained(model: Any, items: list[EncodedList], steps: int, out: Path) -> list[dict[str, float]]:
     """The log's lines, one an update, of a run of `ListTrainer` with every list in each update."""
     config = TrainingConfig(updates=steps, lists_per_update=len(items), learning_rate=1e-4, logging_every=1)
-    settings = training_arguments(config, out / "checkpoints", lists=len(items), validates=False, seed=0)
+    mixed = default_device().type == "cuda"  # as `irpo.training.job.computes_mixed` has it
+    settings = training_arguments(config, out / "checkpoints", lists=len(items), validates=False, seed=0, mixed=mixed)
     settings.disable_tqdm, settings.save_strategy = True, "no"
     method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"))
     tokenizer = load_tokenizer("embedded")  # for its padding alone: the tokens are random

@@ -5,8 +5,6 @@ Only loops and doors read it. The task, the objective and the scorer stay mappin
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -223,12 +221,6 @@ def config_of(layers: Layers) -> RunConfig:
 def to_yaml(config: RunConfig) -> str:
     """Every setting, defaults included, in the order of the schema; `load_config` reads it back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def config_hash(config: RunConfig) -> str:
-    """16 hex digits that are the same for equal settings, on every machine."""
-    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _user_error(error: ValidationError, layers: Layers) -> UserError:

@@ -14,11 +14,12 @@ from irpo import doctor
 from irpo.config.schema import load_config
 from irpo.estimate.cards import card_of
 from irpo.estimate.memory import Build, Passes, simulate
-from irpo.estimate.plan import Sample, estimate, plan_of, usage_of
+from irpo.estimate.plan import Sample, build_of, estimate, plan_of, usage_of
 from irpo.pipeline import method_of
 from irpo.progress import forget_peak
+from irpo.scorers import SCORERS
 from irpo.scoring.attention import PART_COLUMNS, in_parts, use_split_attention
-from irpo.scoring.batching import pack
+from irpo.scoring.batching import make_batch, pack
 from irpo.scoring.models import LoadOptions, LoraOptions, add_lora, load_model, use_checkpointing
 from irpo.training.job import computes_mixed
 
@@ -82,13 +83,30 @@ def test_g14_doctor_tries_masked_attention_in_bfloat16():
     assert "finite gradients" in check.detail
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_g3_an_adapter_beside_bfloat16_weights_is_computed_in_bfloat16(dtype):
-    """On a card; float32 products beside them would take 1.2 times the traffic."""
-    config = load_config(["models/llama3.2-3b.yaml", "tasks/world.yaml", "methods/irpo.yaml"])
-    card, cpu = (SimpleNamespace(device=torch.device(name), dtype=dtype) for name in ("cuda", "cpu"))
-    assert computes_mixed(config, card) == (dtype == torch.bfloat16)
-    assert not computes_mixed(config, cpu)
+@pytest.mark.parametrize(
+    ("device", "dtype", "override", "mixed"),
+    [
+        ("cuda", torch.bfloat16, "model.dtype=bfloat16", True),  # an adapter's float32 weights
+        ("cuda", torch.float32, "model.dtype=float32", False),  # as it was asked for
+        ("cpu", torch.bfloat16, "model.dtype=bfloat16", False),
+    ],
+)
+def test_g3_an_adapter_beside_bfloat16_weights_is_computed_in_bfloat16_on_a_card(device, dtype, override, mixed):
+    config = load_config(["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"], [override])
+    model = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    assert computes_mixed(config, model) is mixed
+    if device == "cuda":
+        assert build_of(config, card_of("RTX 4090")).mixed is mixed
+
+
+def test_g3_that_saves_traffic_and_memory():
+    """The same step of a bfloat16 model, simulated: fewer bytes are kept for the backward pass."""
+    passes = Passes((make_batch(encoded(), SCORERS.build("independent")),))
+    wide, narrow = (
+        simulate(tiny_model().config, Build(torch.bfloat16, lora=LoraOptions(r=4), mixed=mixed, gpu=True), passes)
+        for mixed in (False, True)
+    )
+    assert narrow.peak < wide.peak
 
 
 def test_g14_operations_count_a_4_bit_weight_whole(tmp_path):
