@@ -11,10 +11,11 @@ from blind import blind_tables
 from handmade import a_list, build, musique, question, write_lines
 
 from irpo.chance import in_test_split
+from irpo.config.schema import load_config
 from irpo.tasks import TASKS, Intake, build_lists, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import prepare
-from irpo.training.job import split_training
+from irpo.training.job import prepare_job, split_training
 from irpo.types import RankingExample, UserError
 
 DATA = Path(os.environ.get("IRPO_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -72,6 +73,17 @@ def test_w1_no_list_holds_a_wrong_answer_that_training_shows_as_wrong(tmp_path, 
     assert not parts[True] & parts[False]
     assert not {text for e in lists["eval"] for text in e.texts} & (parts[True] | parts[False])
     assert any(c.source == "mined" for e in lists["eval"] for c in e.candidates)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.1, False), (0.15, True), (0.0, False)])
+def test_w1_a_share_that_parts_no_mines_is_said(tmp_path, capsys, share, said):
+    rows = [question(("sky", "leg", "bird", "coal")[i % 4]) | {"id": f"q{i}"} for i in range(200)]
+    for i, row in enumerate(rows):
+        row["question"] = row["question"] | {"stem": f"{row['question']['stem']} {i}"}
+    write_lines(tmp_path / "train.jsonl", rows)
+    overrides = [f"task.data={tmp_path}", f"training.validation_fraction={share}"]
+    prepare_job(load_config(["models/embedded.yaml", "tasks/arc.yaml", "methods/irpo.yaml"], overrides))
+    assert ("take 0.05 or 0.1 or 0.2" in capsys.readouterr().err) is said
 
 
 # ---- W3, W8: lists that depend on each other -------------------------------------------------------------------------
