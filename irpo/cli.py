@@ -190,7 +190,7 @@ def rank(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="objectives, metrics, scorers, tasks, modes, rewards, samplers.")
+        str | None, typer.Argument(help="objectives, metrics, scorers, tasks, modes, on_policy, rewards, samplers.")
     ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

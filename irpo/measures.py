@@ -16,7 +16,9 @@ from typing import Any
 from irpo.types import Ranking, UnknownName, UserError, target_order
 
 RELEVANT_FROM = 1.0  # the label from which a candidate is relevant, where the task says no other
-_CUT, _WHOLE = ("NDCG", "Recall", "P"), ("MRR", "MAP")  # those with a cut-off, and those without
+# Our name -> that of ir-measures; one line more is one measure more.
+_CUT = {"NDCG": "nDCG", "Recall": "R", "P": "P"}  # with a cut-off
+_WHOLE = {"MRR": "RR", "MAP": "AP"}  # of the whole ranking
 MEASURES = (*(f"{name}@{k}" for name in _CUT for k in (1, 3, 5, 10, 20)), *_WHOLE)
 MAIN = "NDCG@10"  # stands for all, wherever it is measured
 _MAX_LABEL = 1000.0
@@ -168,6 +170,5 @@ def _as_known(measure: Measure) -> Any:
     """The measure as ir-measures has it."""
     import ir_measures
 
-    known = {"NDCG": "nDCG", "Recall": "R", "P": "P", "MRR": "RR", "MAP": "AP"}
-    found = getattr(ir_measures, known[measure.name])
+    found = getattr(ir_measures, (_CUT | _WHOLE)[measure.name])
     return found if measure.k is None else found @ measure.k

@@ -87,6 +87,14 @@ def peak_memory() -> int:
     return peak_of_process()
 
 
+def forget_peak() -> None:
+    """From here on `peak_memory` of a GPU is that of what follows; what loading took is past."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 # The library's logger -> how such a line begins.
 _LINES = {
     # On a CPU with AVX512-BF16: its own 4-bit kernel serves, the one of the hub is not looked for.

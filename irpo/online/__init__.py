@@ -1,14 +1,16 @@
 """On-policy training: rounds of drawing answers from the policy, judging them, and training on them.
 
-A module of this package is a method. Adding one: a frozen dataclass with `course`, `require_sound`, `lists` and
-`measures`, decorated with `ON_POLICY.register`, in any module that is imported (this package imports its own;
-`plugins:` names yours). What all methods share (how many rounds, how answers are drawn) stands in the section `online`
-of the configuration, what one alone reads is a field of its class: `online.method: {name: larpo, memory: all}`.
+A module of this package is a method, but for those that all methods share (`_SHARED`). Adding one: a frozen dataclass
+with `course`, `require_sound`, `lists` and `measures`, decorated with `ON_POLICY.register`, in any module that is
+imported (this package imports its own; `plugins:` names yours). What all methods share (how many rounds, how answers
+are drawn) stands in the section `online` of the configuration, what one alone reads is a field of its class:
+`online.method: {name: larpo, memory: all}`.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,5 +59,7 @@ class OnPolicy(Protocol):
 
 ON_POLICY: Registry[OnPolicy] = Registry("on-policy method")
 
-for _name in ("iterative", "reinforce", "larpo"):
-    importlib.import_module(f"{__name__}.{_name}")
+_SHARED = ("curves", "drawing", "policy", "pools", "questions", "rewards", "rounds")
+for _module in pkgutil.iter_modules(__path__):
+    if _module.name not in _SHARED:
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -2,7 +2,7 @@
 
 A round is a training run of its own, with a fresh optimiser and schedule, from the weights of the round before. What
 it draws and in which order it trains depends on the seed, the round's number and those weights alone: a run that was
-killed between or within rounds ends as it would have.
+killed between or within rounds ends as it would have (to the last bit on a CPU: a card adds up in an order of its own).
 """
 
 from __future__ import annotations

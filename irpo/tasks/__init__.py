@@ -45,6 +45,11 @@ def relevant_from(task: object) -> float:
     return float(getattr(task, "relevant_from", 1.0))
 
 
+def validation_shares(task: object) -> tuple[float, ...]:
+    """The shares of training lists that may validate without holding what training lists hold; () is any share."""
+    return tuple(getattr(task, "validation_shares", ()))
+
+
 class Refused(Exception):
     """A sound row that makes no list (no answer, say): counted under its reason, never an error."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from irpo.tasks import TASKS, Intake, Lists, Release
-from irpo.tasks._choices import ChoiceLists
+from irpo.tasks._choices import VALIDATION_SHARES, ChoiceLists
 from irpo.tasks.mining import MinerName
 
 RELEASE = Release(eval_names=(), prefer="challenge", hub="allenai/ai2_arc", hub_config="ARC-Challenge")
@@ -17,11 +17,13 @@ RELEASE = Release(eval_names=(), prefer="challenge", hub="allenai/ai2_arc", hub_
 class Arc:
     """The right answer has label 1, wrong ones 0, filled up to `list_size` with wrong answers to other questions.
 
-    They come from questions of the same split; validation lists share none with training lists where
+    They come from questions of the same split; validation lists mine apart from training lists where
     `training.validation_fraction` is 0.05, 0.1 or 0.2.
 
     The website's files and the hub's rows are read alike. Labels are matched, whatever they are (A-E, 1-5).
     """
+
+    validation_shares: ClassVar[tuple[float, ...]] = VALIDATION_SHARES
 
     data: str
     seed: int = 0

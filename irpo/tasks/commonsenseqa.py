@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from irpo.tasks import TASKS, Intake, Lists, Release
-from irpo.tasks._choices import ChoiceLists
+from irpo.tasks._choices import VALIDATION_SHARES, ChoiceLists
 from irpo.tasks.mining import MinerName
 
 RELEASE = Release(eval_names=("dev", "test"), hub="tau/commonsense_qa")
@@ -16,11 +17,13 @@ RELEASE = Release(eval_names=("dev", "test"), hub="tau/commonsense_qa")
 class CommonsenseQA:
     """The right answer has label 1, wrong ones 0, filled up to `list_size` with wrong answers to other questions.
 
-    They come from questions of the same split; validation lists share none with training lists where
+    They come from questions of the same split; validation lists mine apart from training lists where
     `training.validation_fraction` is 0.05, 0.1 or 0.2.
 
     The website's files and the hub's rows are read alike. The test file has no answers: its rows are refused.
     """
+
+    validation_shares: ClassVar[tuple[float, ...]] = VALIDATION_SHARES
 
     data: str
     seed: int = 0

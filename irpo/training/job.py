@@ -30,6 +30,7 @@ from irpo.scoring.models import (
     without_dropout,
 )
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
+from irpo.tasks import TASKS, validation_shares
 from irpo.tasks.preparing import build
 from irpo.training.method import Method
 from irpo.types import RankingExample, UserError
@@ -77,6 +78,12 @@ def prepare_job(config: RunConfig) -> Parts:
         say("note: the data hold no evaluation split; `irpo evaluate` will need one")
     t = config.training
     splits = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
+    shares = validation_shares(TASKS.get(str(config.task["name"])))
+    if shares and splits.validation and t.validation_fraction not in shares:
+        say(
+            f"note: with training.validation_fraction = {t.validation_fraction:g} validation lists hold answers that "
+            f"training lists show as wrong, and look easier than they are; take {' or '.join(map(str, shares))}"
+        )
     unused = len(lists["train"]) - len(splits.train) - len(splits.validation)
     return assemble(config, method, splits, card | {"unused": unused})
 

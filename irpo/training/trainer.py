@@ -29,12 +29,13 @@ from irpo.config.schema import TrainingConfig
 from irpo.lists import ScoredLists
 from irpo.measures import ndcg
 from irpo.processes import gather, share
-from irpo.progress import BEST, Tally, say
+from irpo.progress import BEST, Tally, forget_peak, say
 from irpo.ranking.modes import by_score, key_of
 from irpo.runs import checkpoints
 from irpo.scoring.batching import ListBatch
 from irpo.scoring.forward import TOKENS_PER_BATCH, score_lists
 from irpo.scoring.layout import lay_out
+from irpo.scoring.models import trainable_parameters
 from irpo.scoring.tokens import EncodedList
 from irpo.training.figures import figures
 from irpo.training.logbook import GoesOn, Lines, Logbook, Progress
@@ -182,6 +183,7 @@ class ListTrainer(Trainer):
 
     def go(self, checkpoint: str | Path | None) -> None:
         """Train to the end, from the start or a checkpoint; one that is already at the end takes no further step."""
+        forget_peak()
         if checkpoint is None:
             self.logbook.clear()
             self.before = self._look_before() if self.validation else None
@@ -243,8 +245,8 @@ class ListTrainer(Trainer):
         return self.lr_scheduler
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """6 operations a parameter and token (forward and backward)."""
-        parameters: int = sum(p.numel() for p in self.model.parameters())
+        """6 operations a parameter and token (forward and backward); a 4-bit weight is one parameter, not half."""
+        _, parameters = trainable_parameters(self.model)
         return 6 * parameters * sum(len(item.prompt) + sum(map(len, item.bodies)) for item in inputs)
 
     def values(self) -> dict[str, float]:

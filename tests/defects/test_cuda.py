@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import tiny_model
-from training_lists import encoded
+from training_lists import encoded, method, trainer
 
 from irpo import doctor
 from irpo.config.schema import load_config
@@ -16,10 +16,11 @@ from irpo.estimate.cards import card_of
 from irpo.estimate.memory import Build, Passes, simulate
 from irpo.estimate.plan import Sample, build_of, estimate, plan_of, usage_of
 from irpo.pipeline import method_of
+from irpo.progress import forget_peak
 from irpo.scorers import SCORERS
 from irpo.scoring.attention import PART_COLUMNS, in_parts, use_split_attention
 from irpo.scoring.batching import make_batch, pack
-from irpo.scoring.models import LoraOptions
+from irpo.scoring.models import LoadOptions, LoraOptions, add_lora, load_model, use_checkpointing
 from irpo.training.job import computes_mixed
 
 
@@ -57,9 +58,9 @@ def test_g10_an_estimate_holds_for_the_batch_of_the_widest_rows():
     run = load_config(files, ["task.data=nowhere", "method.nll_weight=0", *settings])
     (item, *_) = encoded(count=1)
     items = tuple(replace(item, prompt=(5,) * length) for length in (700, 600, 330, 710, 710, 710))
-    method, build = method_of(run), Build(attention="eager", lora=LoraOptions(r=4))
-    plan = plan_of(run, method, Sample(items, "ragged"))
-    (real,) = method.batches(items[:3], 0, 4096)
+    of, build = method_of(run), Build(attention="eager", lora=LoraOptions(r=4))
+    plan = plan_of(run, of, Sample(items, "ragged"))
+    (real,) = of.batches(items[:3], 0, 4096)
     assert real.ids.shape[1] > plan.passes.live[0].ids.shape[1]
     shape = tiny_model().config
     found = usage_of(shape, build, plan)
@@ -106,3 +107,32 @@ def test_g3_that_saves_traffic_and_memory():
         for mixed in (False, True)
     )
     assert narrow.peak < wide.peak
+
+
+def test_g14_operations_count_a_4_bit_weight_whole(tmp_path):
+    """Two of them share a byte: counted by bytes, NF4 weights were half as many."""
+    tiny_model().save_pretrained(tmp_path)
+
+    def operations(kind):
+        model = add_lora(load_model(str(tmp_path), LoadOptions(quantization=kind)), LoraOptions(r=4), seed=0)
+        return trainer(tmp_path / kind, method("dpo"), model=model).floating_point_ops(encoded(count=3))
+
+    assert operations("nf4") == operations("none")
+
+
+def test_g14_the_peak_of_training_leaves_loading_out(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: told.append("anew"))
+    forget_peak()
+    assert told == ["anew"]
+    monkeypatch.undo()
+    run = trainer(tmp_path, method("dpo"), updates=1)
+    monkeypatch.setattr("irpo.training.trainer.forget_peak", lambda: told.append("before training"))
+    run.go(None)
+    assert told[1:] == ["before training"]
+
+
+def test_g14_checkpointing_is_asked_for_by_its_present_name(recwarn):
+    use_checkpointing(add_lora(tiny_model(), LoraOptions(r=4), seed=0))
+    assert not [w for w in recwarn if "gradient_checkpointing" in str(w.message)]

@@ -11,10 +11,11 @@ from blind import blind_tables
 from handmade import a_list, build, musique, question, write_lines
 
 from irpo.chance import in_test_split
+from irpo.config.schema import load_config
 from irpo.tasks import TASKS, Intake, build_lists, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import prepare
-from irpo.training.job import split_training
+from irpo.training.job import prepare_job, split_training
 from irpo.types import RankingExample, UserError
 
 DATA = Path(os.environ.get("IRPO_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -51,6 +52,38 @@ def test_w1_nothing_is_won_without_reading_the_query(task, size):
             continue
         best, chance = blind_tables(train, asked)
         assert best < chance + 0.05, name
+
+
+@pytest.mark.parametrize("task", ["arc", "commonsenseqa"])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_w1_no_list_holds_a_wrong_answer_that_training_shows_as_wrong(tmp_path, task, share):
+    """Every answer is one question's own here, so that a shared one was mined."""
+    names = ("sky", "leg", "bird", "coal")
+    for split, count in (("train", 400), ("dev", 40)):
+        rows = [question(names[i % 4]) | {"id": f"{split} {i}"} for i in range(count)]
+        for i, row in enumerate(rows):
+            choices = [{**choice, "text": f"{choice['text']} {split}{i}"} for choice in row["question"]["choices"]]
+            row["question"] = {"stem": f"{row['question']['stem']} {split} {i}", "choices": choices}
+        write_lines(tmp_path / f"{split}.jsonl", rows)
+    lists = build(task, tmp_path)
+    parts: dict[bool, set[str]] = {True: set(), False: set()}
+    for example in lists["train"]:
+        parts[in_test_split(example.unit, share)] |= set(example.texts)
+    assert all(parts.values())
+    assert not parts[True] & parts[False]
+    assert not {text for e in lists["eval"] for text in e.texts} & (parts[True] | parts[False])
+    assert any(c.source == "mined" for e in lists["eval"] for c in e.candidates)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.1, False), (0.15, True), (0.0, False)])
+def test_w1_a_share_that_parts_no_mines_is_said(tmp_path, capsys, share, said):
+    rows = [question(("sky", "leg", "bird", "coal")[i % 4]) | {"id": f"q{i}"} for i in range(200)]
+    for i, row in enumerate(rows):
+        row["question"] = row["question"] | {"stem": f"{row['question']['stem']} {i}"}
+    write_lines(tmp_path / "train.jsonl", rows)
+    overrides = [f"task.data={tmp_path}", f"training.validation_fraction={share}"]
+    prepare_job(load_config(["models/embedded.yaml", "tasks/arc.yaml", "methods/irpo.yaml"], overrides))
+    assert ("take 0.05 or 0.1 or 0.2" in capsys.readouterr().err) is said
 
 
 # ---- W3, W8: lists that depend on each other -------------------------------------------------------------------------

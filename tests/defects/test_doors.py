@@ -12,41 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import TRAIN, refused
 
 from irpo import cli
-from irpo.config.layers import parse_value
 from irpo.types import UserError
 
 HEAVY = ("transformers.trainer", "peft", "bitsandbytes", "accelerate", "datasets", "torch._dynamo")
-TRAIN = ("train", "models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml")
-
-
-@pytest.fixture
-def irpo(monkeypatch, capsys, tmp_path):
-    """Runs `irpo ...` in an empty folder; gives exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["irpo", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-def refused(result, *says):
-    """The one line of a mistake, whose parts are checked."""
-    code, _, err = result
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    for part in says:
-        assert part in err
-    return err
 
 
 def in_a_fresh_python(*words: str, cwd: Path | None = None, **environment: str) -> tuple[set[str], str]:
@@ -107,91 +78,6 @@ def test_m2_a_missing_kernel_of_the_hub_is_nobodys_concern(caplog):
         caplog.clear()
 
 
-VALUES = {
-    "a month 99": "2001-99-99",
-    "hexadecimal of nothing": "0x_",
-    "beyond Unicode": '"\\U00110000"',
-    "half a pair": '"\\ud800"',
-    "!!bool": "!!bool x",
-    "!!timestamp": "!!timestamp x",
-    "a date": "2001-01-01",
-    "a set": "!!set {a}",
-    "deep": "[" * 2000,
-    "long": "9" * 5000,
-    "in a circle": "&a {x: *a}",
-    "NUL": "a\0b",
-    "a key that is no text": "{1: 2}",
-}
-
-
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_t_a_value_that_yaml_or_python_cannot_hold(irpo, value, tmp_path):
-    with pytest.raises(UserError, match="override"):
-        parse_value(value, "override")
-    if "\0" not in value:
-        refused(irpo(*TRAIN, f"task.data={value}", "--out", "x"), "override 'task.data=")
-    (tmp_path / "layer.yaml").write_text(f"seed: 1\ntask:\n  data: {value}\n")
-    refused(irpo(*TRAIN, "layer.yaml", "--out", "x"), "layer.yaml")
-
-
-# Nine times nine times ... of one letter, in a few lines.
-LAUGHS = b"a: [x]\n" + b"".join(b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in b"cdefghi")
-LAUGHS = LAUGHS.replace(b"*b", b"x")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (b"seed: 1\ntask: &a {x: *a}\n", "layer.yaml: broken YAML: nested too deep"),
-        (b"seed: 1\nx: \0\n", "layer.yaml:2: broken YAML: the character #x0000"),
-        (b"seed: 1\nx: \xff\n", "layer.yaml:2: byte 0xff is not UTF-8"),
-        (b"seed: 1\n\nx: 2001-99-99\n", "layer.yaml:3: broken YAML: the value '2001-99-99' is no timestamp"),
-        (LAUGHS, "holds too much"),
-    ],
-)
-def test_t_a_file_that_is_no_configuration(irpo, tmp_path, text, says):
-    (tmp_path / "layer.yaml").write_bytes(text)
-    refused(irpo(*TRAIN, "layer.yaml", "--out", "x"), says)
-
-
-@pytest.mark.parametrize("name", ["['']", "[.x]", "[a..b]", "['a b']"])
-def test_t_a_plugin_that_is_no_modules_name(irpo, name):
-    refused(irpo(*TRAIN, f"plugins={name}", "--out", "x"), "override", "is no module's name")
-    refused(irpo("list", "--plugin", ""), "is no module's name")
-
-
-OPTIONS = {
-    "method:\n  objective:\n    bta: 1\n": ("layer.yaml:3: unknown option 'bta' of objective 'irpo'", "mean 'beta'?"),
-    "method:\n  objective:\n    beta: fast\n": ("layer.yaml:3: objective 'irpo': beta = 'fast'",),
-    "method:\n  objective:\n    metric:\n      name: precision\n      kk: 1\n": ("layer.yaml:5: unknown option 'kk'",),
-    "method:\n  objective:\n    metric: [ndcg]\n": ("layer.yaml:3: positional metric: ['ndcg']; give a name",),
-    "method:\n  scorer: independant\n": ("layer.yaml:2: unknown scorer 'independant'", "mean 'independent'?"),
-    "task:\n  train_list: 5\n": ("layer.yaml:2: unknown option 'train_list' of task 'world'",),
-    "evaluation:\n  modes:\n    - score\n    - scorre\n": (
-        "layer.yaml:4: unknown ranking mode 'scorre'",
-        "mean 'score'?",
-    ),
-    "online:\n  method:\n    name: larpo\n    memori: all\n": ("layer.yaml:4: unknown option 'memori' of on-policy",),
-    "method:\n  objective: null\n  objectives:\n    - name: irpo\n    - name: dpo\n      bta: 2\n": (
-        "layer.yaml:6: unknown option 'bta' of objective 'dpo'",
-    ),
-    "online:\n  method: larpo\n  sampler:\n    name: transformers\n    answers: 3\n": (
-        "layer.yaml:5: unknown option 'answers' of sampler",
-    ),
-}
-
-
-@pytest.mark.parametrize(("text", "says"), OPTIONS.items(), ids=range(len(OPTIONS)))
-def test_t_a_plugins_options_keep_file_and_line(irpo, tmp_path, text, says):
-    (tmp_path / "layer.yaml").write_text(text)
-    refused(irpo(*TRAIN, "layer.yaml", "--out", "x"), *says)
-
-
-def test_t_an_overrides_option_is_the_overrides(irpo):
-    override = "method.objective={name: irpo, metric: {name: precision, k: x}}"
-    refused(irpo(*TRAIN, override, "--out", "x"), f"override {override!r}: ", "k = 'x'")
-
-
 @pytest.mark.parametrize("command", ["train", "prepare", "evaluate", "quickstart"])
 @pytest.mark.parametrize("out", ["file", "file/below", "x" * 300])
 def test_u18_an_output_folder_that_cannot_be(irpo, tmp_path, command, out):
@@ -204,21 +90,6 @@ def test_u18_an_output_folder_that_cannot_be(irpo, tmp_path, command, out):
     }[command]
     refused(irpo(*words, "--out", out), "--out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("training.updates",), "an override is written key.sub=value"),
-        (("models/embeded.yaml",), "(did you mean 'models/embedded.yaml'?)"),
-        (("learning_rate=1",), "(did you mean 'training.learning_rate'?)"),
-        (("training.learning_rat=1",), "(did you mean 'training.learning_rate'?)"),
-        (("method.objective=irpoo",), "(did you mean 'irpo'?)"),
-    ],
-)
-def test_u18_did_you_mean(irpo, words, says):
-    err = refused(irpo(*TRAIN, *words, "--out", "x"), says)
-    assert "methods/sft.yaml" not in err  # not the list of all files
 
 
 def test_u18_a_wrong_path_is_the_mistake_and_not_the_task(irpo):
@@ -290,83 +161,6 @@ def test_u13_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     assert not datasets.config.HF_HUB_OFFLINE
 
 
-def test_d5_a_revision_of_the_hub_can_be_pinned(monkeypatch):
-    import transformers
-
-    from irpo.scoring import models
-    from irpo.tasks._hub import load_hub
-
-    asked = []
-    monkeypatch.setattr("datasets.load_dataset", lambda *spec, **more: asked.append((*spec, more)) or {})
-    load_hub("hub@v2", "allenai/ai2_arc", "ARC-Challenge")
-    assert asked == [("allenai/ai2_arc", "ARC-Challenge", {"revision": "v2"})]
-
-    def tokenizer(place, revision):
-        asked.append((place, revision))
-        raise OSError("enough")
-
-    monkeypatch.setattr(models, "require_there", lambda name: None)
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", tokenizer)
-    with pytest.raises(UserError, match="cannot load model 'who/what@abc123'"):
-        models.load_tokenizer("who/what@abc123")
-    assert asked[-1] == ("who/what", "abc123")
-
-
-def test_d1_every_model_config_carries_a_learning_rate_for_lora():
-    from irpo.config.schema import load_config
-    from irpo.resources import configs_dir
-
-    files = sorted((configs_dir() / "models").glob("*.yaml"))
-    assert len(files) >= 11
-    for file in files:
-        config = load_config([file, "tasks/world.yaml", "methods/sft.yaml"])
-        assert config.model.tuning == "lora"
-        assert 5e-5 <= config.training.learning_rate <= 3e-4, file.name
-
-
-IMPLIED = {"accelerate", "pytrec-eval-terrier", "bitsandbytes"}  # other libraries import them for us
-
-
-def test_m3_what_is_imported_is_declared_and_nothing_else():
-    import ast
-    import re
-    import tomllib
-
-    root = Path(__file__).parents[2]
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [
-        x for key in ("llm", "dense", "vllm") for x in project["optional-dependencies"][key]
-    ]
-    declared = {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in wanted}
-    names = {"yaml": "pyyaml"}
-    imported = set()
-    for path in (root / "irpo").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                imported.add(node.module.partition(".")[0])
-    foreign = {names.get(name, name.replace("_", "-")) for name in imported - set(sys.stdlib_module_names) - {"irpo"}}
-    assert foreign - declared == set()
-    assert declared - foreign - IMPLIED == set()
-
-
-def test_m3_memory_is_known_where_unix_is_not(monkeypatch):
-    from types import SimpleNamespace
-
-    import psutil
-
-    from irpo import processes as machine
-
-    assert machine.memory() > 2**28
-    assert machine.peak_of_process() > 2**24
-    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has none
-    monkeypatch.delattr("os.sysconf", raising=False)
-    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7)))
-    assert machine.peak_of_process() == 7
-    assert machine.memory() > 2**28
-
-
 def quickstart_of(monkeypatch, write):
     """The quickstart whose training is `write(folder)`, and nothing measured."""
     from irpo import quickstart
@@ -412,98 +206,3 @@ def test_u12_the_report_says_what_was_compared(tmp_path):
     own = load_config(files, ["task={name: jsonl, data: mine}", "model.name=runs/x", "training.updates=null"])
     assert _subject(own) == "runs/x on the task jsonl: mine: LoRA rank 8"
     assert _length(own) == "passes over the data: 1, in updates"
-
-
-def package(folder: Path, name: str, module: str, text: str) -> None:
-    """An installed package with one plug-in module."""
-    (folder / f"{module}.py").write_text(text)
-    about = folder / f"{name}-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[irpo.plugins]\nmine = {module}\n")
-
-
-@pytest.fixture
-def installed(monkeypatch, tmp_path):
-    """A folder of installed packages, which are looked for anew; the second is a kind of plug-in of theirs."""
-    from irpo.registry import load_installed
-
-    (tmp_path / "kinds_of_theirs.py").write_text("from irpo.registry import Registry\nKIND = Registry('thing')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    load_installed.cache_clear()
-    yield tmp_path
-    load_installed.cache_clear()
-    for name in ("kinds_of_theirs", "plugin_of_theirs"):
-        sys.modules.pop(name, None)
-
-
-PLUGIN = """
-from dataclasses import dataclass
-from kinds_of_theirs import KIND
-
-@KIND.register('theirs')
-@dataclass(frozen=True)
-class Theirs:
-    k: int = 1
-"""
-
-
-@pytest.mark.parametrize("first", ["build", "list", "contains"])
-def test_b12_plugins_of_installed_packages_are_found(installed, first):
-    package(installed, "irpo-theirs", "plugin_of_theirs", PLUGIN)
-    from kinds_of_theirs import KIND  # type: ignore[import-not-found]
-
-    assert {
-        "build": lambda: KIND.build({"name": "theirs", "k": 3}).k == 3,
-        "list": lambda: list(KIND) == ["theirs"],
-        "contains": lambda: "theirs" in KIND,
-    }[first]()
-
-
-def test_b12_an_installed_plugin_that_is_broken_is_named(installed):
-    package(installed, "irpo-theirs", "plugin_of_theirs", "import no_such_module_at_all\n")
-    from kinds_of_theirs import KIND  # type: ignore[import-not-found]
-
-    with pytest.raises(UserError, match="'plugin_of_theirs' of the installed package 'irpo-theirs' cannot be imported"):
-        KIND.build("theirs")
-
-
-def test_b12_the_commands_are_functions(monkeypatch, tmp_path):
-    import types
-    from inspect import signature
-
-    import irpo
-
-    card = irpo.prepare({"name": "world", "train_lists": 20, "eval_lists": 5}, tmp_path / "lists")
-    assert card["splits"]["eval"]["lists"] == 5
-    calls = []
-    fake = types.ModuleType("irpo.pipeline")
-    fake.train = lambda *args, **kwargs: calls.append((args, kwargs)) or {}
-    fake.evaluate = lambda *args, **kwargs: calls.append((args, kwargs)) or {}
-    monkeypatch.setitem(sys.modules, "irpo.pipeline", fake)
-    monkeypatch.setattr(irpo, "pipeline", fake, raising=False)
-    irpo.train([*TRAIN[1:], "training.updates=3"], tmp_path / "run", resume=True)
-    ((config, out), given) = calls.pop()
-    assert (config.training.updates, out, given) == (3, tmp_path / "run", {"resume": True})
-    with pytest.raises(UserError, match=r"override 'method\.objective\.bta=1': unknown option 'bta'"):
-        irpo.train([*TRAIN[1:], "method.objective.bta=1"], tmp_path / "run")
-    irpo.evaluate("embedded", tmp_path / "e", task={"name": "world", "world_seed": 2}, modes=["score"], max_lists=4)
-    ((model, task, out, settings), _) = calls.pop()
-    assert (model, task, settings.max_lists, len(settings.modes)) == (
-        "embedded",
-        {"name": "world", "world_seed": 2},
-        4,
-        1,
-    )
-    assert all(signature(f).return_annotation for f in (irpo.prepare, irpo.train, irpo.evaluate))
-
-
-def test_d5_the_card_names_the_model_as_the_hub_knows_it():
-    from irpo.config.schema import load_config
-    from irpo.training.outcome import model_card
-
-    config = load_config(["models/phi4-mini.yaml", *TRAIN[2:]], ["model.name=who/what@abc123"])
-    cuts = {"prompts_cut": 0, "special_texts": 0}
-    text = model_card(config, {"notes": [], "splits": {}}, cuts, None, key="0")
-    assert "base_model: who/what\n" in text
-    assert "`who/what@abc123`" in text

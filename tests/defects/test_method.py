@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pkgutil
 import re
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from tiny import tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training_lists import TEMPLATE, TOKENIZER, encoded, examples, method, trainer
 
+from irpo import online
 from irpo.catalogue import entries, kinds
 from irpo.config.schema import load_config
 from irpo.lists import ScoredLists
@@ -364,3 +366,12 @@ def test_g6_the_table_of_ndcg_is_that_of_the_lists():
     orders = [sorted(range(len(row)), key=lambda j, row=row, y=y: (-row[j], y[j])) for row, y in lists]
     expected = torch.tensor([ndcg(order, y, 10) for order, (_, y) in zip(orders, lists, strict=True)])
     torch.testing.assert_close(ndcg_of_table(scores, relevance, mask, 10), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_b7_a_module_of_the_package_is_a_method_unless_it_is_shared():
+    """One file holds a method: no list of names is kept beside it."""
+    names = {found.name for found in pkgutil.iter_modules(online.__path__)} - set(online._SHARED)
+    assert set(online._SHARED) < {found.name for found in pkgutil.iter_modules(online.__path__)}
+    assert {online.ON_POLICY.get(name).__module__ for name in ("iterative", "larpo", "reinforce")} == {
+        f"irpo.online.{name}" for name in names
+    }
