@@ -42,12 +42,12 @@ class Outcome:
         """One sentence on whether training helped."""
         if self.before is None:
             return ""
-        if self.after < self.before or (self.gain is not None and self.gain[1] < 0):
-            return "training made it worse: try another learning rate, more lists or fewer updates"
         if self.after == self.before:
             return "training changed nothing that these lists show"
-        if self.gain is not None and self.gain[0] <= 0:
+        if self.gain is not None and self.gain[0] <= 0 <= self.gain[1]:
             return "chance alone could make such a difference on so few lists"
+        if self.after < self.before:
+            return "training made it worse: try another learning rate, more lists or fewer updates"
         return ""
 
 
