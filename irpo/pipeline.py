@@ -192,7 +192,7 @@ def measure(
     )
     if note := check_model(ranker.model):
         say(note)
-    counts = popularity(train)
+    counts = popularity(train, start)
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
