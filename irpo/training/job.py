@@ -35,7 +35,7 @@ from irpo.training.method import Method
 from irpo.types import RankingExample, UserError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")  # modules of their own names
-FEW = 30  # validation lists, below which a gain is hard to tell from chance
+FEW = 30  # validation lists that share nothing, below which a gain is hard to tell from chance
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,9 @@ def describe(parts: Parts) -> None:
             f"note: no list to validate on (training.validation_fraction = {t.validation_fraction:g}): nothing will "
             "say whether training helped, and the last update is kept"
         )
-    elif len(validation) < FEW:
-        say(f"note: {len(validation)} validation list(s): a gain on so few is hard to tell from chance")
+    elif (units := len({p.example.unit for p in validation})) < FEW:
+        grouped = f" in {units} group(s) that share nothing with each other" if units < len(validation) else ""
+        say(f"note: {len(validation)} validation list(s){grouped}: a gain on so few is hard to tell from chance")
     if parts.method.objective.needs.reference:
         say(f"reference: {_REFERENCES[parts.method.reference]}")
 

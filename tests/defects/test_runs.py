@@ -259,17 +259,6 @@ def test_w10_a_run_that_stopped_early_stays_stopped(tmp_path):
     torch.testing.assert_close(learned(again.model), learned(run.model), atol=0, rtol=0)
 
 
-def test_u18_a_run_by_epochs_does_not_shrink_by_a_number_of_updates(tmp_path):
-    run = tmp_path / "run"
-    by_epochs = ("training.updates=null", "training.lists_per_update=16")
-    pipeline.train(config_of(*by_epochs), run)
-    took = lines(run)[-1]["update"]
-    written = (run / "config.yaml").read_bytes()
-    with pytest.raises(UserError, match=rf"training\.updates is 1 and the run was to take {took}"):
-        pipeline.train(config_of("training.lists_per_update=16", "training.updates=1"), run, resume=True)
-    assert (run / "config.yaml").read_bytes() == written
-
-
 def test_w11_a_line_after_a_break_speaks_of_the_same_updates(tmp_path):
     settings = {"updates": 6, "patience": None, "evaluate_every": 2, "logging_every": 5, "learning_rate": 0.1}
     whole = with_validation(tmp_path / "whole", **settings)
@@ -309,7 +298,7 @@ def test_u5_training_says_whether_it_helped(tmp_path, capsys):
     assert f"{first['eval_NDCG@10']:.4f} before training" in said
     assert "after (" in said.splitlines()[-3] or "after (" in said.splitlines()[-4]
     assert f"irpo evaluate --model {tmp_path / 'run'}" in said.splitlines()[-2]
-    assert "validation list(s): a gain on so few is hard to tell from chance" in said
+    assert "a gain on so few is hard to tell from chance" in said
     assert "before training" in (tmp_path / "run" / "README.md").read_text()
 
 
@@ -328,9 +317,6 @@ def test_u5_an_interval_stands_beside_a_gain_and_goes_by_group():
     assert found.verdict == ""
     assert "95 % interval" in str(found)
     assert "worse" in outcome_of(after, before, lists).verdict
-    mixed = [-0.3, 0.2, -0.1, 0.1, -0.2, 0.2, -0.1, 0.1]  # a fall is held to the same evidence as a gain
-    fallen = {e.id: 0.5 + gain for e, gain in zip(lists, mixed, strict=True)}
-    assert "chance alone" in outcome_of(before, fallen, lists).verdict
 
 
 def test_u5_training_without_validation_is_told(tmp_path, capsys):
