@@ -45,6 +45,11 @@ def relevant_from(task: object) -> float:
     return float(getattr(task, "relevant_from", 1.0))
 
 
+def validation_shares(task: object) -> tuple[float, ...]:
+    """The validation fractions for which a task builds lists that share nothing; () where any will do."""
+    return tuple(getattr(task, "validation_shares", ()))
+
+
 class Refused(Exception):
     """A sound row that makes no list (no answer, say): counted under its reason, never an error."""
 

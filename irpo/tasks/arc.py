@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from irpo.tasks import TASKS, Intake, Lists, Release
-from irpo.tasks._choices import ChoiceLists
+from irpo.tasks._choices import VALIDATION_SHARES, ChoiceLists
 from irpo.tasks.mining import MinerName
 
 RELEASE = Release(eval_names=(), prefer="challenge", hub="allenai/ai2_arc", hub_config="ARC-Challenge")
@@ -22,6 +22,8 @@ class Arc:
 
     The website's files and the hub's rows are read alike. Labels are matched, whatever they are (A-E, 1-5).
     """
+
+    validation_shares: ClassVar[tuple[float, ...]] = VALIDATION_SHARES
 
     data: str
     seed: int = 0

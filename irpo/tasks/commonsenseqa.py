@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from irpo.tasks import TASKS, Intake, Lists, Release
-from irpo.tasks._choices import ChoiceLists
+from irpo.tasks._choices import VALIDATION_SHARES, ChoiceLists
 from irpo.tasks.mining import MinerName
 
 RELEASE = Release(eval_names=("dev", "test"), hub="tau/commonsense_qa")
@@ -21,6 +22,8 @@ class CommonsenseQA:
 
     The website's files and the hub's rows are read alike. The test file has no answers: its rows are refused.
     """
+
+    validation_shares: ClassVar[tuple[float, ...]] = VALIDATION_SHARES
 
     data: str
     seed: int = 0

@@ -30,6 +30,7 @@ from irpo.scoring.models import (
     without_dropout,
 )
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
+from irpo.tasks import TASKS, validation_shares
 from irpo.tasks.preparing import build
 from irpo.training.method import Method
 from irpo.types import RankingExample, UserError
@@ -76,6 +77,12 @@ def prepare_job(config: RunConfig) -> Parts:
     if "eval" not in lists:
         say("note: the data hold no evaluation split; `irpo evaluate` will need one")
     t = config.training
+    shares = validation_shares(TASKS.build(config.task))
+    if shares and t.validation_fraction and t.validation_fraction not in shares:
+        say(
+            f"note: training.validation_fraction is {t.validation_fraction:g}: validation lists hold wrong answers "
+            f"that training lists show as wrong; {', '.join(f'{share:g}' for share in shares)} keep them apart"
+        )
     splits = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
     unused = len(lists["train"]) - len(splits.train) - len(splits.validation)
     return assemble(config, method, splits, card | {"unused": unused})
