@@ -61,6 +61,7 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     config, card = parts.config, parts.card
     held = contents(config, parts.builder.template.source, card["splits"]["train"]["sha256"])
     runs.require_same(out, held)
+    _require_no_fewer_updates(parts, out)
     model = policy_model(config)
     if config.online is None:
         runs.begin(out, config, held)
@@ -75,6 +76,18 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held)))
     tell(outcome)
     return outcome
+
+
+def _require_no_fewer_updates(parts: Parts, out: Path) -> None:
+    """`UserError` where the folder's run was to take more updates: how many its epochs were, only the lists say."""
+    from irpo.training.trainer import updates_of
+
+    old = run_config(out)
+    if old is None or parts.config.online is not None:
+        return
+    was, now = (updates_of(c.training, len(parts.train)) for c in (old, parts.config))
+    if now < was:
+        raise UserError(f"--resume: training.updates is {now} and the run was to take {was}; it may grow, not shrink")
 
 
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
@@ -183,7 +196,7 @@ def measure(
     )
     if note := check_model(ranker.model):
         say(note)
-    counts = popularity(train)
+    counts = popularity(train, start)
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 

@@ -11,13 +11,16 @@ import pytest
 from ir_measures import AP, RR
 from tiny import tiny_model, tiny_tokenizer
 
+from irpo.config.schema import EvaluationConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, evaluate, write_results
 from irpo.evaluation.baselines import bm25_scores
 from irpo.evaluation.results import results_of
 from irpo.evaluation.writing import trec_id
 from irpo.measures import ndcg
+from irpo.pipeline import measure
 from irpo.prompting.prompts import STYLES, PromptBuilder, Template
 from irpo.ranking.modes import ParsedAnswer, RankedList, by_score
+from irpo.ranking.reranker import Reranker
 from irpo.scorers import Independent, Label
 from irpo.scoring.layout import Layout
 from irpo.scoring.tokens import EncodedList
@@ -203,3 +206,15 @@ def test_mistakes_are_named():
         evaluate(examples(1) * 2, builder(), MODEL, Independent())
     with pytest.raises(UnknownName, match="choose from constrain, generate, score"):
         EvaluationOptions(modes=("guess",))
+
+
+def test_w4_popularity_counts_from_the_label_that_the_task_says(monkeypatch):
+    """ReDial's and INSPIRED's suggestions by an LLM have label 1: they are not what is right there."""
+    seen = {}
+    monkeypatch.setattr("irpo.pipeline.run_evaluation", lambda *_, popularity: seen.update(popularity))
+    monkeypatch.setattr("irpo.pipeline.check_model", lambda _: None)
+    texts = {"Heat": 1.0, "Alien": 2.0, "Up": 0.0}
+    train = [RankingExample("t", "films", tuple(Candidate(text, text, label) for text, label in texts.items()))]
+    ranker = Reranker(None, None, None, Independent())
+    measure(ranker, train, EvaluationConfig(), task={"name": "redial", "data": "."}, train=train)
+    assert seen == {"alien": 1.0}

@@ -13,11 +13,12 @@ from math import isfinite
 from typing import Any
 
 from irpo.config.schema import RunConfig
+from irpo.progress import say
 from irpo.prompting.prompts import PromptBuilder, prompt_builder, require_positions
 from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec, load_plugins
 from irpo.runs import base_name, load_options, load_weights, run_config
-from irpo.scorers import SCORERS
+from irpo.scorers import SCORERS, check_model
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.models import EMBEDDED, load_tokenizer, require_there, resolve
 from irpo.types import Candidate, RankingExample, Style
@@ -74,14 +75,15 @@ class Reranker:
         if config is None:
             limit = max_tokens or (1024 if name == EMBEDDED else 4096)
             builder = prompt_builder(tokenizer, template or "default", style or "text", limit)
-            return cls(load_weights(name), tokenizer, builder, SCORERS.build("independent"))
+            return cls(_checked(load_weights(name)), tokenizer, builder, SCORERS.build("independent"))
         own = config.prompt
         task = str(config.task["name"])
         builder = prompt_builder(
             tokenizer, template or own.template or task, style or own.style, max_tokens or own.max_tokens
         )
         scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
-        return cls(load_weights(name, load_options(config)), tokenizer, builder, scorer, config.method.length)
+        model = _checked(load_weights(name, load_options(config)))
+        return cls(model, tokenizer, builder, scorer, config.method.length)
 
     @property
     def ranker(self) -> Ranker:
@@ -121,6 +123,13 @@ def notes_on(rows: Sequence[Ranked], max_tokens: int) -> list[str]:
             f"the model's answer does not name {unnamed} of {len(rows)} documents; they follow in a random order"
         )
     return notes
+
+
+def _checked(model: Any) -> Any:
+    """The model, of which it is known from here on how its family is scored: as in training and evaluation."""
+    if note := check_model(model):
+        say(note)
+    return model
 
 
 def _require_room(name: str, max_tokens: int) -> None:

@@ -195,6 +195,10 @@ def weighted_draw(chance: Chance, weights: Sequence[int], skip: Callable[[int], 
                 yield place
 
 
-def popularity(train: Sequence[RankingExample]) -> dict[str, float]:
-    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know."""
-    return dict(Counter(text_key(c.text) for e in train for c in e.candidates if c.relevance > 0))
+def popularity(train: Sequence[RankingExample], relevant_from: float = 0.0) -> dict[str, float]:
+    """In how many training lists a text is relevant, by `text_key`: what a ranker that ignores the query can know.
+
+    Relevant is a label above 0 that reaches `relevant_from`.
+    """
+    labelled = ((c.relevance, text_key(c.text)) for e in train for c in e.candidates)
+    return dict(Counter(key for label, key in labelled if label > 0 and label >= relevant_from))

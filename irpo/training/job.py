@@ -36,7 +36,7 @@ from irpo.training.method import Method
 from irpo.types import RankingExample, UserError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")  # modules of their own names
-FEW = 30  # validation lists, below which a gain is hard to tell from chance
+FEW = 30  # validation lists that share nothing, below which a gain is hard to tell from chance
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ def prepare_job(config: RunConfig) -> Parts:
     if "eval" not in lists:
         say("note: the data hold no evaluation split; `irpo evaluate` will need one")
     t = config.training
+    shares = validation_shares(TASKS.build(config.task))
+    if shares and t.validation_fraction and t.validation_fraction not in shares:
+        say(
+            f"note: training.validation_fraction is {t.validation_fraction:g}: validation lists hold wrong answers "
+            f"that training lists show as wrong; {', '.join(f'{share:g}' for share in shares)} keep them apart"
+        )
     splits = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
     shares = validation_shares(TASKS.get(str(config.task["name"])))
     if shares and splits.validation and t.validation_fraction not in shares:
@@ -183,8 +189,9 @@ def describe(parts: Parts) -> None:
             f"note: no list to validate on (training.validation_fraction = {t.validation_fraction:g}): nothing will "
             "say whether training helped, and the last update is kept"
         )
-    elif len(validation) < FEW:
-        say(f"note: {len(validation)} validation list(s): a gain on so few is hard to tell from chance")
+    elif (units := len({p.example.unit for p in validation})) < FEW:
+        grouped = f" in {units} group(s) that share nothing with each other" if units < len(validation) else ""
+        say(f"note: {len(validation)} validation list(s){grouped}: a gain on so few is hard to tell from chance")
     if parts.method.objective.needs.reference:
         say(f"reference: {_REFERENCES[parts.method.reference]}")
 

@@ -7,17 +7,19 @@ import pytest
 import torch
 from tiny import HYBRIDS, tiny_model
 from training_lists import TOKENIZER, bumped, encoded, gradients, learned, method, trainer
+from transformers import MptConfig, MptForCausalLM
 
 from irpo.config.schema import load_config
 from irpo.estimate.plan import shape_of
 from irpo.pipeline import policy_model
 from irpo.ranking import constrained_ranking
 from irpo.ranking.decoding import Sampling, sample_text
+from irpo.ranking.reranker import Reranker
 from irpo.scorers import SCORERS, check_model
 from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_batch, score_lists
 from irpo.scoring.models import LoraOptions, add_lora
-from irpo.scoring.whole import remember
+from irpo.scoring.whole import one_row, remember
 from irpo.types import UserError, target_order
 
 INDEPENDENT = SCORERS.build("independent")
@@ -115,6 +117,16 @@ def test_d3_the_way_is_said_when_a_model_is_loaded_to_train(tmp_path, capsys):
     layers = ["models/embedded.yaml", "tasks/jsonl.yaml", "methods/irpo.yaml"]
     policy_model(load_config(layers, [f"model.name={tmp_path}", "task.data=."]))
     assert "note: model family 'lfm2' is scored in whole sequences" in " ".join(capsys.readouterr().err.split())
+
+
+def test_d3_what_trains_in_whole_sequences_ranks_in_them_too(tmp_path, capsys):
+    """MPT counts positions by column: `irpo rank` scored it in one row, with other numbers than training's."""
+    made = MptForCausalLM(MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=len(TOKENIZER)))
+    made.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    ranker = Reranker.load(str(tmp_path))
+    assert not one_row(ranker.model)
+    assert "note: model family 'mpt' is scored in whole sequences" in " ".join(capsys.readouterr().err.split())
 
 
 def test_d3_no_estimate_is_made_of_what_is_not_simulated(tmp_path):
