@@ -77,12 +77,6 @@ def prepare_job(config: RunConfig) -> Parts:
     if "eval" not in lists:
         say("note: the data hold no evaluation split; `irpo evaluate` will need one")
     t = config.training
-    shares = validation_shares(TASKS.build(config.task))
-    if shares and t.validation_fraction and t.validation_fraction not in shares:
-        say(
-            f"note: training.validation_fraction is {t.validation_fraction:g}: validation lists hold wrong answers "
-            f"that training lists show as wrong; {', '.join(f'{share:g}' for share in shares)} keep them apart"
-        )
     splits = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
     shares = validation_shares(TASKS.get(str(config.task["name"])))
     if shares and splits.validation and t.validation_fraction not in shares:

@@ -3,12 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from handmade import write_lines
 from training_lists import examples
 
 from irpo import pipeline
 from irpo.config.schema import load_config
-from irpo.training.job import prepare_job
 from irpo.training.outcome import outcome_of
 from irpo.types import UserError
 
@@ -44,19 +42,6 @@ def test_w3_few_groups_of_many_lists_are_warned_of(tmp_path, capsys):
     pipeline.train(config_of("task.train_lists=300", "training.updates=1"), tmp_path / "run")
     said = capsys.readouterr().err
     assert "group(s) that share nothing with each other: a gain on so few" in said
-
-
-def _asked(number):
-    choices = [{"text": f"answer {number} {label}", "label": label} for label in "ABCD"]
-    return {"id": str(number), "question": {"stem": f"question {number}?", "choices": choices}, "answerKey": "A"}
-
-
-@pytest.mark.parametrize(("fraction", "told"), [(0.1, False), (0.15, True), (0, False)])
-def test_w1_a_validation_share_that_does_not_mine_apart_is_told(tmp_path, capsys, fraction, told):
-    write_lines(tmp_path / "ARC-Challenge-Train.jsonl", [_asked(n) for n in range(40)])
-    layers = ["models/embedded.yaml", "tasks/arc.yaml", "methods/irpo.yaml"]
-    prepare_job(load_config(layers, [f"task.data={tmp_path}", f"training.validation_fraction={fraction}"]))
-    assert ("wrong answers that training lists show as wrong" in capsys.readouterr().err) is told
 
 
 def test_u18_a_run_by_epochs_does_not_shrink_by_a_number_of_updates(tmp_path):
