@@ -248,7 +248,8 @@ def need(value: Mapping[str, Any], key: str, kind: type[T] | tuple[type[T], ...]
     if key not in value:
         if default is not None:
             return default
-        raise UserError(f"the row has no {key!r}; its keys are {', '.join(map(str, value)) or 'none'}")
+        keys = ", ".join(map(str, value)) or "none"
+        raise UserError(f"the row has no {key!r}; its keys are {keys if len(keys) <= 300 else keys[:297] + '...'}")
     found = value[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
