@@ -28,17 +28,18 @@ from irpo.tasks import TASKS, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import build
 from irpo.training.job import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
-from irpo.training.outcome import Outcome, model_card, outcome_of, tell
+from irpo.training.outcome import Outcome, model_card, outcome_of, tell, tell_next
 from irpo.types import RankingExample, Style, UserError
 
 if TYPE_CHECKING:  # what is wrong with data, template or folder is said before the Trainer is imported
     from irpo.training.trainer import ListTrainer
 
 
-def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | None:
+def train(config: RunConfig, out: Path, *, resume: bool = False, alone: bool = True) -> Outcome | None:
     """Fine-tune as configured; `out` becomes a run's folder (`irpo.runs`). Returns what validation lists say of it.
 
-    Nothing is written before data, model and method have been found sound; one process at a time writes there.
+    Nothing is written before data, model and method have been found sound; one process at a time writes there. A part
+    of a larger job is not `alone`: where its folder comes to lie, and what to do next, is not its to say.
     """
     config = runs.anchored(config)
     with runs.claimed(out):
@@ -49,10 +50,10 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Outcome | No
         require_sound(config, method_of(config))
         parts = prepare_job(config)
         describe(parts)
-        return fit(parts, out)
+        return fit(parts, out, alone=alone)
 
 
-def fit(parts: Parts, out: Path) -> Outcome | None:
+def fit(parts: Parts, out: Path, *, alone: bool = True) -> Outcome | None:
     """Train a prepared job from where its folder stands, and write what came of it; the model card last."""
     config, card = parts.config, parts.card
     held = contents(config, parts.builder.template.source, card["splits"]["train"]["sha256"])
@@ -69,7 +70,9 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
     cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held)))
-    tell(outcome, out, config, measurable="eval" in card["splits"])
+    tell(outcome)
+    if alone:
+        tell_next(out, config, measurable="eval" in card["splits"])
     return outcome
 
 

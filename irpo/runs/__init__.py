@@ -198,6 +198,8 @@ def is_finished(out: Path, config: RunConfig) -> bool:
     there, key = run_config(out), read_json(out / KEY).get("key")
     if there is None or key is None or differing(settings(there), settings(config)):
         return False
+    if not (out / _learnt(config.model.tuning)).is_dir():
+        return False
     try:
         return (out / CARD).read_text(encoding="utf-8").endswith(card_end(key))
     except (OSError, UnicodeDecodeError):
@@ -239,6 +241,10 @@ def write_text(path: Path, text: str) -> None:
 # --- what was learnt --------------------------------------------------------------------------------------------------
 
 
+def _learnt(tuning: str) -> str:
+    return ADAPTER if tuning == "lora" else FULL
+
+
 def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     """The adapter, or all weights, and the tokenizer: a folder that appears whole, in the place of an earlier one."""
     if not is_first():
@@ -246,7 +252,7 @@ def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     for adapter in getattr(model, "peft_config", {}).values():
         if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
             adapter.target_modules = sorted(adapter.target_modules)
-    with whole_folder(out / (ADAPTER if tuning == "lora" else FULL)) as folder:
+    with whole_folder(out / _learnt(tuning)) as folder:
         model.save_pretrained(str(folder), safe_serialization=True)
         (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
         tokenizer.save_pretrained(str(folder))

@@ -14,6 +14,7 @@ from typing import Any
 
 from irpo.files import atomic_file, sha256_of
 from irpo.progress import say
+from irpo.runs.key import read_json
 
 WHOLE = "whole.json"
 STATE = "trainer_state.json"  # the Trainer's own: updates, best checkpoint, callbacks
@@ -28,7 +29,7 @@ def update_of(checkpoint: Path) -> int:
 
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder, whole or not, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.rpartition("-")[2].isdigit()]
+    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.rpartition("-")[2].isdecimal()]
     return sorted(found, key=update_of)
 
 
@@ -42,9 +43,8 @@ def seal(checkpoint: Path) -> None:
 
 def problem(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None where it is whole."""
-    try:
-        digests = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    digests = read_json(checkpoint / WHOLE)
+    if STATE not in digests:
         return "it was not finished"
     for name, digest in digests.items():
         try:

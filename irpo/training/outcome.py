@@ -67,13 +67,17 @@ def outcome_of(
     return Outcome(len(after), mean, sum(before.values()) / len(before), interval, chosen)
 
 
-def tell(outcome: Outcome | None, out: Path, config: RunConfig, *, measurable: bool) -> None:
-    """The last lines of a run: what is saved, whether it helped, and what to do next."""
-    say(f"saved to {out}")
+def tell(outcome: Outcome | None) -> None:
+    """The lines that say whether training helped."""
     if outcome is not None:
         say(str(outcome))
         if outcome.verdict:
             say(f"note: {outcome.verdict}")
+
+
+def tell_next(out: Path, config: RunConfig, *, measurable: bool) -> None:
+    """The last lines of a run: where it is saved, and what to do next."""
+    say(f"saved to {out}")
     folder = shlex.quote(str(out))
     if not measurable:
         say(f'next: irpo rank --model {folder} "query" "first document" "second document"')
