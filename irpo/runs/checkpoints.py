@@ -105,5 +105,7 @@ def _digest(path: Path) -> str:
     if path.name != STATE:
         return sha256_of(path)
     state = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not the Trainer's state")
     rest = {key: value for key, value in state.items() if key != BEST_PATH}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

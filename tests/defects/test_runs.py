@@ -185,6 +185,13 @@ def test_l6_a_damaged_seal_is_none(seal, unfinished, finished):
     torch.testing.assert_close(weights(unfinished), weights(finished), atol=0, rtol=0)
 
 
+def test_l6_a_state_that_is_none(unfinished, finished, capsys):
+    (unfinished / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text("7")
+    pipeline.train(config_of(), unfinished, resume=True)
+    assert "checkpoint-4: trainer_state.json is damaged; going back" in capsys.readouterr().err
+    torch.testing.assert_close(weights(unfinished), weights(finished), atol=0, rtol=0)
+
+
 def test_l6_a_damaged_line_of_the_log_is_dropped(unfinished, finished):
     log = unfinished / "log.jsonl"
     log.write_bytes(b"{}\n\x00\xff\n[]\nnull\n" + log.read_bytes() + b'{"update": 2')
