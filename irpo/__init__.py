@@ -7,6 +7,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+# `python -m irpo` puts this folder first; a file here would stand in for an installed package from the next line on.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in ("irpo", "-mirpo") and sys.path[0] == os.getcwd():
+    del sys.path[0]
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -42,6 +42,12 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A place that is full, closed to this user or of too long a name: the user's to mend, wherever it was met.
+        typer.echo(f"error: {printable(f'{error.filename}: {error.strerror}')}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -75,8 +81,8 @@ def prepare(
 
     _load(plugin)
     card = api.prepare(_task(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
-    typer.echo(preparing.summary(card))
-    typer.echo(f"written to {out}", err=True)
+    typer.echo(printable(preparing.summary(card)))
+    typer.echo(f"written to {printable(str(out))}", err=True)
 
 
 @app.command()
@@ -267,7 +273,8 @@ def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:
 def _lines(file: Path) -> list[str]:
     from irpo.files import read_text
 
-    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    # Not splitlines(): a document may hold U+2028 and other line ends of Unicode.
+    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
 
 
 def _row(row: Any) -> dict[str, Any]:

@@ -248,7 +248,8 @@ def need(value: Mapping[str, Any], key: str, kind: type[T] | tuple[type[T], ...]
     if key not in value:
         if default is not None:
             return default
-        raise UserError(f"the row has no {key!r}; its keys are {', '.join(map(str, value)) or 'none'}")
+        keys = ", ".join(map(str, value)) or "none"
+        raise UserError(f"the row has no {key!r}; its keys are {keys if len(keys) <= 300 else keys[:297] + '...'}")
     found = value[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
@@ -279,7 +280,7 @@ def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Itera
         raise UserError(f"{out}: the output folder's name is taken by a file")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = _beside(out)
+        work = beside(out)
         work.mkdir()
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
@@ -315,7 +316,7 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Another name in the same folder; what is written there appears under `path` only when the block ends well."""
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    work = _beside(path)
+    work = beside(path)
     try:
         yield work
         _to_disk(work)
@@ -328,7 +329,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder that takes the path's place, whole, when the block ends well; until then an earlier one stays."""
-    work, old = _beside(path), _beside(path)
+    work, old = beside(path), beside(path)
     work.mkdir(parents=True)
     try:
         yield work
@@ -336,7 +337,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _to_disk(inner)
         if path.exists():
             os.rename(path, old)
-        os.rename(work, path)
+        try:
+            os.rename(work, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
         _to_disk(path.absolute().parent)
     finally:
         for folder in (work, old):
@@ -353,7 +359,7 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A hidden name for what will bear the path's; what dead processes of this machine left under such names goes."""
     machine = fingerprint(platform.node(), 6)
     for left in path.absolute().parent.glob(f".{glob.escape(path.name)}.{machine}-*-*"):

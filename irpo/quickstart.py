@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from irpo.config.schema import RunConfig, load_config
 from irpo.evaluation import Evaluation, Summary, write_results
 from irpo.evaluation.report import Grid, comparison
 from irpo.evaluation.significance import against
+from irpo.files import beside
 from irpo.pipeline import measure, train
 from irpo.progress import say
 from irpo.ranking.reranker import Reranker
@@ -83,8 +83,8 @@ def _require_ours(out: Path) -> None:
 def _beside(out: Path) -> Iterator[Path]:
     """A hidden folder; what is written there takes the place of what has the same name in `out` when all went well."""
     place = out.absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    work = beside(place)
+    work.mkdir(parents=True)
     try:
         yield work
         (work / _MARK).write_text(

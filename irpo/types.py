@@ -14,6 +14,7 @@ from typing import Literal
 Style = Literal["text", "label", "response"]
 # C0 and C1 but for tab and line break, marks and overrides of the writing direction, lone surrogates
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 MAX_LABEL = 1000.0  # the gain of NDCG, 2^y - 1, is a float up to here
 
@@ -49,6 +50,7 @@ class Candidate:
             raise UserError("a candidate has an empty id")
         if not self.text.strip():
             raise UserError(f"candidate {self.id!r} has an empty text")
+        _require_text(f"candidate {self.id!r}", self.id, self.text)
         if not 0 <= self.relevance <= MAX_LABEL:
             allowed = f"a label is a number from 0 to {MAX_LABEL:g}"
             raise UserError(f"candidate {self.id!r} has relevance {self.relevance!r}; {allowed}")
@@ -80,6 +82,7 @@ class RankingExample:
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise UserError(f"example {self.id!r} holds candidate id {twice!r} twice")
+        _require_text(f"example {self.id!r}", self.id, self.query, self.group or "")
         if self.group == "":
             raise UserError(f"example {self.id!r} has an empty group; leave it out where a list shares nothing")
 
@@ -102,6 +105,13 @@ class RankingExample:
         """The same example with other candidate texts (cut ones, say), one per candidate."""
         pairs = zip(self.candidates, texts, strict=True)
         return replace(self, candidates=tuple(replace(c, text=t) for c, t in pairs))
+
+
+def _require_text(what: str, *texts: str) -> None:
+    """`UserError` for half of a surrogate pair: a command's argument that is not UTF-8 is read as such."""
+    for text in texts:
+        if found := _SURROGATE.search(text):
+            raise UserError(f"{what} holds {found[0]!a}, half of a surrogate pair, which is no text in UTF-8")
 
 
 def printable(text: str) -> str:

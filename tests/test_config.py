@@ -172,6 +172,12 @@ def test_yaml_round_trip_gives_the_same_config(write):
     assert again == config
 
 
+@pytest.mark.parametrize("text", ["1e5", "-1e-5", "1_0E3", "yes", "null", "0x1", "1:20", "a\u2028b"])
+def test_a_text_that_looks_like_a_number_stays_a_text(write, text):
+    config = load_config(BASE, [f'model.name="{text}"', f'task.data="{text}"'])
+    assert load_config([write(to_yaml(config))]) == config
+
+
 def test_a_runs_key_follows_the_settings_and_not_the_order_of_keys(write):
     one = write("model: {name: a}\ntask: {name: t, x: 1, y: 2}\nmethod: {objective: dpo}\n", "one.yaml")
     two = write("method: {objective: {name: dpo}}\ntask: {y: 2, x: 1, name: t}\nmodel: {name: a}\n", "two.yaml")

@@ -136,6 +136,16 @@ def test_a_killed_run_ends_as_it_would_have(method, reference, tmp_path, scripte
     assert (tmp_path / "killed/rounds.jsonl").read_text() == (tmp_path / "whole/rounds.jsonl").read_text()
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:-9]), lambda file: file.unlink()])
+def test_a_round_whose_weights_are_damaged_is_taken_anew(damage, tmp_path, scripted, capsys):
+    whole, again = job("iterative_irpo"), job("iterative_irpo")
+    run_rounds(whole, tmp_path, quiet)
+    damage(tmp_path / "rounds/002/adapter/adapter_model.safetensors")
+    run_rounds(again, tmp_path, quiet)
+    assert "round 2: adapter/adapter_model.safetensors is damaged; going back" in capsys.readouterr().err
+    assert_same_weights(weights(again.model), weights(whole.model))
+
+
 def test_the_first_and_the_previous_policy_are_different_references(tmp_path, scripted):
     runs = {}
     for reference in ("first", "previous"):

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from irpo.config.layers import Layers
+from irpo.config.layers import Layers, written
 from irpo.measures import MEASURES, measure_of
 from irpo.registry import meant, require_module
 from irpo.types import Style, UnknownName, UserError
@@ -220,7 +219,7 @@ def config_of(layers: Layers) -> RunConfig:
 
 def to_yaml(config: RunConfig) -> str:
     """Every setting, defaults included, in the order of the schema; `load_config` reads it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return written(config.model_dump(mode="json"))
 
 
 def _user_error(error: ValidationError, layers: Layers) -> UserError:

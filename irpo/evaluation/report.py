@@ -178,7 +178,7 @@ def markdown(summary: Summary) -> str:
 
 
 def _told(value: object) -> str:
-    return "chosen by size" if value is None else str(value)
+    return "chosen by size" if value is None else printable(str(value))
 
 
 def _every_measure(summary: Summary) -> Grid:

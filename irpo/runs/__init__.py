@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from irpo.config.schema import RUN_CONFIG, RunConfig, load_config, to_yaml
-from irpo.files import atomic_file, sweep, whole_folder
+from irpo.files import atomic_file, sha256_of, sweep, whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
 from irpo.runs.key import KEY, MAY_GROW, Settings, differing, read_json, run_key, settings
@@ -35,7 +35,7 @@ from irpo.types import UserError
 ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
 CHECKPOINTS, ROUNDS, LOG = "checkpoints", "rounds", "log.jsonl"
 BEFORE, STATE, CARD = "before.json", "state.json", "README.md"
-LOCK = ".lock"
+LOCK, WEIGHTS = ".lock", "weights.json"  # of a round: the digests of its weights' files
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +198,8 @@ def is_finished(out: Path, config: RunConfig) -> bool:
     there, key = run_config(out), read_json(out / KEY).get("key")
     if there is None or key is None or differing(settings(there), settings(config)):
         return False
+    if not (out / _learnt(config.model.tuning)).is_dir():
+        return False
     try:
         return (out / CARD).read_text(encoding="utf-8").endswith(card_end(key))
     except (OSError, UnicodeDecodeError):
@@ -239,6 +241,10 @@ def write_text(path: Path, text: str) -> None:
 # --- what was learnt --------------------------------------------------------------------------------------------------
 
 
+def _learnt(tuning: str) -> str:
+    return ADAPTER if tuning == "lora" else FULL
+
+
 def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     """The adapter, or all weights, and the tokenizer: a folder that appears whole, in the place of an earlier one."""
     if not is_first():
@@ -246,7 +252,7 @@ def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     for adapter in getattr(model, "peft_config", {}).values():
         if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
             adapter.target_modules = sorted(adapter.target_modules)
-    with whole_folder(out / (ADAPTER if tuning == "lora" else FULL)) as folder:
+    with whole_folder(out / _learnt(tuning)) as folder:
         model.save_pretrained(str(folder), safe_serialization=True)
         (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
         tokenizer.save_pretrained(str(folder))
@@ -311,11 +317,25 @@ def fresh_round(out: Path, number: int) -> Path:
 
 
 def finished_rounds(out: Path) -> list[dict[str, Any]]:
-    """The states of the rounds that are whole, from 0 on."""
+    """The states of the rounds that are whole, from 0 on; last ones with damaged weights are told of and left out."""
     states: list[dict[str, Any]] = []
     while state := read_json(round_folder(out, len(states)) / STATE):
         states.append(state)
+    while states and (wrong := _damaged(round_folder(out, len(states) - 1))):
+        say(f"round {len(states) - 1}: {wrong} is damaged; going back to the round before, if there is one")
+        states.pop()
     return states
+
+
+def _damaged(home: Path) -> str | None:
+    """The first file of a round's weights that is not as it was written, None where all are."""
+    for name, digest in read_json(home / WEIGHTS).items():
+        try:
+            if sha256_of(home / name) != digest:
+                return name
+        except OSError:
+            return name
+    return None
 
 
 def save_round(home: Path, config: RunConfig, model: Any, tokenizer: Any, state: Mapping[str, Any]) -> None:
@@ -324,6 +344,9 @@ def save_round(home: Path, config: RunConfig, model: Any, tokenizer: Any, state:
     if not is_first():
         return
     write_text(home / RUN_CONFIG, to_yaml(config))
+    files = sorted(path for path in (home / _learnt(config.model.tuning)).rglob("*") if path.is_file())
+    digests = {path.relative_to(home).as_posix(): sha256_of(path) for path in files}
+    write_text(home / WEIGHTS, json.dumps(digests, indent=2) + "\n")
     write_text(home / STATE, json.dumps(state, indent=2) + "\n")
     if config.model.tuning == "full":  # the round before stays: it is what a killed round begins from
         shutil.rmtree(home.parent / f"{int(home.name) - 2:03d}" / FULL, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from irpo.files import atomic_file, sha256_of
 from irpo.progress import say
+from irpo.runs.key import read_json
 
 WHOLE = "whole.json"
 STATE = "trainer_state.json"  # the Trainer's own: updates, best checkpoint, callbacks
@@ -28,7 +29,7 @@ def update_of(checkpoint: Path) -> int:
 
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder, whole or not, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.rpartition("-")[2].isdigit()]
+    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.rpartition("-")[2].isdecimal()]
     return sorted(found, key=update_of)
 
 
@@ -42,9 +43,8 @@ def seal(checkpoint: Path) -> None:
 
 def problem(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None where it is whole."""
-    try:
-        digests = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    digests = read_json(checkpoint / WHOLE)
+    if STATE not in digests:
         return "it was not finished"
     for name, digest in digests.items():
         try:
@@ -105,5 +105,7 @@ def _digest(path: Path) -> str:
     if path.name != STATE:
         return sha256_of(path)
     state = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not the Trainer's state")
     rest = {key: value for key, value in state.items() if key != BEST_PATH}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -95,6 +95,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """The file's object; {} where there is none, or only a part of one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

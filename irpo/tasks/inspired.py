@@ -137,7 +137,7 @@ def _situation(row: Row) -> _Situation:
     cell = need(row.value, "movies", str)
     try:
         titles = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         titles = None
     if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
         raise UserError(f"'movies' is {shown(cell)}; it must be a list of titles in Python's notation")

@@ -124,7 +124,8 @@ def _only(value: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> None
     for key in value:
         if key not in allowed:
             raise UnknownName(
-                f'unknown key {key!r}; the keys of {what} are {", ".join(allowed)} (see "Your own data" in the README)'
+                f"unknown key {shown(key)}; the keys of {what} are {', '.join(allowed)} "
+                '(see "Your own data" in the README)'
             )
 
 

@@ -34,7 +34,7 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
     intake = Intake(skip_bad_rows=skip_bad_rows)
     lists = build_lists(task, intake)
     card = card_of(task, task_spec, lists, intake)
-    with atomic_folder(out, owned=(*FILES.values(), CARD)) as work:
+    with atomic_folder(out, owned=(*FILES.values(), CARD), last=CARD) as work:
         for split, examples in lists.items():
             with atomic_file(work / FILES[split]) as file:
                 file.writelines(_lines(examples))

@@ -69,14 +69,14 @@ def corpus_of(dialogues: Mapping[str, list[Dialogue]], intake: Intake) -> Catalo
     """How often the training dialogues name each film; the evaluation dialogues where there are none."""
     if "train" not in dialogues:
         intake.note("no training split: random movies follow the evaluation dialogues' own frequency")
-    counted = dialogues.get("train") or dialogues["eval"]
+    counted = dialogues.get("train") or dialogues.get("eval", [])
     return Catalogue((one, 1) for dialogue in counted for turn in dialogue.turns for one in turn.films)
 
 
 def _mention(row: Row) -> tuple[Film, int]:
     count = need(row.value, "nbMentions", str)
-    if not count.strip().isdecimal():
-        raise UserError(f"'nbMentions' is {count!r}; it must be a whole number")
+    if not re.fullmatch(r"\s*\d{1,18}\s*", count):
+        raise UserError(f"'nbMentions' is {shown(count)}; it must be a whole number")
     return film(need(row.value, "movieName", str), need(row.value, "movieId", str)), int(count)
 
 
@@ -129,7 +129,7 @@ def _liked(value: Mapping[str, Any]) -> Iterator[str]:
         answers = value.get(form)
         if not answers:
             continue
-        if isinstance(answers, dict):
+        if isinstance(need(value, form, (dict, list)), dict):
             pairs = list(answers.items())
         else:
             pairs = [(item.get("movieId"), item) for item in answers if isinstance(item, dict)]

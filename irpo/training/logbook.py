@@ -42,11 +42,10 @@ class Logbook:
                 path.unlink(missing_ok=True)
 
     def forget_after(self, update: int) -> None:
-        """Drop the lines of updates that will be taken anew, and one that a process died within."""
+        """Drop the lines of updates that will be taken anew, and any that a process died within or that is damaged."""
         if self.path.is_file() and is_first():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
-            write_text(self.path, "".join(kept))
+            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+            write_text(self.path, "".join(f"{line}\n" for line in lines if -1 < _update_in(line) <= update))
 
     def before(self) -> dict[str, float] | None:
         """The values by list that `write_before` wrote; None where it did not."""
@@ -58,6 +57,14 @@ class Logbook:
         self.write({"update": 0, f"eval_{BEST}": mean, "eval_lists": len(values), "eval_seconds": round(seconds, 3)})
         if is_first():
             write_text(self.folder / BEFORE, json.dumps({BEST: dict(values)}) + "\n")
+
+
+def _update_in(line: str) -> int:
+    """The update that a line of the log speaks of, -1 where it cannot be read."""
+    try:
+        return int(json.loads(line)["update"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return -1
 
 
 class GoesOn(TrainerCallback):

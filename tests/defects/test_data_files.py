@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from handmade import a_list, build, write_lines
+from handmade import RECOMMENDER, SEEKER, a_list, build, redial, write_lines
 
 from irpo.files import atomic_file, atomic_folder
 from irpo.objectives import OBJECTIVES
@@ -144,6 +144,28 @@ def test_t_a_row_that_cannot_be_used_is_counted_where_that_is_asked_for(tmp_path
     intake = Intake(skip_bad_rows=True)
     assert [e.id for e in build("jsonl", path, intake)["train"]] == ["a"]
     assert len(intake.bad_rows) == 3
+
+
+def test_t_a_long_key_is_shown_in_short(tmp_path):
+    path = write_lines(tmp_path / "train.jsonl", [a_list("a") | {"k" * 5000: 1}])
+    with pytest.raises(UserError) as raised:
+        build("jsonl", path)
+    assert len(str(raised.value)) < 500 + len(str(path))
+    with pytest.raises(UserError) as raised:
+        build("hotpotqa", path)
+    assert len(str(raised.value)) < 500 + len(str(path))
+
+
+def test_t_rows_of_films_in_forms_that_nobody_wrote(tmp_path):
+    rows = [redial("1", [(SEEKER, "hi"), (RECOMMENDER, "see @1")], {"1": "A Film (1990)"}) | {"initiatorQuestions": 5}]
+    with pytest.raises(UserError, match=r"train.jsonl:1: 'initiatorQuestions' is 5"):
+        build("redial", write_lines(tmp_path / "train.jsonl", rows).parent)
+    (tmp_path / "test.tsv").write_text("full_situation\tmovies\nUser: hi\t{[]: 1}\n")
+    with pytest.raises(UserError, match=r"test.tsv:2: 'movies' is '\{\[\]: 1\}'"):
+        build("inspired", tmp_path / "test.tsv")
+    (tmp_path / "train.tsv").write_text("dialog_id\tutt_id\n")
+    with pytest.raises(UserError, match="no list could be made for train"):
+        build("inspired", tmp_path / "train.tsv")
 
 
 def test_u18_a_label_that_the_objective_cannot_use_is_found_at_its_row(tmp_path):

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from commands import TRAIN, refused
 
-from irpo import cli
+from irpo import api, cli
+from irpo.config.schema import load_config
+from irpo.evaluation.report import _told
 from irpo.types import UserError
 
 HEAVY = ("transformers.trainer", "peft", "bitsandbytes", "accelerate", "datasets", "torch._dynamo")
@@ -108,7 +110,7 @@ def test_u18_a_byte_order_mark_is_no_part_of_a_document(tmp_path):
 
 def strangers(folder: Path) -> None:
     """Files that bear the names of installed packages."""
-    for name in ("scipy", "numpy", "jinja2", "typer"):
+    for name in ("scipy", "numpy", "jinja2", "typer", "psutil", "dataclasses"):
         (folder / f"{name}.py").write_text("raise SystemExit('run by mistake')\n")
 
 
@@ -125,6 +127,57 @@ def test_s3_nor_under_python_m(tmp_path):
         [sys.executable, "-m", "irpo", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_s4_what_prepare_and_a_report_print_is_shown_and_not_obeyed(irpo, tmp_path):
+    row = {"id": "a", "query": "q", "candidates": [{"id": c, "text": c, "relevance": 1} for c in "xy"]}
+    (tmp_path / "train\x1b[2J.jsonl").write_text(f"{json.dumps(row)}\n7\n")
+    code, out, err = irpo("prepare", "--task", "jsonl", "--data", "train\x1b[2J.jsonl", "--out", "o", "--skip-bad-rows")
+    assert code == 0
+    assert r"train\x1b[2J.jsonl:2" in out
+    assert "\x1b" not in out + err
+    assert _told("a\x9b2Jb") == r"a\x9b2Jb"
+
+
+def test_l4_prepare_killed_while_it_replaces_leaves_no_card_over_other_lists(monkeypatch, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def replaces(source, target):
+        if Path(target).name == "train.jsonl" and Path(target).parent.name == "lists":
+            raise Killed
+        real(source, target)
+
+    real = os.replace
+    api.prepare({"name": "world", "train_lists": 20, "eval_lists": 5}, tmp_path / "lists")
+    monkeypatch.setattr(os, "replace", replaces)
+    with pytest.raises(Killed):
+        api.prepare({"name": "world", "train_lists": 30, "eval_lists": 5}, tmp_path / "lists")
+    assert not (tmp_path / "lists" / "card.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "{long}", "--out", "o"),
+        ("rank", "--model", "{long}", "q", "a", "b"),
+        ("rank", "--model", "embedded", "q", "--file", "{long}"),
+        ("prepare", "--task", "jsonl", "--data", "{long}", "--out", "o"),
+        ("evaluate", "--task", "world", "--model", "embedded", "--out", "o/{long}"),
+    ],
+)
+def test_u18_a_name_that_no_file_can_have(irpo, words):
+    refused(irpo(*(word.format(long="a" * 300) for word in words)), "File name too long")
+
+
+@pytest.mark.parametrize("words", [("\udcff", "a", "b"), ("q", "a", "\udcff")])
+def test_t_an_argument_that_is_not_utf_8(irpo, words):
+    refused(irpo("rank", "--model", "embedded", *words), r"holds '\udcff', half of a surrogate pair")
+
+
+def test_u3_a_document_of_a_file_ends_at_its_line_and_nowhere_else(tmp_path):
+    (tmp_path / "docs.txt").write_bytes("a\u2028b\x0cc\r\nd\n".encode())
+    assert cli._lines(tmp_path / "docs.txt") == ["a\u2028b\x0cc", "d"]
 
 
 def test_u14_prepare_prints_a_summary(irpo, tmp_path):
@@ -195,6 +248,27 @@ def test_u2_an_earlier_quickstart_stays_until_the_new_one_is_whole(monkeypatch, 
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "irpo-mine").is_dir()
     assert [path.name for path in out.parent.iterdir()] == ["quickstart"]
+
+
+def test_l10_what_a_dead_quickstart_left_goes_with_the_next(monkeypatch, tmp_path):
+    out = tmp_path / "quickstart"
+    code = f"import os\nfrom irpo import quickstart as q\nwith q._beside(q.Path({str(out)!r})):\n    os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+    assert len(list(tmp_path.iterdir())) == 1
+    quickstart_of(monkeypatch, lambda folder: None)(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
+
+
+def test_u14_a_part_of_a_larger_job_names_no_folder_that_will_not_be_there(tmp_path, capsys):
+    from irpo import pipeline
+
+    layers = ["models/embedded.yaml", "tasks/world.yaml", "methods/sft.yaml"]
+    small = ["task.train_lists=20", "task.eval_lists=2", "training.updates=1", "training.lists_per_update=1"]
+    label = ["prompt.style=label", "model.lora.r=1", "model.lora.targets=[q_proj]", "training.max_validation_lists=2"]
+    pipeline.train(load_config(layers, [*small, *label]), tmp_path / "part", alone=False)
+    said = capsys.readouterr().err
+    assert "validation NDCG@10" in said
+    assert str(tmp_path) not in said
 
 
 def test_u12_the_report_says_what_was_compared(tmp_path):

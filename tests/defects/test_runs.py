@@ -110,6 +110,13 @@ def test_l2_a_run_whose_model_card_is_torn_is_not_finished(kept, run):
     assert (run / "README.md").read_text() == card
 
 
+def test_l2_a_run_without_its_weights_is_not_finished(run, capsys):
+    shutil.rmtree(run / "adapter")
+    pipeline.train(config_of(), run, resume=True)
+    assert (run / "adapter").is_dir()
+    assert "nothing is left to do" not in capsys.readouterr().err
+
+
 def test_l3_two_processes_do_not_write_one_run(tmp_path, monkeypatch):
     out, real = tmp_path / "run", irpo.training.trainer.ListTrainer.go
 
@@ -167,6 +174,29 @@ def test_l6_a_damaged_checkpoint_falls_back_to_the_one_before(name, unfinished, 
     assert f"checkpoint-4: {name} is damaged; going back" in said
     assert "going on from checkpoint-2" in said
     torch.testing.assert_close(weights(unfinished), weights(finished), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("seal", ["[]", "7", "{}", "[" * 100_000, '{"trainer_state.json": []}'])
+def test_l6_a_damaged_seal_is_none(seal, unfinished, finished):
+    newest = max((unfinished / "checkpoints").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+    (newest / "whole.json").write_text(seal)
+    (unfinished / "checkpoints" / "checkpoint-\u00b2").mkdir()
+    pipeline.train(config_of(), unfinished, resume=True)
+    torch.testing.assert_close(weights(unfinished), weights(finished), atol=0, rtol=0)
+
+
+def test_l6_a_state_that_is_none(unfinished, finished, capsys):
+    (unfinished / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text("7")
+    pipeline.train(config_of(), unfinished, resume=True)
+    assert "checkpoint-4: trainer_state.json is damaged; going back" in capsys.readouterr().err
+    torch.testing.assert_close(weights(unfinished), weights(finished), atol=0, rtol=0)
+
+
+def test_l6_a_damaged_line_of_the_log_is_dropped(unfinished, finished):
+    log = unfinished / "log.jsonl"
+    log.write_bytes(b"{}\n\x00\xff\n[]\nnull\n" + log.read_bytes() + b'{"update": 2')
+    pipeline.train(config_of(), unfinished, resume=True)
+    assert [line["update"] for line in lines(unfinished)] == [line["update"] for line in lines(finished)]
 
 
 def test_l6_without_a_whole_checkpoint_the_run_begins_anew(unfinished, finished):
