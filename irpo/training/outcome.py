@@ -42,13 +42,13 @@ class Outcome:
         """One sentence on whether training helped."""
         if self.before is None:
             return ""
-        if self.after < self.before or (self.gain is not None and self.gain[1] < 0):
-            return "training made it worse: try another learning rate, more lists or fewer updates"
         if self.after == self.before:
             return "training changed nothing that these lists show"
-        if self.gain is not None and self.gain[0] <= 0:
-            return "chance alone could make such a difference on so few lists"
-        return ""
+        worse = self.after < self.before
+        advice = "training made it worse: try another learning rate, more lists or fewer updates" if worse else ""
+        if self.gain is None or self.gain[0] <= 0 <= self.gain[1]:
+            return "; ".join(filter(None, [advice, "chance alone could make such a difference on so few lists"]))
+        return advice
 
 
 def outcome_of(
@@ -78,9 +78,9 @@ def tell(outcome: Outcome | None, out: Path, config: RunConfig, *, measurable: b
     if not measurable:
         say(f'next: irpo rank --model {folder} "query" "first document" "second document"')
         return
-    say(f"next: irpo evaluate --model {folder} --out {folder}/evaluation   (on lists that no choice has seen)")
+    say(f"next: irpo evaluate --model {folder} --out {folder}/evaluation   # on lists that no choice has seen")
     base = shlex.quote(base_name(config.model.name))
-    say(f"      irpo evaluate --model {base} --like {folder} --out {folder}/base   (the untrained model, the same way)")
+    say(f"      irpo evaluate --model {base} --like {folder} --out {folder}/base   # the untrained model, the same way")
 
 
 def model_card(
