@@ -56,8 +56,8 @@ def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool 
 
     Returns what the validation lists say, None where none were set aside. `resume` goes on from the last checkpoint.
     """
-    config = config if isinstance(config, RunConfig) else config_from(config)
     require_out(Path(out))
+    config = config if isinstance(config, RunConfig) else config_from(config)
     _require_model(config.model.name)
     from irpo import pipeline
 
@@ -87,13 +87,15 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
 
     given = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    own = run_of(like or model)
     if modes:
         settings["modes"] = require_modes(modes)
     style = require_style(style)
-    own = run_of(like or model)
     spec = _task_of(own, {"name": task} if isinstance(task, str) else task or {}, like or model)
     TASKS.build(spec)
     require_out(Path(out))
+    if spec.get("data") and Path(out).resolve() == Path(str(spec["data"])).resolve():
+        raise UserError(f"--out {out}: would write where data ({spec['data']}) is read; give a folder of its own")
     _require_model(model)
     from irpo import pipeline
 

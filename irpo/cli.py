@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -35,12 +35,20 @@ MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answe
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 
 
+_Usage: type[Any] = typer.BadParameter.__mro__[1]  # a mistake in a command's words; typer gives it no name of its own
+
+
 def main() -> None:
     """The console script: a user's mistake is one line on stderr and exit code 2; anything else keeps its traceback."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
-        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        _mistaken(str(error))
+    except _Usage as error:
+        if len(sys.argv) > 1:
+            where = error.ctx.command_path if error.ctx else "irpo"
+            _mistaken(f"{error.format_message().rstrip('.')}; `{where} --help` says what there is")
+        typer.echo(error.format_message(), err=True)  # no word at all: the help
         sys.exit(2)
     except OSError as error:
         if error.filename is None:
@@ -50,6 +58,11 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _mistaken(text: str) -> NoReturn:
+    typer.echo(f"error: {printable(' '.join(text.split()))}", err=True)
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
@@ -179,6 +192,7 @@ def rank(
         raise UserError(f"{len(texts)} document(s) to rank; give at least 2, as arguments or by --file")
     if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
         raise UserError(f"document {empty[0]} of {len(texts)} is empty")
+    api.run_of(model)  # its plug-ins, a mode among them perhaps
     (chosen,), checked = api.require_modes([mode]), api.require_style(style)
     from irpo.scoring.models import require_there
 

@@ -253,7 +253,7 @@ def need(value: Mapping[str, Any], key: str, kind: type[T] | tuple[type[T], ...]
     found = value[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
-        names = " or ".join(_NAMES.get(k, k.__name__) for k in kinds)
+        names = " or ".join(_NAMES.get(k, k.__name__) for k in kinds if k is not int or float not in kinds)
         raise UserError(f"{key!r} is {shown(found)}; it must be {names}")
     return found
 

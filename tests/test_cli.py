@@ -14,7 +14,9 @@ import typer
 
 import irpo
 from irpo import cli
+from irpo.ranking.modes import RANKING_MODES
 from irpo.ranking.reranker import Ranked
+from irpo.scoring.models import load_tokenizer
 from irpo.types import UserError
 
 TRAIN = ["train", "models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
@@ -108,10 +110,62 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(run):
 
 
 @pytest.mark.parametrize(
-    "args", [["train"], ["prepare", "--out", "x"], ["no-such-command"], ["rank", "--no-such-flag"]]
+    ("args", "said"),
+    [
+        (["train"], "Missing argument 'FILE.yaml|KEY=VALUE...'"),
+        (["prepare", "--out", "x"], "Missing option '--task'"),
+        (["no-such-command"], "No such command 'no-such-command'"),
+        (["rank", "--no-such-flag"], "No such option: --no-such-flag"),
+        (["rank", "q", "a", "b", "--model", "x", "--max-tokens", "3"], "Invalid value for '--max-tokens'"),
+    ],
 )
-def test_a_usage_error_exits_2(run, args):
-    assert run(*args)[0] == 2
+def test_a_usage_error_is_one_line_too(run, args, said):
+    code, out, err = run(*args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {said}")
+    assert err.endswith(" --help` says what there is\n")
+
+
+def test_no_word_at_all_shows_the_help(run):
+    code, out, err = run()
+    assert (code, "Commands" in out + err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["rank", "q", "a", "b"], ["evaluate", "--out", "found"]])
+def test_a_mode_of_the_runs_own_plug_ins_is_known(run, pipeline, tmp_path, monkeypatch, words):
+    (tmp_path / "my_backwards.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from irpo.ranking.modes import RANKING_MODES\n\n"
+        '@RANKING_MODES.register("backwards")\n'
+        "@dataclass(frozen=True)\n"
+        "class Backwards:\n"
+        "    writes = False\n"
+    )
+    (tmp_path / "config.yaml").write_text(
+        "model: {name: embedded}\ntask: {name: world}\nmethod: {objective: irpo}\nplugins: [my_backwards]\n"
+    )
+    monkeypatch.setattr(RANKING_MODES, "_classes", dict(RANKING_MODES._classes))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_backwards", raising=False)
+    command, *others = words
+    code, _, err = run(command, "--model", str(tmp_path), "--mode", "backwards", *others)
+    sys.modules.pop("my_backwards")
+    assert (code, err) == (0, "")
+
+
+def test_evaluate_never_writes_where_its_data_lie(run, pipeline, tmp_path):
+    words = ["--task", "jsonl", "--data", str(tmp_path), "--out", f"{tmp_path}/"]
+    code, _, err = run("evaluate", "--model", "embedded", *words)
+    assert (code, pipeline.calls) == (2, [])
+    assert "would write where data" in err
+
+
+@pytest.mark.parametrize(("name", "said"), [("notes.csv", "it is a file"), (".", "the folder holds neither")])
+def test_what_is_no_model_is_called_so(tmp_path, name, said):
+    (tmp_path / "notes.csv").write_text("a,b")
+    with pytest.raises(UserError, match=said):
+        load_tokenizer(str(tmp_path / name))
 
 
 def test_an_unexpected_error_keeps_its_traceback(run, pipeline, monkeypatch):

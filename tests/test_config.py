@@ -123,6 +123,11 @@ def test_a_bad_value_says_what_was_given_and_what_is_allowed(override, said):
     assert "\n" not in str(caught.value)
 
 
+def test_a_wrong_measure_is_the_one_thing_wrong():
+    with pytest.raises(UserError, match=r"k a whole number from 1$"):
+        load_config(BASE, ["evaluation.measures=[NDCG10]"])
+
+
 def test_four_bits_need_an_adapter():
     with pytest.raises(UserError, match="4-bit weights take no gradient"):
         load_config(BASE, ["model.tuning=full", "model.quantization=nf4", "method.reference=none"])

@@ -234,8 +234,9 @@ def _user_error(error: ValidationError, layers: Layers) -> UserError:
         return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys)}")
     if first["type"] == "missing":
         return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
-    same_key = [e["msg"].removeprefix("Value error, ") for e in error.errors() if _section(e["loc"])[1] == keys]
-    reason = ", or: ".join(dict.fromkeys(same_key)).replace("tuple", "list").replace("dictionary", "mapping")
+    same_key = [e for e in error.errors() if _section(e["loc"])[1] == keys]
+    said = [e["msg"].removeprefix("Value error, ") for e in same_key if e["type"] != "too_short" or e is same_key[0]]
+    reason = ", or: ".join(dict.fromkeys(said)).replace("tuple", "list").replace("dictionary", "mapping")
     given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
     return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
 

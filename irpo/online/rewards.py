@@ -14,7 +14,7 @@ from irpo.measures import ndcg
 from irpo.prompting.parsing import parse_ranking
 from irpo.prompting.specials import without_specials
 from irpo.registry import Registry, import_named
-from irpo.scoring.models import default_device, resolve
+from irpo.scoring.models import default_device, require_there, resolve
 from irpo.scoring.tokens import PromptedList
 from irpo.types import Style, UserError
 
@@ -31,7 +31,9 @@ REWARDS: Registry[Reward] = Registry("reward")
 
 
 def require_judge(reward: Reward, style: Style) -> None:
-    """`UserError` where the reward reads rankings and answers of this style are none."""
+    """`UserError` where the reward reads rankings and answers of this style are none, or its model is not there."""
+    if isinstance(reward, Model):
+        require_there(reward.model, "reward 'model': ")
     if style == "response" and isinstance(reward, Labels):
         raise UserError(
             "reward 'labels' judges rankings, and prompt.style 'response' draws free answers; choose "

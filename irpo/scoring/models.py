@@ -70,8 +70,11 @@ def resolve(name: str) -> tuple[str, str]:
     return place, revision or "main"
 
 
-def require_there(name: str) -> None:
-    """`UserError` where a name is neither a folder nor cached nor on a hub that answers; asks the hub once."""
+def require_there(name: str, what: str = "") -> None:
+    """`UserError` where a name is neither a folder nor cached nor on a hub that answers; asks the hub once.
+
+    `what` begins the message.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     place, revision = resolve(name)
@@ -81,7 +84,7 @@ def require_there(name: str) -> None:
         if not isinstance(try_to_load_from_cache(place, "config.json", revision=revision), str):
             HfApi().model_info(place, revision=revision, timeout=10)
     except Exception as error:  # noqa: BLE001 - whatever the client of the day raises: a bad name, no network, no such model
-        raise UserError(_not_there(name, error)) from None
+        raise UserError(what + _not_there(name, error)) from None
 
 
 def load_tokenizer(name: str) -> Any:
@@ -178,6 +181,10 @@ def _not_there(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     if _looks_local(name) and not Path(name).exists():
         return f"cannot load model {name!r}: there is no such folder"
+    if Path(name).is_file():
+        return f"cannot load model {name!r}: it is a file; give a folder"
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        return f"cannot load model {name!r}: the folder holds neither a finished run nor a model's config.json"
     return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
 
 

@@ -49,7 +49,7 @@ class Outcome:
             return ""
         if self.after == self.before:
             return "training changed nothing that these lists show"
-        if self.gain is not None and self.gain[0] <= 0 <= self.gain[1]:
+        if self.gain is None or self.gain[0] <= 0 <= self.gain[1]:
             return "chance alone could make such a difference on so few lists"
         if self.after < self.before:
             return "training made it worse: try another learning rate, more lists or fewer updates"
@@ -88,9 +88,9 @@ def advise(out: Path, config: RunConfig, *, measurable: bool) -> None:
     if not measurable:
         say(f'next: irpo rank --model {folder} "query" "first document" "second document"')
         return
-    say(f"next: irpo evaluate --model {folder} --out {folder}/evaluation   (on lists that no choice has seen)")
+    say(f"next: irpo evaluate --model {folder} --out {folder}/evaluation   # on lists that no choice has seen")
     base = shlex.quote(base_name(config.model.name))
-    say(f"      irpo evaluate --model {base} --like {folder} --out {folder}/base   (the untrained model, the same way)")
+    say(f"      irpo evaluate --model {base} --like {folder} --out {folder}/base   # the untrained model, the same way")
 
 
 def model_card(
