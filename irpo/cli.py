@@ -47,7 +47,7 @@ def main() -> None:
     except _Usage as error:
         if len(sys.argv) > 1:
             where = error.ctx.command_path if error.ctx else "irpo"
-            _mistaken(f"{error.format_message().rstrip('.')}; `{where} --help` says what there is")
+            _mistaken(f"{error.format_message().rstrip('.')} (`{where} --help` says what there is)")
         typer.echo(error.format_message(), err=True)  # no word at all: the help
         sys.exit(2)
     except OSError as error:

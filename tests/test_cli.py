@@ -123,7 +123,7 @@ def test_a_usage_error_is_one_line_too(run, args, said):
     code, out, err = run(*args)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: {said}")
-    assert err.endswith(" --help` says what there is\n")
+    assert err.endswith(" --help` says what there is)\n")
 
 
 def test_no_word_at_all_shows_the_help(run):

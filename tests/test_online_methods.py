@@ -19,7 +19,7 @@ from irpo.online.iterative import drawn_lists
 from irpo.online.policy import as_answers
 from irpo.online.pools import JudgedAnswer, Negatives, different, merged
 from irpo.online.questions import choose
-from irpo.online.rewards import REWARDS
+from irpo.online.rewards import REWARDS, require_judge
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking import Drawn
 from irpo.scorers import SCORERS
@@ -160,6 +160,12 @@ def test_labels_cannot_judge_free_responses():
         REWARDS.build("labels")(ask(builder, examples(1))[0], ["a"])
 
 
+def test_a_reward_model_that_is_not_there_is_found_before_anything_is_drawn():
+    reward = REWARDS.build({"name": "model", "model": "./nowhere"})
+    with pytest.raises(UserError, match=r"reward 'model': cannot load model '\./nowhere': there is no such folder"):
+        require_judge(reward, "text")
+
+
 def test_a_function_of_the_users_is_a_reward(monkeypatch):
     module = types.ModuleType("my_rewards")
     module.short = lambda example, answers: [-len(a) for a in answers]
@@ -167,7 +173,7 @@ def test_a_function_of_the_users_is_a_reward(monkeypatch):
     monkeypatch.setitem(sys.modules, "my_rewards", module)
     (question,) = ask(BUILDER, examples(1))
     assert REWARDS.build({"name": "python", "function": "my_rewards:short"})(question, ["ab", ""]) == [-2.0, 0.0]
-    with pytest.raises(UserError, match="not as many"):
+    with pytest.raises(UserError, match="not as many finite numbers"):
         REWARDS.build({"name": "python", "function": "my_rewards:broken"})(question, ["a"])
     for spec in ("my_rewards:none", "no_such_module:f", "my_rewards"):
         with pytest.raises(UserError, match="reward 'python'"):

@@ -118,6 +118,8 @@ def test_templates_are_found_by_task_then_default(tmp_path):
     assert load_template(tmp_path, str(tmp_path / "arc.text.jinja"), "label").source.startswith("arc")
     with pytest.raises(UserError, match="no prompt template"):
         load_template(tmp_path, "arc", "label")
+    with pytest.raises(UserError, match=r"no prompt template .*mine\.text\.jinja; a template is a \.jinja file"):
+        load_template(tmp_path, "mine", "text", or_default=False)
 
 
 def test_a_broken_template_is_one_line():

@@ -37,9 +37,10 @@ def draw(states: Sequence[State], title: str, path: Path) -> None:
     for colour, name in zip(_COLOURS, [n for n in shares if n != "mean_reward"], strict=False):
         _line(right, rows, name, {"color": colour})
     valid = [
-        {"answers kept": s["kept"] / s["answers"]} if "kept" in s and s.get("answers") else {} for s in _drawn(states)
+        {"lists per drawn answer": s["kept"] / s["answers"]} if "kept" in s and s.get("answers") else {}
+        for s in _drawn(states)
     ]
-    _line(right, valid, "answers kept", {"color": "black", "linestyle": ":"})
+    _line(right, valid, "lists per drawn answer", {"color": "black", "linestyle": ":"})
     for axes, what in ((left, "NDCG on validation lists"), (right, "share")):
         axes.set(xlabel="round (0: before training)", ylabel=what, ylim=(-0.02, 1.02))
         axes.set_xticks(_ticks(len(states)))

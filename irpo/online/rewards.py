@@ -132,7 +132,10 @@ class Python:
     def __call__(self, question: PromptedList, answers: Sequence[str]) -> list[float]:
         found = list(_function(self.function)(question.example, list(answers)))
         if len(found) != len(answers) or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in found):
-            raise UserError(f"reward 'python': {self.function} gave {found!r} for {len(answers)} answers, not as many")
+            raise UserError(
+                f"reward 'python': {self.function} gave {found!r} for {len(answers)} answers, "
+                "not as many finite numbers"
+            )
         return [float(x) for x in found]
 
 

@@ -144,14 +144,16 @@ def _compiled(source: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(source)
 
 
-def load_template(folder: Path, task: str, style: Style) -> Template:
+def load_template(folder: Path, task: str, style: Style, *, or_default: bool = True) -> Template:
     """`<task>.<style>.jinja` of a folder, else `default.<style>.jinja`; a path to a file is taken as it is.
+
+    A name that a user gave is not replaced by the default: `or_default` is False.
 
     It is rendered once, so that a broken one is found before anything is loaded.
     """
     given = Path(task)
     choices = [given] if given.suffix == ".jinja" else [folder / f"{n}.{style}.jinja" for n in (task, "default")]
-    for path in choices:
+    for path in choices if or_default else choices[:1]:
         if path.is_file():
             template = Template(_read(path), name=path.name)
             template.render("query", _TRIAL, _TRIAL)

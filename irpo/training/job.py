@@ -157,7 +157,8 @@ def builder_of(config: RunConfig) -> PromptBuilder:
     """How the configured model is asked: its own tokenizer, the task's template where no other is named."""
     own = config.prompt
     # First the template: a broken one is found without what a tokenizer imports.
-    template = load_template(prompts_dir(), own.template or str(config.task["name"]), own.style)
+    name = own.template or str(config.task["name"])
+    template = load_template(prompts_dir(), name, own.style, or_default=own.template is None)
     return PromptBuilder(load_tokenizer(base_name(config.model.name)), template, own.style, own.max_tokens)
 
 

@@ -328,6 +328,7 @@ def test_u5_training_says_whether_it_helped(tmp_path, capsys):
     assert f"{first['eval_NDCG@10']:.4f} before training" in said
     assert any("after (" in line for line in said.splitlines()[-5:])
     assert f"irpo evaluate --model {tmp_path / 'run'}" in said.splitlines()[-2]
+    assert all("   # " in line and "(" not in line for line in said.splitlines()[-2:])  # a shell takes it as it is
     assert "a gain on so few is hard to tell from chance" in said
     assert "before training" in (tmp_path / "run" / "README.md").read_text()
 
@@ -346,7 +347,11 @@ def test_u5_an_interval_stands_beside_a_gain_and_goes_by_group():
     assert 0 < low < sum(gains) / 8 < high
     assert found.verdict == ""
     assert "95 % interval" in str(found)
-    assert "worse" in outcome_of(after, before, lists).verdict
+    assert outcome_of(after, before, lists).verdict.startswith("training made it worse")
+    assert "chance" not in outcome_of(after, before, lists).verdict
+    for some, others in ((before, after), (after, before)):  # on two lists, chance may have done either
+        two = [e.id for e in lists[:2]]
+        assert "chance" in outcome_of({i: some[i] for i in two}, {i: others[i] for i in two}, lists[:2]).verdict
 
 
 def test_u5_training_without_validation_is_told(tmp_path, capsys):
