@@ -268,16 +268,35 @@ _NAMES: dict[type, str] = {
 }
 
 
+def require_ours(out: Path, owned: Sequence[str], last: str) -> None:
+    """`UserError` where one of the files `owned` in a folder would be replaced that no earlier output of ours wrote.
+
+    The file `last` says that they are ours, or, where a process died while it replaced them, a hidden one of its name.
+    """
+    theirs = [name for name in owned if (out / name).exists()]
+    if theirs and not any((out / name).exists() for name in (last, _going(last))):
+        raise UserError(
+            f"--out {out}: {theirs[0]} lies there, and no {last} says that it may be replaced; give another folder"
+        )
+
+
+def _going(last: str) -> str:
+    return f".{last}.going"
+
+
 @contextmanager
 def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Iterator[Path]:
     """A temporary folder beside `out`; its files are moved into `out` when the block ends well, else all are removed.
 
     `owned` are the names that this kind of output may have: those that were not written this time are
     removed from `out`, so that it never mixes two runs. Other files in `out` stay. `last` is the file that says that
-    the folder is whole: it is taken away before anything is replaced, and comes back when all is there.
+    the folder is whole: it is taken away before anything is replaced, and comes back when all is there; where it is
+    not, no file of the user's that bears one of these names is replaced (`require_ours`).
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: the output folder's name is taken by a file")
+    if last:
+        require_ours(out, owned, last)
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         work = beside(out)
@@ -289,6 +308,8 @@ def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Itera
         for path in work.iterdir():
             _to_disk(path)
         out.mkdir(exist_ok=True)
+        if last:
+            (out / _going(last)).touch()
         written = sorted((path.name for path in work.iterdir()), key=lambda name: (name == last, name))
         for name in (last, *owned):
             if name and (name == last or name not in written):
@@ -296,6 +317,7 @@ def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Itera
         _to_disk(out)
         for name in written:
             os.replace(work / name, out / name)
+        (out / _going(last)).unlink(missing_ok=True)
         _to_disk(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -14,6 +14,7 @@ from irpo.config.schema import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
 from irpo.evaluation.report import overview
+from irpo.evaluation.writing import require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
@@ -156,6 +157,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
     own = run_config(like or model)
     if like is not None and (own is None or run_config(model) is not None):
         raise UserError(f"--like {like!r} lends a run's prompt and scorer to a base model; --model is {model!r}")
+    require_free(out)
     lists, card = build(spec, skip_bad_rows=skip_bad_rows)
     if "eval" not in lists:
         where = "; the task jsonl reads it from eval.jsonl" if spec["name"] == "jsonl" else ""

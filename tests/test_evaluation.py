@@ -156,7 +156,8 @@ def test_files(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
-    (out / "bm25.run").write_text("of an earlier evaluation")
+    (out / "results.json").write_text("{}")
+    (out / "bm25.run").write_text("of the earlier evaluation")
     summary = write_results(out, evaluation)
     written = {path.name for path in out.iterdir()}
     files = {"results.json", "report.md", "per_query.jsonl", "generations.jsonl", "qrels.txt", "generate-strict.run"}

@@ -1,13 +1,17 @@
 """Values worked by hand."""
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
-from irpo.lists import ranks
-from irpo.objectives import OBJECTIVES, loss
+from irpo.lists import ScoredLists, ranks
+from irpo.objectives import OBJECTIVES, Needs, loss
 from irpo.positional import POSITIONAL_METRICS
+from irpo.scorers import SCORERS
+from irpo.training.method import Method
 from irpo.types import UnknownName, UserError
 
 DOUBLE = torch.float64
@@ -101,3 +105,17 @@ def test_unknown_names_say_what_is_allowed(options, message):
     if "unknown" in message:
         with pytest.raises(UnknownName):
             OBJECTIVES.build(options)
+
+
+def test_an_objective_that_gives_one_loss_for_all_lists_is_refused():
+    @dataclass(frozen=True)
+    class Careless:
+        needs: ClassVar[Needs] = Needs()
+
+        def __call__(self, lists):
+            return lists.policy.mean()
+
+    zeros = torch.zeros(2, 3)
+    lists = ScoredLists(zeros, zeros, zeros, zeros == 0, zeros)
+    with pytest.raises(UserError, match=r"Careless gave losses of shape \(\) for 2 lists"):
+        Method(Careless(), SCORERS.build("independent")).loss(lists)

@@ -111,8 +111,8 @@ def test_a_cut_text_is_a_part_of_it(text, limit):
 
 
 def test_templates_are_found_by_task_then_default(tmp_path):
-    (tmp_path / "default.text.jinja").write_text("default {{ query }}")
-    (tmp_path / "arc.text.jinja").write_text("arc {{ query }}")
+    (tmp_path / "default.text.jinja").write_text("default {{ query }} {{ candidates }}")
+    (tmp_path / "arc.text.jinja").write_text("arc {{ query }} {{ candidates }}")
     assert load_template(tmp_path, "arc", "text").source.startswith("arc")
     assert load_template(tmp_path, "mine", "text").source.startswith("default")
     assert load_template(tmp_path, str(tmp_path / "arc.text.jinja"), "label").source.startswith("arc")

@@ -9,7 +9,7 @@ import pytest
 from irpo.prompting.prompts import STYLES, load_template
 from irpo.resources import prompts_dir
 from irpo.tasks import TASKS
-from irpo.types import Style
+from irpo.types import Style, UserError
 
 ALL = sorted(prompts_dir().glob("*.jinja"))
 FILES = [path for path in ALL if ".response." not in path.name]  # which ask for a list
@@ -63,3 +63,10 @@ def test_no_two_templates_are_alike() -> None:
 
 def test_a_prompt_for_responses_holds_the_query_alone() -> None:
     assert render(prompts_dir() / "preferences.response.jinja") == QUERY
+
+
+@pytest.mark.parametrize(("text", "missing"), [("Hi there", "query"), ("{{ query }}", "candidates"), ("", "query")])
+def test_a_template_that_does_not_show_what_it_is_about_is_refused(tmp_path: Path, text: str, missing: str) -> None:
+    (tmp_path / "mine.jinja").write_text(text)
+    with pytest.raises(UserError, match=f"mine.jinja: it never shows '{missing}'"):
+        load_template(tmp_path, str(tmp_path / "mine.jinja"), "text")

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from irpo.evaluation.report import markdown
 from irpo.evaluation.results import Evaluation, RankerResult, Summary, kind_of
-from irpo.files import atomic_folder, json_line
+from irpo.files import atomic_folder, json_line, require_ours
 from irpo.ranking.modes import ParsedAnswer, RankedList
 from irpo.types import Missing, Problem, RankingExample, Repeated
 
@@ -26,6 +26,11 @@ def run_file(name: str) -> str:
     'generate-strict.run'
     """
     return f"{re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-')}.run"
+
+
+def require_free(folder: Path) -> None:
+    """`UserError` where results would take the place of files that no evaluation wrote."""
+    require_ours(folder, _owned(folder), RESULTS)
 
 
 def write_results(folder: Path, evaluation: Evaluation) -> Summary:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -157,8 +158,17 @@ def load_template(folder: Path, task: str, style: Style, *, or_default: bool = T
         if path.is_file():
             template = Template(_read(path), name=path.name)
             template.render("query", _TRIAL, _TRIAL)
+            _require_shown(template, style)
             return template
     raise UserError(f"no prompt template {choices[0]}; a template is a .jinja file")
+
+
+def _require_shown(template: Template, style: Style) -> None:
+    """`UserError` where a template does not read what a prompt is about."""
+    read = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(template.source))
+    for name in ("query",) if style == "response" else ("query", "candidates"):
+        if name not in read:
+            raise UserError(f"template {template.name}: it never shows {name!r}; a prompt in style {style!r} needs it")
 
 
 def _read(path: Path) -> str:

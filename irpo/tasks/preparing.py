@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from irpo.files import atomic_file, atomic_folder, json_line
+from irpo.files import atomic_file, atomic_folder, json_line, require_ours
 from irpo.tasks import TASKS, Intake, Lists, Task, build_lists, relevant_from
 from irpo.tasks.jsonl import Jsonl, list_as_json
 from irpo.types import RankingExample, UserError
@@ -28,9 +28,10 @@ def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_row
     The files appear together when all are written; an older run's are replaced, and on an error nothing is left.
     The same task on the same data writes the same bytes on every machine: the card names files, never folders.
     `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`). `UserError` for an `out` that is the data's
-    folder, lies in it, or holds what the task reads under a name of ours: where it reads it never writes.
+    folder, lies in it, or holds files under a name of ours that are not: what it did not write it never replaces.
     """
     _require_apart(task, out)
+    require_ours(out, (*FILES.values(), CARD), CARD)
     intake = Intake(skip_bad_rows=skip_bad_rows)
     lists = build_lists(task, intake)
     card = card_of(task, task_spec, lists, intake)

@@ -172,6 +172,9 @@ class Method:
     def loss(self, lists: ScoredLists) -> Tensor:
         """Loss of each list, (B,)."""
         losses = self.objective(lists)
+        if losses.shape != lists.policy.shape[:1]:
+            name, rows = type(self.objective).__name__, len(lists.policy)
+            raise UserError(f"{name} gave losses of shape {tuple(losses.shape)} for {rows} lists; a list has one loss")
         if lists.target is not None and self.nll_weight:
             losses = losses - self.nll_weight * lists.target
         return lists.per_list(losses)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from handmade import RECOMMENDER, SEEKER, a_list, build, redial, write_lines
 
+from irpo.evaluation.writing import require_free
 from irpo.files import atomic_file, atomic_folder
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
@@ -49,6 +50,7 @@ def test_u1_a_single_file_is_not_written_over_either(tmp_path):
 WRITER = """
 import os, sys
 from pathlib import Path
+from irpo.evaluation.writing import require_free
 from irpo.files import atomic_file, atomic_folder
 out = Path(sys.argv[1])
 with atomic_folder(out / "folder") as work, atomic_file(out / "file") as file:
@@ -246,3 +248,21 @@ def test_u15_the_readmes_way_from_a_table_to_lists(tmp_path, monkeypatch):
         ("a", ("one", "three"), (0, 2)),
         ("b", ("two", "four"), (1, 0)),
     ]
+
+
+def test_u1_files_that_nobody_here_wrote_are_not_replaced(tmp_path):
+    """Not by `prepare` nor by `evaluate`, which have files of the same names: no card, or no results, lies beside."""
+    write_lines(tmp_path / "data" / "train.jsonl", [a_list()])
+    mine = tmp_path / "mine" / "train.jsonl"
+    write_lines(mine, [{"of": "the user"}])
+    task = TASKS.build("jsonl", data=str(tmp_path / "data"))
+    with pytest.raises(UserError, match=r"train\.jsonl lies there, and no card\.json says"):
+        prepare(task, mine.parent, task_spec={"name": "jsonl"})
+    assert json.loads(mine.read_text()) == {"of": "the user"}
+    (tmp_path / "trec").mkdir()
+    (tmp_path / "trec" / "qrels.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"qrels\.txt lies there, and no results\.json says"):
+        require_free(tmp_path / "trec")
+    for _ in range(2):
+        prepare(task, tmp_path / "lists", task_spec={"name": "jsonl"})
+    assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == ["card.json", "train.jsonl"]
