@@ -2,7 +2,7 @@
 
 import pytest
 from small_runs import config_of, lines
-from training_lists import method, trainer
+from training_lists import encoded, method, trainer
 
 from irpo import pipeline
 
