@@ -41,7 +41,7 @@ _Usage: type[Any] = typer.BadParameter.__mro__[1]  # a mistake in a command's wo
 def main() -> None:
     """The console script: a user's mistake is one line on stderr and exit code 2; anything else keeps its traceback."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         _mistaken(str(error))
     except _Usage as error:

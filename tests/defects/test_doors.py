@@ -265,7 +265,7 @@ def test_u14_a_part_of_a_larger_job_names_no_folder_that_will_not_be_there(tmp_p
     layers = ["models/embedded.yaml", "tasks/world.yaml", "methods/sft.yaml"]
     small = ["task.train_lists=20", "task.eval_lists=2", "training.updates=1", "training.lists_per_update=1"]
     label = ["prompt.style=label", "model.lora.r=1", "model.lora.targets=[q_proj]", "training.max_validation_lists=2"]
-    pipeline.train(load_config(layers, [*small, *label]), tmp_path / "part", alone=False)
+    pipeline.train(load_config(layers, [*small, *label]), tmp_path / "part", advises=False)
     said = capsys.readouterr().err
     assert "validation NDCG@10" in said
     assert str(tmp_path) not in said
