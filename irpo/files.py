@@ -176,15 +176,6 @@ def _list_rows(path: Path, text: str) -> Iterator[Row]:
             return
 
 
-def unwritable(value: object) -> str:
-    """What keeps a record from being written as UTF-8 again ("" where nothing does): half of a surrogate pair."""
-    try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        return f"it holds {error.object[error.start]!a}, half of a surrogate pair, which is no text"
-    return ""
-
-
 def _skip(text: str, at: int) -> int:
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
@@ -258,14 +249,8 @@ def need(value: Mapping[str, Any], key: str, kind: type[T] | tuple[type[T], ...]
     return found
 
 
-_NAMES: dict[type, str] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-    bool: "true or false",
-}
+_NAMES: dict[type, str] = {str: "a text", int: "a whole number", float: "a number"}
+_NAMES |= {list: "a list", dict: "an object", bool: "true or false"}
 
 
 def require_ours(out: Path, owned: Sequence[str], last: str) -> None:

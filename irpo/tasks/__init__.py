@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import pkgutil
 import re
 from collections import Counter
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from irpo.chance import fingerprint
-from irpo.files import Row, existing, json_line, read_rows, sha256_of, unwritable
+from irpo.files import Row, existing, json_line, read_rows, sha256_of
 from irpo.registry import Registry
 from irpo.sameness import text_key
 from irpo.tasks._hub import is_hub, load_hub
@@ -135,7 +136,7 @@ class Intake:
         count = 0
         for row in read_rows(path):
             count += 1
-            if problem := row.problem or unwritable(row.value):
+            if problem := row.problem or _unwritable(row.value):
                 self.bad(row, problem)
             else:
                 yield row
@@ -255,6 +256,15 @@ def build_lists(task: Task, intake: Intake) -> Lists:
         read = ", ".join(sorted(intake.sources)) or "what was given"
         raise UserError(f"no list could be made for {split} from {read}: {why.strip('; ') or 'there are no rows'}")
     return lists
+
+
+def _unwritable(value: object) -> str:
+    """What keeps a record from being written as UTF-8 again ("" where nothing does): half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        return f"it holds {error.object[error.start]!a}, half of a surrogate pair, which is no text"
+    return ""
 
 
 def groups_of(asked: Iterable[tuple[str, str]]) -> dict[str, str]:
