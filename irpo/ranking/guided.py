@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +16,24 @@ from irpo.scoring.whole import one_row, sequence_states
 
 _NOBODY = -1  # the position of a column that is padding
 
+Pick = Callable[[Sequence[int], Sequence[Tensor]], list[int]]  # rows, logits of what each may take: indices into these
 
-def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
-    """Take every walk to its end, always by the most likely of the allowed tokens; returns the number of passes.
+
+def most_likely(_: Sequence[int], values: Sequence[Tensor]) -> list[int]:
+    """The highest of each row, the first of equals."""
+    best: list[int] = pad_sequence(list(values), batch_first=True, padding_value=-torch.inf).argmax(-1).tolist()
+    return best
+
+
+def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk], pick: Pick = most_likely) -> int:
+    """Take every walk to its end, by the allowed token that `pick` takes at each choice; returns the number of passes.
 
     A row's tokens up to its next decision go through the model in one pass, padded on the left, so that the last column
     of a pass is a decision in every row. Columns know their positions: a sliding window counts those, and the gaps
     between runs do not count. A row that is done leaves the batch. A pass waits for the device once, for its decisions.
     """
     if not one_row(model):
-        return _follow_whole(model, prompts, walks)
+        return _follow_whole(model, prompts, walks, pick)
     rows = list(range(len(walks)))
     runs = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
     rows = [row for row in rows if not walks[row].done]
@@ -38,7 +46,7 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) 
         passes += 1
         for row in rows:
             fed[row] += len(runs[row])
-        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
+        for row, token in zip(rows, _choose(model, states, rows, walks, pick), strict=True):
             walks[row].step(token)
             runs[row] = [token, *walks[row].advance()]
         going = [index for index, row in enumerate(rows) if not walks[row].done]
@@ -49,14 +57,14 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) 
     return passes
 
 
-def _follow_whole(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
+def _follow_whole(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk], pick: Pick) -> int:
     """`follow` without a cache, which other layers than attention keep in ways of their own."""
     texts = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
     passes = 0
     while rows := [row for row, walk in enumerate(walks) if not walk.done]:
         states = sequence_states(model, [texts[row] for row in rows], [[len(texts[row]) - 1] for row in rows])
         passes += 1
-        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
+        for row, token in zip(rows, _choose(model, states, rows, walks, pick), strict=True):
             walks[row].step(token)
             texts[row] += [token, *walks[row].advance()]
     return passes
@@ -101,17 +109,17 @@ def _additive(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dt
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> list[int]:
-    """Of each row's allowed tokens the most likely, the first of equals; logits of these alone, in float32."""
-    row = torch.tensor([index for index, tokens in enumerate(allowed) for _ in tokens], device=states.device)
+def _choose(model: Any, states: Tensor, rows: Sequence[int], walks: Sequence[Walk], pick: Pick) -> list[int]:
+    """The token that each row's walk takes; logits of those allowed alone, in float32, before any cap."""
+    allowed = [walks[row].allowed() for row in rows]
+    of = torch.tensor([index for index, tokens in enumerate(allowed) for _ in tokens], device=states.device)
     token = torch.tensor([token for tokens in allowed for token in tokens], device=states.device)
     head = model.get_output_embeddings()
     if type(head) is torch.nn.Linear:
         bias: Tensor | None = head.bias
-        logits = (head.weight[token].float() * states[row].float()).sum(-1)
+        logits = (head.weight[token].float() * states[of].float()).sum(-1)
         logits = logits if bias is None else logits + bias[token].float()
     else:  # quantized, or with an adapter
-        logits = head(states)[row, token].float()
+        logits = head(states)[of, token].float()
     values = torch.split(logits.nan_to_num(nan=-torch.inf), [len(tokens) for tokens in allowed])
-    best = pad_sequence(list(values), batch_first=True, padding_value=-torch.inf).argmax(-1).tolist()
-    return [tokens[index] for tokens, index in zip(allowed, best, strict=True)]
+    return [tokens[index] for tokens, index in zip(allowed, pick(rows, values), strict=True)]
