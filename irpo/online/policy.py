@@ -64,5 +64,5 @@ def as_answers(
     rewards: Sequence[float],
     choices: tuple[Choices, ...] = (),
 ) -> EncodedList:
-    """Whole answers to the prompt as its candidates, rewards for labels; `choices` where they were drawn along walks."""
+    """Whole answers to the prompt as its candidates, rewards for labels; `choices` where drawn along walks."""
     return EncodedList(item.id, item.prompt, ((),) * len(answers), tuple(answers), (), tuple(rewards), choices)

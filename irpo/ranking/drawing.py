@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from irpo.ranking.decoding import Drawn, Sampling, as_drawn, whole_orders
+from irpo.ranking.guided import Pick
 from irpo.ranking.walk import Walk
-from irpo.scoring.head import soft_cap
-from irpo.scoring.models import causal_lm
 from irpo.scoring.tokens import Choices, EncodedList, Tokens
 
 
@@ -72,31 +70,26 @@ def draw_whole(
 ) -> list[list[Drawn]]:
     """`sampling.samples` complete answers to each prompt, in the given order of lists.
 
-    At every choice of a walk a token is drawn from softmax(logits / temperature) over those allowed. Every answer has
-    its own random state, as in `sample_answers`, on the CPU.
+    At every choice of a walk a token is drawn from softmax(logits / temperature) over those allowed, at the sampling's
+    strength. Every answer has its own random state, as in `sample_answers`, on the CPU.
     """
     repeated = [item for item in items for _ in range(sampling.samples)]
     seeds = sampling.seeds(items)
 
-    def pick_of(chosen: Sequence[int]) -> _Draw:
-        return _Draw(causal_lm(model).config, sampling.temperature, [seeds[i] for i in chosen])
+    def by_chance(chosen: Sequence[int]) -> Pick:
+        generators = [torch.Generator().manual_seed(seeds[i]) for i in chosen]
+        return lambda rows, logits: _drawn(logits / sampling.temperature, [generators[row] for row in rows])
 
-    orders = whole_orders(model, repeated, answers_per_batch, pick_of)
+    orders = whole_orders(model, repeated, answers_per_batch, sampling.strength, by_chance)
     answers = [item.answer(order) for item, order in zip(repeated, orders, strict=True)]
     found = [as_drawn(tokenizer, tokens, [item.end]) for item, tokens in zip(repeated, answers, strict=True)]
     return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
 
-class _Draw:
-    """Picks by chance: the argmax of logits / temperature plus Gumbel noise, each row by its own random state."""
-
-    def __init__(self, config: Any, temperature: float, seeds: Sequence[int]) -> None:
-        self.config, self.temperature = config.get_text_config(), temperature
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, rows: Sequence[int], values: Sequence[Tensor]) -> list[int]:
-        sizes = [len(row) for row in values]
-        noise = [torch.empty(n).exponential_(generator=self.generators[r]) for r, n in zip(rows, sizes, strict=True)]
-        lots = soft_cap(torch.cat(list(values)), self.config).cpu() / self.temperature - torch.cat(noise).log()
-        best: list[int] = pad_sequence(list(torch.split(lots, sizes)), True, -torch.inf).argmax(-1).tolist()
-        return best
+def _drawn(logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+    """A draw from each row's softmax, (R, A), by Gumbel noise (Gumbel 1954) of the row's own; -inf is never drawn."""
+    logits, noise = logits.nan_to_num(nan=-torch.inf).cpu(), torch.ones(logits.shape)
+    for row, count, generator in zip(noise, logits.isfinite().sum(-1).tolist(), generators, strict=True):
+        row[:count].exponential_(generator=generator)
+    best: list[int] = (logits - noise.log()).argmax(-1).tolist()
+    return best
