@@ -88,7 +88,7 @@ def draw_whole(
 
 def _drawn(logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
     """A draw from each row's softmax, (R, A), by Gumbel noise (Gumbel 1954) of the row's own; -inf is never drawn."""
-    logits, noise = logits.nan_to_num(nan=-torch.inf).cpu(), torch.ones(logits.shape)
+    logits, noise = logits.masked_fill(logits.isnan(), -torch.inf).cpu(), torch.ones(logits.shape)
     for row, count, generator in zip(noise, logits.isfinite().sum(-1).tolist(), generators, strict=True):
         row[:count].exponential_(generator=generator)
     best: list[int] = (logits - noise.log()).argmax(-1).tolist()
