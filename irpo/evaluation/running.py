@@ -19,7 +19,7 @@ from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec
 from irpo.scorers import SCORERS
 from irpo.scoring.layout import Length, Scorer
-from irpo.scoring.strength import Strength
+from irpo.scoring.strength import PLAIN, Strength
 from irpo.types import RankingExample, UserError
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class EvaluationOptions:
     seed: int = 0  # of the order of ties, of candidates not named, of the random baseline and of the intervals
     length: Length = "sum"
     relevant_from: float = RELEVANT_FROM  # the label from which Recall, P, MRR and MAP count a candidate
-    strength: Strength = Strength()
+    strength: Strength = PLAIN
 
     def __post_init__(self) -> None:
         for name in self.measures:

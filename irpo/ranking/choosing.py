@@ -20,7 +20,7 @@ from irpo.progress import BEST
 from irpo.ranking.modes import by_score
 from irpo.runs import CHOICE, chooses
 from irpo.runs.key import read_json
-from irpo.scoring.strength import Strength, StrengthBy, named
+from irpo.scoring.strength import PLAIN, Strength, StrengthBy, named
 from irpo.types import UserError
 
 COLDEST, HOTTEST = 1e-4, 1e4  # temperatures, in the scores' unit, beyond which nothing is sought
@@ -56,7 +56,7 @@ def spelt(strength: Strength) -> str:
 class Choice:
     """How a run ranks, and what that was chosen from."""
 
-    strength: Strength = Strength()
+    strength: Strength = PLAIN
     temperature: float | None = None  # softmax(score / temperature) over a list; None: no probabilities
     curve: Mapping[float, float] = field(default_factory=dict)  # mean measure by strength; one of them: not chosen
     measure: str = BEST

@@ -22,7 +22,7 @@ from irpo.runs import base_name, load_options, load_weights, run_config
 from irpo.scorers import SCORERS, check_model
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.models import EMBEDDED, load_tokenizer, require_there, resolve
-from irpo.scoring.strength import Strength, StrengthBy
+from irpo.scoring.strength import PLAIN, Strength, StrengthBy
 from irpo.types import Candidate, RankingExample, Style
 
 
@@ -54,7 +54,7 @@ class Reranker:
     builder: PromptBuilder
     scorer: Scorer
     length: Length = "sum"
-    strength: Strength = Strength()
+    strength: Strength = PLAIN
     temperature: float | None = None  # softmax(score / temperature) over a list are its probabilities
 
     @classmethod

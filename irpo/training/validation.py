@@ -70,7 +70,7 @@ class Validation:
         if by == "adapter":
             return {value: self._scaled(model, tokenizer, value) for value in grid if value < math.inf}
         policy = self._scored(model, tokenizer)
-        if grid == (1,):
+        if asked == 1:
             return {1.0: policy}
         if self._reference is None:  # it is the same all along: the base's weights do not learn
             with adapter_off(model):
