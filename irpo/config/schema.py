@@ -143,7 +143,7 @@ class RankingConfig(_Section):
 
     # score = log pi_ref + strength (log pi - log pi_ref), log pi_ref with the adapter off: 1 is the policy; reward, the
     # limit, their difference alone; auto the best of a grid on the validation lists (irpo/scoring/strength.py)
-    strength: Literal["reward", "auto"] | Annotated[float, Field(gt=0)] = 1
+    strength: Literal["reward", "auto"] | Annotated[float, Field(gt=0)] = 1.0
     strength_by: Literal["logits", "adapter"] = "logits"  # two passes; or one, the adapter scaled: an approximation
     # softmax(score / temperature) over a list are the probabilities; auto: fitted on the validation lists; None: none
     temperature: Literal["auto"] | Annotated[float, Field(gt=0)] | None = None

@@ -34,9 +34,9 @@ class Ranked:
     index: int  # of the document as given
     text: str
     score: float | None = None
-    probability: float | None = None  # that it is the relevant one, where the ranker has a temperature
     named: bool = True  # False: the model's answer does not name it, and it follows by chance
     cut: int = 0  # tokens of it that did not fit the prompt
+    probability: float | None = None  # that it is the relevant one, where the ranker has a temperature
 
     @property
     def note(self) -> str:
@@ -117,7 +117,7 @@ class Reranker:
         cut, named = found.cut or (0,) * len(documents), set(found.named.order)
         shares = self._shares(found.scores) or (None,) * len(documents)
         return [
-            Ranked(rank, j, documents[j], _finite(scores[j]), shares[j], j in named, cut[j])
+            Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j], shares[j])
             for rank, j in enumerate(found.ranking.order, start=1)
         ]
 
