@@ -89,9 +89,13 @@ def slot_lists(
     )
 
 
-def implicit_reward(lists: ScoredLists, *, beta: float) -> Tensor:
-    """beta * log(pi_theta / pi_ref) of each candidate, (B, K), nats; 0 where there is no candidate."""
-    return beta * torch.where(lists.mask, lists.policy - lists.reference, 0.0)
+def implicit_reward(lists: ScoredLists, *, beta: float, reference_weight: float = 1.0) -> Tensor:
+    """s = beta (log pi_theta - alpha log pi_ref) of each candidate, (B, K), nats; 0 where there is no candidate.
+
+    alpha is `reference_weight`: 1 is DPO's implicit reward beta log(pi_theta / pi_ref); at 0 the reference is not read.
+    """
+    policy = lists.policy - reference_weight * lists.reference if reference_weight else lists.policy
+    return beta * torch.where(lists.mask, policy, 0.0)
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def figures(method: Method, lists: ScoredLists, items: Sequence[EncodedList]) ->
         shown["target_tokens"] = torch.tensor([len(item.answer(range(len(item.bodies)))) for item in items])
     if not method.objective.needs.scores:
         return shown
-    rewards = implicit_reward(lists, beta=getattr(method.objective, "beta", 1.0))
+    scale = {name: getattr(method.objective, name, 1.0) for name in ("beta", "reference_weight")}
+    rewards = implicit_reward(lists, **scale)
     tables = (rewards, lists.policy, lists.relevance, lists.mask)
     rewards, policy, relevance, mask = (lists.first_slot(table) for table in tables)
     relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
