@@ -10,20 +10,22 @@ model without its adapter, whatever the objective was trained against.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
-from irpo.scoring.forward import score_lists
-from irpo.scoring.layout import Length, Scorer
-from irpo.scoring.models import adapter_layers, adapter_off
-from irpo.scoring.tokens import EncodedList
 from irpo.types import UserError
 
+# What is heavy is imported where it is used: a configuration's strength is checked before that is loaded.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from irpo.scoring.layout import Length, Scorer
+    from irpo.scoring.tokens import EncodedList
+
 StrengthBy = Literal["logits", "adapter"]
+Way = Callable[[], AbstractContextManager[None]]  # the model is run within it
 
 GRID: tuple[float, ...] = (0.5, 1, 1.5, 2, 3, 5, 10, math.inf)  # what `auto` chooses from
 
@@ -48,11 +50,34 @@ class Strength:
 
     def require(self, model: Any) -> None:
         """`UserError` where the model has no adapter to take off or to scale, and this needs one."""
+        from irpo.scoring.models import adapter_layers
+
         if not self.plain and not adapter_layers(model):
             raise UserError(
                 f"strength {named(self.value)} needs a LoRA adapter, without which policy and reference are one; this "
                 "model has none: leave the strength at 1"
             )
+
+    def require_writing(self) -> None:
+        """`UserError` at `reward`: of all continuations it knows which to prefer, and not which are language."""
+        if math.isinf(self.value):
+            raise UserError("strength 'reward' ranks and cannot write freely: give a number, or take mode constrain")
+
+    def ways(self, model: Any) -> list[Way]:
+        """How the model is run, once a way: as the policy, and by logits once more as the reference."""
+        from irpo.scoring.models import adapter_off
+
+        self.require(model)
+        if self.plain or self.by == "adapter":
+            return [lambda: adapter_scaled(model, self.value)]
+        return [nullcontext, lambda: adapter_off(model)]
+
+    def of(self, found: Sequence[Tensor]) -> Tensor:
+        """One table from those that the `ways` gave."""
+        return found[0] if len(found) == 1 else at_strength(found[0], found[1], self.value)
+
+
+PLAIN = Strength()
 
 
 def named(value: float) -> str:
@@ -81,6 +106,8 @@ def adapter_scaled(model: Any, value: float) -> Iterator[None]:
     if value == 1:
         yield
         return
+    from irpo.scoring.models import adapter_layers
+
     layers = [layer for layer in adapter_layers(model) if "scaling" in layer]
     scalings = [layer["scaling"] for layer in layers]
     for layer, scaling in zip(layers, scalings, strict=True):
@@ -102,11 +129,10 @@ def score_at(
     length: Length = "sum",
 ) -> list[Tensor]:
     """`score_lists` at a strength, (K,) each: one pass, or by logits one with the adapter and one without."""
-    strength.require(model)
-    if strength.plain or strength.by == "adapter":
-        with adapter_scaled(model, strength.value):
-            return score_lists(model, tokenizer, items, scorer, length=length)
-    policies = score_lists(model, tokenizer, items, scorer, length=length)
-    with adapter_off(model):
-        references = score_lists(model, tokenizer, items, scorer, length=length)
-    return [at_strength(*pair, strength.value) for pair in zip(policies, references, strict=True)]
+    from irpo.scoring.forward import score_lists
+
+    found = []
+    for way in strength.ways(model):
+        with way():
+            found.append(score_lists(model, tokenizer, items, scorer, length=length))
+    return [strength.of(tables) for tables in zip(*found, strict=True)]
