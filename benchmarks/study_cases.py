@@ -1,9 +1,9 @@
 """What the studies try: every offline objective, the settings of the search, and the pieces of each group in order.
 
 A search is fair where every case gets the same number of trials at the same points. A block of eight points takes each
-learning rate and each beta twice, alpha 0 and 1 four times, and each anchor two or three times, in a seeded random
-order (a Latin hypercube); a case takes of a point what it has. Where it has so little that a setting comes twice, it is
-trained with another seed. A case's setting is the one with the best mean over its trials.
+learning rate and each beta twice, alpha 0 and 1 four times, and each anchor two or three times: a Latin hypercube,
+drawn from a seed, in which most values of any two dimensions meet. A case takes of a point what it has; where it has so
+little that a setting comes twice, it is trained with another seed. What is chosen is the setting with the best mean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 from irpo.chance import order_of
@@ -26,6 +27,7 @@ ALPHAS = (1.0, 0.0)
 ANCHORS = (0.0, 0.1, 1.0)
 PER_TOKEN = 10  # SimPO's score is a mean over tokens, a few to a title: its beta is so many times as large
 BLOCK = 8
+DRAWS = 500  # hypercubes that a block is chosen from
 SEARCH_SEED = 1000  # of training in the search; the final runs have the seeds 0, 1, ...
 MAIN = ("sft", "dpo", "sdpo", "lipo_lambda", "irpo")
 MEASURE = ("pl_rank", "approx_ndcg")
@@ -37,17 +39,22 @@ Lines = Mapping[str, Mapping[str, Any]]  # the finished pieces by their key
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all pieces share; results of another protocol are other results."""
+    """What all pieces share, and how many there are."""
 
     train_lists: int = 2048
     validation_lists: int = 200
     eval_lists: int = 400
     read_lists: int = 120  # of these, those that are decoded too
+    candidates: int = 10
     updates: int = 64
     lists_per_update: int = 8
-    trials: int = 8
-    seeds: int = 5
+    trials: int = 8  # of each case
+    seeds: int = 5  # of what the search chose
     curve_seeds: int = 3
+
+    def shared(self) -> dict[str, int]:
+        """What a line's figures depend on; those of another kind are other results."""
+        return {name: value for name, value in vars(self).items() if name not in ("trials", "seeds", "curve_seeds")}
 
     @property
     def overrides(self) -> list[str]:
@@ -55,6 +62,7 @@ class Protocol:
         return [
             f"task.train_lists={round(1.25 * self.train_lists)}",  # some validate
             f"task.eval_lists={self.eval_lists}",
+            f"task.candidates={self.candidates}",
             f"training.max_validation_lists={self.validation_lists}",
             f"training.lists_per_update={self.lists_per_update}",
             "training.warmup_fraction=0.1",
@@ -62,7 +70,7 @@ class Protocol:
         ]
 
 
-QUICK = Protocol(64, 16, 16, 8, updates=2, lists_per_update=4, trials=2, seeds=2, curve_seeds=1)
+QUICK = Protocol(64, 8, 8, 4, 4, updates=2, lists_per_update=4, trials=2, seeds=2, curve_seeds=1)
 
 
 @dataclass(frozen=True)
@@ -93,14 +101,7 @@ class Case:
 
     def has(self) -> Setting:
         """The dimensions that it has, each at 1."""
-        options = {field.name for field in fields(OBJECTIVES.get(self.objective))}  # type: ignore[arg-type]
-        target = method_of(_plain(self)).objective.needs.target
-        return Setting(
-            1.0,
-            1.0 if options & {"beta", "tau"} else None,
-            1.0 if "reference_weight" in options else None,
-            None if target else 1.0,  # the likelihood of the target list is its loss already
-        )
+        return _has(self)
 
     def at(self, point: Setting) -> Setting:
         """Of a point what this case has."""
@@ -111,8 +112,8 @@ class Case:
         """The run's configuration."""
         given = [f"training.learning_rate={setting.rate}", f"method.nll_weight={setting.anchor or 0.0}"]
         if setting.beta is not None:
-            scale = PER_TOKEN if self.objective == "simpo" else 1
-            given.append(f"method.objective.{self._scale}={setting.beta * scale:g}")
+            name, scale = "beta" if "beta" in _options(self) else "tau", PER_TOKEN if self.method == "simpo" else 1
+            given.append(f"method.objective.{name}={setting.beta * scale:g}")
         if setting.alpha is not None:
             given.append(f"method.objective.reference_weight={setting.alpha:g}")
         run = [f"training.updates={updates}", f"training.logging_every={updates}", f"seed={seed}"]
@@ -123,10 +124,20 @@ class Case:
         kind = "adapters_off" if method.draws_walks else "precomputed"
         return config.model_copy(update={"method": config.method.model_copy(update={"reference": kind})})
 
-    @property
-    def _scale(self) -> str:
-        options = {field.name for field in fields(OBJECTIVES.get(self.objective))}  # type: ignore[arg-type]
-        return "beta" if "beta" in options else "tau"
+
+def _options(case: Case) -> set[str]:
+    return {field.name for field in fields(OBJECTIVES.get(case.objective))}
+
+
+@cache
+def _has(case: Case) -> Setting:
+    target = method_of(_plain(case)).objective.needs.target
+    return Setting(
+        1.0,
+        1.0 if _options(case) & {"beta", "tau"} else None,
+        1.0 if "reference_weight" in _options(case) else None,
+        None if target else 1.0,  # the likelihood of the target list is its loss already
+    )
 
 
 @cache
@@ -154,15 +165,25 @@ def cases() -> dict[str, Case]:
 def points(count: int) -> list[Setting]:
     """The first points of the search, the same for every case."""
     blocks = (count + BLOCK - 1) // BLOCK
-    return [point for block in range(blocks) for point in _block(block)][:count]
+    return [point for number in range(blocks) for point in _block(number)][:count]
 
 
-def _block(number: int) -> Iterator[Setting]:
+@cache
+def _block(number: int) -> tuple[Setting, ...]:
+    """Of some Latin hypercubes the one in which the most pairs of values of two dimensions meet."""
+    return max((_hypercube(f"{number}/{draw}") for draw in range(DRAWS)), key=_pairs)
+
+
+def _hypercube(key: str) -> tuple[Setting, ...]:
     columns = []
     for name, values in (("rate", RATES), ("beta", BETAS), ("alpha", ALPHAS), ("anchor", ANCHORS)):
-        order = order_of([f"search/{number}/{name}/{i}" for i in range(BLOCK)])
+        order = order_of([f"search/{key}/{name}/{i}" for i in range(BLOCK)])
         columns.append([values[i % len(values)] for i in order])
-    yield from (Setting(*row) for row in zip(*columns, strict=True))
+    return tuple(Setting(*row) for row in zip(*columns, strict=True))
+
+
+def _pairs(block: Sequence[Setting]) -> int:
+    return len({pair for point in block for pair in combinations(vars(point).items(), 2)})
 
 
 @dataclass(frozen=True)
@@ -195,18 +216,18 @@ def trials(case: Case, protocol: Protocol) -> list[Piece]:
 
 
 def chosen(case: Case, protocol: Protocol, done: Lines, by: str = "auto") -> Setting | None:
-    """The setting with the best mean NDCG@10 on validation lists at strength `auto` (or "1"); None: not all are there.
-
-    A trial whose loss was not finite counts 0.
-    """
+    """The setting with the best mean NDCG@10 on validation lists, at strength `auto` or "1"; None: trials are left."""
     values: dict[Setting, list[float]] = {}
     for piece in trials(case, protocol):
         if piece.key not in done:
             return None
-        line = done[piece.key]
-        value = 0.0 if "diverged" in line else float(line["curve"][str(line["auto"]) if by == "auto" else "1"])
-        values.setdefault(piece.setting, []).append(value)
+        values.setdefault(piece.setting, []).append(reached(done[piece.key], by))
     return max(values, key=lambda setting: sum(values[setting]) / len(values[setting]))
+
+
+def reached(line: Mapping[str, Any], by: str) -> float:
+    """A piece's NDCG@10 on validation lists at strength `auto` or "1"; 0 where its loss was not finite."""
+    return 0.0 if "diverged" in line else float(line["curve"][line["auto"] if by == "auto" else by])
 
 
 def pieces(group: str, protocol: Protocol, done: Lines) -> Iterator[Piece]:
@@ -215,12 +236,10 @@ def pieces(group: str, protocol: Protocol, done: Lines) -> Iterator[Piece]:
     if group in ("main", "measure", "others", "scorers"):
         for name in names:
             yield from trials(cases()[name], protocol)
-    settings = {
-        name: chosen(cases()[name], protocol, done, "1" if group == "policy" else "auto") for name in names
-    }
+    settings = {name: chosen(cases()[name], protocol, done, "1" if group == "policy" else "auto") for name in names}
     ready = [(name, setting) for name, setting in settings.items() if setting is not None]
     if group == "lists":
-        yield from _curves(ready, protocol)
+        yield from curve_pieces(ready, protocol)
         return
     what: Sequence[str | None] = LABELS if group == "labels" else (None,)
     seeds = protocol.curve_seeds if group in ("labels", "adapter") else protocol.seeds
@@ -243,7 +262,7 @@ def _searched(group: str) -> list[str]:
     return [name for name in first if name in cases()] if group == "policy" else list(MAIN)
 
 
-def _curves(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> Iterator[Piece]:
+def curve_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> Iterator[Piece]:
     """By lists, at the protocol's updates (or one pass, where that is more); by updates, on all the lists."""
     own, each, most = protocol.updates, protocol.lists_per_update, protocol.train_lists
     sizes = [2**n for n in range(5, 20) if 2**n <= most]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_cases import Piece, Protocol, cases
+from study_cases import MAIN, MEASURE, Piece, Protocol, Setting, cases
 from torch import Tensor
 from transformers.utils import logging
 
@@ -28,19 +28,19 @@ from irpo.chance import number_of
 from irpo.config.schema import RunConfig
 from irpo.measures import ndcg
 from irpo.pipeline import trainer_of
-from irpo.prompting.parsing import Style
-from irpo.ranking.modes import RANKING_MODES, RankedList, Ranker, by_score, key_of
+from irpo.ranking.modes import Constrain, Generate, RankedList, Ranker, by_score, key_of
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import adapter_off, causal_lm
 from irpo.scoring.strength import GRID, Strength, adapter_scaled, at_strength, named
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks.preparing import build
-from irpo.training.job import Parts, Splits, assemble, builder_of, method_of, policy_model, split_training
+from irpo.training.job import Parts, Splits, assemble, method_of, policy_model, split_training
 from irpo.training.logbook import Lines
 from irpo.training.method import Method
-from irpo.types import Ranking, RankingExample, UserError
+from irpo.types import Ranking, RankingExample, Style, UserError
 
 CUTS = (1, 5, 10)
+_ANY = Setting(1e-3)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Bench:
             model, seconds = trained(replace(lists.parts, config=config, method=method_of(config), train=train))
         except UserError as error:
             return {"diverged": str(error)}
-        run = Run(self, model, config, lists)
+        run = Run(self, case.name, model, config, lists)
         curve = run.curve(validation, piece.labels)
         auto = best_of(curve)
         line: dict[str, Any] = {"seconds": round(seconds, 2), "curve": _named(curve), "auto": named(auto)}
@@ -113,7 +113,8 @@ class Bench:
             return line
         if piece.kind == "adapter":
             by = run.curve_by_adapter(validation)
-            return line | {"by_adapter": _named(by), "rows": run.rows([Strength(best_of(by), "adapter")])}
+            best = Strength(best_of(by), "adapter")
+            return line | {"curve_adapter": _named(by), "auto_adapter": named(best.value), "rows": run.rows([best])}
         values = list(dict.fromkeys([1.0, auto]))
         decodes = piece.kind == "final"
         return line | {"rows": run.rows([Strength(value) for value in values], decodes=decodes)}
@@ -129,7 +130,7 @@ class Bench:
         case = next(case for case in cases().values() if case.config(_ANY, self.protocol, 0, 1).prompt.style == style)
         config = case.config(_ANY, self.protocol, 0, 1)
         lists = shared(self.protocol, style)
-        run = Run(self, policy_model(config), config, lists)  # a fresh adapter changes nothing
+        run = Run(self, case.name, policy_model(config), config, lists)  # a fresh adapter changes nothing
         examples = [p.example for p in lists.eval]
         read = examples[: self.protocol.read_lists]
         return {"rows": run.rows([Strength()]), "wishes": _counts(examples), "wishes_read": _counts(read)}
@@ -140,6 +141,7 @@ class Run:
     """A trained model at work."""
 
     bench: Bench
+    case: str
     model: Any
     config: RunConfig
     lists: Shared
@@ -191,18 +193,17 @@ class Run:
             else:
                 policy = policy or self.table(self._eval)
                 found.append(self._by_score(strength, policy))
-            if decodes:
-                found += [self._decoded(mode, strength) for mode in ("generate", "constrain") if self._asks(mode, strength)]
+            modes = ("generate", "constrain") if self._writes(strength) else ("constrain",)
+            found += [self._decoded(mode, strength) for mode in modes if decodes]
         return found
+
+    def _writes(self, strength: Strength) -> bool:
+        """Free lists: as the policy writes them, and of the main cases at their strength; the reward cannot write."""
+        return strength.plain or (self.case in (*MAIN, *MEASURE) and math.isfinite(strength.value))
 
     @property
     def _eval(self) -> list[EncodedList]:
         return [p.tokens for p in self.lists.eval]
-
-    @staticmethod
-    def _asks(mode: str, strength: Strength) -> bool:
-        """Free lists are written by the policy; a strength changes them only where the adapter has it."""
-        return mode == "constrain" or strength.plain or strength.by == "adapter"
 
     def _by_score(self, strength: Strength, policy: Table) -> dict[str, Any]:
         scores, seconds, passes = policy.scores, policy.seconds, 1
@@ -215,12 +216,12 @@ class Run:
     def _decoded(self, mode: str, strength: Strength) -> dict[str, Any]:
         """A row of lists that the model wrote: strict, so that what it does not name earns nothing."""
         lists = self.lists.eval[: self.bench.protocol.read_lists]
-        ranker = Ranker(self.model, self.lists.parts.builder, self.method.scorer, self.method.length)
-        scaled = mode == "generate" and strength.by == "adapter"
-        ranker = ranker if scaled else replace(ranker, strength=strength)
+        builder, method = self.lists.parts.builder, self.method
+        ranker = Ranker(self.model, builder, method.scorer, method.length, strength=strength)
+        decode = Constrain() if mode == "constrain" else Generate(strengthen=not strength.plain)
         began = time.perf_counter()
-        with _counted(self.model) as rows, adapter_scaled(self.model, strength.value if scaled else 1):
-            found = RANKING_MODES.build(mode)(ranker, [p.example for p in lists])
+        with _counted(self.model) as rows:
+            found = decode(ranker, [p.example for p in lists])
         seconds = time.perf_counter() - began
         row = _row(mode, strength, lists, [x.named for x in found]) | _cost(seconds, sum(rows) / len(lists), len(lists))
         return row | (_answers(found, lists) if mode == "generate" else {})
@@ -274,7 +275,9 @@ def relabelled(item: EncodedList, how: str) -> EncodedList:
     share = int(how.removeprefix("flip")) / 100
     grades = sorted(set(labels))
     others = [[grade for grade in grades if grade != label] or [label] for label in labels]
-    drawn = [chance.choice(other) if chance.random() < share else label for other, label in zip(others, labels, strict=True)]
+    drawn = [
+        chance.choice(other) if chance.random() < share else label for other, label in zip(others, labels, strict=True)
+    ]
     return replace(item, relevance=tuple(drawn))
 
 
@@ -286,9 +289,7 @@ def _mean_ndcg(scores: Sequence[Tensor], items: Sequence[EncodedList]) -> float:
 
 def _row(mode: str, strength: Strength, lists: Sequence[PromptedList], orders: Sequence[Ranking]) -> dict[str, Any]:
     """The means, and NDCG@10 by wish in ten-thousandths, wishes in the order of their names."""
-    each = {
-        k: [ndcg(order.order, p.tokens.relevance, k) for order, p in zip(orders, lists, strict=True)] for k in CUTS
-    }
+    each = {k: [ndcg(order.order, p.tokens.relevance, k) for order, p in zip(orders, lists, strict=True)] for k in CUTS}
     by_wish: dict[str, list[float]] = {}
     for value, p in zip(each[10], lists, strict=True):
         by_wish.setdefault(p.example.unit, []).append(value)
