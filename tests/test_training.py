@@ -10,11 +10,12 @@ from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.measures import ndcg
 from irpo.progress import BEST, peak_memory
+from irpo.ranking.choosing import ndcg_of
 from irpo.ranking.modes import by_score, key_of
 from irpo.scorers import SCORERS
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoraOptions, add_lora, without_dropout
-from irpo.training.trainer import Loop, ndcg_of
+from irpo.training.trainer import Loop
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)
