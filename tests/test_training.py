@@ -136,6 +136,19 @@ def test_a_method_without_the_reference_it_needs():
         method("irpo", reference="none")
 
 
+def test_at_weight_0_no_reference_is_taken(tmp_path, monkeypatch):
+    """Neither by a pass with the adapter off nor before training; the step is that of a reference of zeros."""
+    steps = {}
+    for reference in ("none", "adapters_off", "precomputed"):
+        run = trainer(tmp_path / reference, method({"name": "irpo", "reference_weight": 0}, reference=reference))
+        for refused in ("irpo.training.method.adapter_off", "irpo.training.trainer.reference_tables"):
+            monkeypatch.setattr(refused, lambda *_, **__: pytest.fail("a reference was taken"))
+        run.go(None)
+        steps[reference] = learned(run.model)
+    torch.testing.assert_close(steps["adapters_off"], steps["none"], atol=0, rtol=0)
+    torch.testing.assert_close(steps["precomputed"], steps["none"], atol=0, rtol=0)
+
+
 def test_out_of_memory_halves_the_batches_and_changes_nothing(tmp_path, monkeypatch, capsys):
     """Memory runs out within the second update, after some gradients were already there."""
     expected = trainer(tmp_path / "whole", method("dpo"), updates=3)

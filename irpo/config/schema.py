@@ -89,7 +89,7 @@ class MethodConfig(_Section):
     scorer: PluginSpec = {"name": "independent"}
     length: Literal["sum", "mean"] = "sum"  # a candidate's log-probability: over its tokens, in nats
     reference: Literal["adapters_off", "precomputed", "none"] = "adapters_off"
-    nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the target list's negative log-likelihood
+    nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the anchor: the target list's NLL, the mean over its tokens
 
     @model_validator(mode="after")
     def _one_way_of_naming_it(self) -> Self:

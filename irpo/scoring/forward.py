@@ -41,6 +41,7 @@ class Scores:
     table: Tensor  # (B, I, K); I is 1, or a row a rank where the scorer scores anew at each
     present: Tensor  # (B, I, K) bool, the candidates that were scored
     target: Tensor | None  # (B,) log-likelihood of the target list's text
+    target_tokens: Tensor | None = None  # (B,) how many tokens it has
 
     @property
     def first(self) -> Tensor:
@@ -61,12 +62,14 @@ def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> Scor
     places = lists * batch.ranks * size
     ends = places + lists  # of the table, and of the target lists behind it
     flat = logp.new_zeros(ends + len(batch.among_place)).index_add(0, batch.read_place, logp)
-    counts = torch.zeros_like(flat).index_add(0, batch.read_place, torch.ones_like(logp))[:places]
+    tokens = torch.zeros_like(flat).index_add(0, batch.read_place, torch.ones_like(logp))
     if len(batch.among_place):
         flat = flat.index_add(0, batch.among_place, -_allowed(logp, batch, ends))
+    counts = tokens[:places]
     table = flat[:places] / counts.clamp(min=1) if length == "mean" else flat[:places]
     shape = (lists, batch.ranks, size)
-    return Scores(table.view(shape), (counts > 0).view(shape), flat[places:ends] if batch.target else None)
+    target = (flat[places:ends], tokens[places:ends]) if batch.target else (None, None)
+    return Scores(table.view(shape), (counts > 0).view(shape), *target)
 
 
 def _allowed(logp: Tensor, batch: ListBatch, ends: int) -> Tensor:

@@ -37,9 +37,10 @@ from irpo.scoring.strength import named
 from irpo.scoring.tokens import EncodedList
 from irpo.training.figures import figures
 from irpo.training.logbook import GoesOn, Lines, Logbook, Progress
-from irpo.training.method import Method, Noise, table_of
+from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
+from irpo.training.shares import EVERY, gradient_shares, shares
 from irpo.training.validation import Look, Validation
 from irpo.types import UserError
 
@@ -76,6 +77,7 @@ class ListTrainer(Trainer):
         self.before: dict[str, float] | None = None  # the measure of each validation list before the first update
         self.at: float = 1.0  # the strength of the latest validation
         self._reference: dict[str, Tensor] = {}
+        self._latest: ListBatch | None = None  # the micro-batch that was taken last
         stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
         super().__init__(
             model=model,
@@ -123,6 +125,7 @@ class ListTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch, self.noise):
             try:
+                self._latest = batch
                 loss = self.compute_loss(model, batch, num_items_in_batch=len(items))
                 self.accelerator.backward(loss)
                 total += loss.detach()
@@ -139,14 +142,18 @@ class ListTrainer(Trainer):
         self, model: Any, inputs: ListBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Sum of the lists' losses over the number of lists of the whole update."""
+        lists = self._tables(model, inputs)
+        terms = self.method.terms(lists)
+        self.tally.add(inputs, self._shown(lists) | (terms if len(terms) > 1 else {}))
+        return summed(terms).sum() / num_items_in_batch
+
+    def _tables(self, model: Any, inputs: ListBatch) -> ScoredLists:
+        """What policy and reference make of a micro-batch."""
         batch, noise = inputs.to(self.args.device), self.noise
         with self._autocast():
             reference = self.method.reference_scores(model, batch, noise, self._reference)
             policy = self.method.policy_scores(model, batch, noise, reference)
-        lists = table_of(batch, policy, reference, noise)
-        losses = self.method.loss(lists)
-        self.tally.add(inputs, self._shown(lists, inputs.items))
-        return losses.sum() / num_items_in_batch
+        return table_of(batch, policy, reference, noise)
 
     @torch.no_grad()
     def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
@@ -170,9 +177,9 @@ class ListTrainer(Trainer):
         """Float32 weights computed in bfloat16, where the arguments say so."""
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
 
-    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+    def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
         """What the log shows of each list, (lists,)."""
-        return figures(self.method, lists, items)
+        return figures(self.method, lists)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
@@ -297,10 +304,22 @@ class ListTrainer(Trainer):
         tokens = means.pop("target_tokens", None)
         if tokens:
             means["nll_per_token"] = means["target_nll"] / tokens
-        if self.method.nll_weight and "target_nll" in means:
-            means["anchor"] = self.method.nll_weight * means["target_nll"]
-            means["objective"] = logs["loss"] - means["anchor"]
+        names = self.method.term_names
+        if len(names) > 1:
+            means |= shares({name: means[name] for name in names}) | self._gradient_shares()
         return logs | {name: round(value, 6) for name, value in means.items()}
+
+    def _gradient_shares(self) -> dict[str, float]:
+        """Each term's share of the gradient's norm on the latest micro-batch, every `EVERY` log lines."""
+        lines = sum("loss" in line for line in self.state.log_history)
+        if lines % EVERY or self._latest is None:
+            return {}
+        start, batch = time.perf_counter(), self._latest
+        found = gradient_shares(
+            lambda: self.method.terms(self._tables(self.model, batch)), self.model.parameters(), warn=not lines
+        )
+        self.tally.since += time.perf_counter() - start  # speed is that of training
+        return found
 
 
 def rate_share(update: int, schedule: str, warmup: int, updates: int) -> float:
