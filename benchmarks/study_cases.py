@@ -60,7 +60,7 @@ class Protocol:
     def overrides(self) -> list[str]:
         """The protocol as settings of a run."""
         return [
-            f"task.train_lists={round(1.25 * self.train_lists)}",  # some validate
+            f"task.train_lists={round(1.5 * self.train_lists)}",  # some are set aside to validate
             f"task.eval_lists={self.eval_lists}",
             f"task.candidates={self.candidates}",
             f"training.max_validation_lists={self.validation_lists}",
@@ -116,8 +116,7 @@ class Case:
             given.append(f"method.objective.{name}={setting.beta * scale:g}")
         if setting.alpha is not None:
             given.append(f"method.objective.reference_weight={setting.alpha:g}")
-        run = [f"training.updates={updates}", f"training.logging_every={updates}", f"seed={seed}"]
-        config = _loaded(self, (*protocol.overrides, *given, *run))
+        config = _loaded(self, (*protocol.overrides, *given, f"training.updates={updates}", f"seed={seed}"))
         method = method_of(config)
         if not method.objective.needs.reference:
             return config

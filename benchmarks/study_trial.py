@@ -28,7 +28,8 @@ from irpo.chance import number_of
 from irpo.config.schema import RunConfig
 from irpo.measures import ndcg
 from irpo.pipeline import trainer_of
-from irpo.ranking.modes import Constrain, Generate, RankedList, Ranker, by_score, key_of
+from irpo.ranking.choosing import best_of, ndcg_of
+from irpo.ranking.modes import RANKING_MODES, RankedList, Ranker, by_score, key_of
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import adapter_off, causal_lm
 from irpo.scoring.strength import GRID, Strength, adapter_scaled, at_strength, named
@@ -96,17 +97,17 @@ class Bench:
         self._references: dict[tuple[Any, ...], Table] = {}
 
     def work(self, piece: Piece) -> dict[str, Any]:
-        """The piece's line: what was chosen and measured; `diverged` where the loss was not finite."""
+        """The piece's line: what was chosen and measured; `diverged` where loss or scores are not finite."""
         case = cases()[piece.case]
         config = case.config(piece.setting, self.protocol, piece.seed, piece.updates)
         lists = shared(self.protocol, config.prompt.style)
         train, validation = _given(lists, piece)
         try:
             model, seconds = trained(replace(lists.parts, config=config, method=method_of(config), train=train))
+            run = Run(self, case.name, model, config, lists)
+            curve = run.curve(validation, piece.labels)
         except UserError as error:
             return {"diverged": str(error)}
-        run = Run(self, case.name, model, config, lists)
-        curve = run.curve(validation, piece.labels)
         auto = best_of(curve)
         line: dict[str, Any] = {"seconds": round(seconds, 2), "curve": _named(curve), "auto": named(auto)}
         if piece.kind == "trial":
@@ -169,8 +170,10 @@ class Run:
         return self.bench.reference(key, make)
 
     def curve(self, items: Sequence[EncodedList], labels: str | None) -> dict[float, float]:
-        """NDCG@10 on validation lists by strength."""
+        """NDCG@10 on validation lists by strength; `UserError` where a score is not finite."""
         policy, reference = self.table(items), self.reference(f"validation {labels}", items)
+        if not all(row.isfinite().all() for row in policy.scores):
+            raise UserError("scores are not finite: the last update went too far")
         return {value: _mean_ndcg(policy.at(reference, value), items) for value in GRID}
 
     def curve_by_adapter(self, items: Sequence[EncodedList]) -> dict[float, float]:
@@ -218,7 +221,8 @@ class Run:
         lists = self.lists.eval[: self.bench.protocol.read_lists]
         builder, method = self.lists.parts.builder, self.method
         ranker = Ranker(self.model, builder, method.scorer, method.length, strength=strength)
-        decode = Constrain() if mode == "constrain" else Generate(strengthen=not strength.plain)
+        free = "generate" if strength.plain else "generate_strengthened"
+        decode = RANKING_MODES.build(free if mode == "generate" else mode)
         began = time.perf_counter()
         with _counted(self.model) as rows:
             found = decode(ranker, [p.example for p in lists])
@@ -227,21 +231,21 @@ class Run:
         return row | (_answers(found, lists) if mode == "generate" else {})
 
 
-def best_of(curve: Mapping[float, float]) -> float:
-    """The strength with the highest value; of equals the one nearest 1."""
-    return max(curve, key=lambda value: (curve[value], -abs(math.log(value))))
-
-
 def trained(parts: Parts) -> tuple[Any, float]:
-    """The model after all updates, and the seconds that they took; nothing is validated or saved."""
+    """The model after all updates, and the seconds that they took; nothing is validated, logged or saved.
+
+    `UserError` where a loss was not finite.
+    """
     model = policy_model(parts.config)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(parts, model, Path(folder))
         trainer.args.disable_tqdm, trainer.args.save_strategy, trainer.args.eval_strategy = True, "no", "no"
-        trainer.args.load_best_model_at_end = False
+        trainer.args.load_best_model_at_end, trainer.args.logging_strategy = False, "no"
         trainer.remove_callback(Lines)
         began = time.perf_counter()
-        trainer.train()
+        loss = trainer.train().training_loss
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss}")
         return trainer.model.eval(), time.perf_counter() - began
 
 
@@ -283,8 +287,7 @@ def relabelled(item: EncodedList, how: str) -> EncodedList:
 
 def _mean_ndcg(scores: Sequence[Tensor], items: Sequence[EncodedList]) -> float:
     pairs = zip(scores, items, strict=True)
-    values = [ndcg(by_score(row.tolist(), key_of(item))[0].order, item.relevance, 10) for row, item in pairs]
-    return math.fsum(values) / len(values)
+    return math.fsum(ndcg_of(row, item.relevance, 10, key_of(item)) for row, item in pairs) / len(items)
 
 
 def _row(mode: str, strength: Strength, lists: Sequence[PromptedList], orders: Sequence[Ranking]) -> dict[str, Any]:

@@ -237,6 +237,12 @@ def test_as_many_labels_are_flipped_as_asked(percent):
 
 
 @pytest.mark.slow
+def test_a_rate_that_is_too_high_is_told_and_no_error():
+    piece = replace(trials(cases()["irpo"], QUICK)[0], setting=Setting(1e9, 1.0, 1.0, 0.0))
+    assert set(study_trial.work(piece, QUICK)) == {"diverged"}
+
+
+@pytest.mark.slow
 def test_a_trial_and_a_final_piece_end_in_lines():
     trial = trials(cases()["irpo"], QUICK)[0]
     line = study_trial.work(trial, QUICK)
