@@ -5,7 +5,7 @@
     python benchmarks/online.py run --shard 1/2 &
     python benchmarks/online.py table                     # -> benchmarks/results/online.md, online.png
 
-The embedded model, 5 rounds of 10 updates, 8 drawn answers an update: 400 answers to 100 prompts in every run, whatever
+The embedded model, 5 rounds of 10 updates, 8 drawn answers an update: 400 answers, 4 to a prompt, in every run, whatever
 becomes of them. A drawn answer is a list of iterative IRPO, where it names every candidate once; four answers to a
 prompt are one list of REINFORCE. `iterative` is the paper's (beta 1, nothing added), `iterative, anchored` what ships.
 Each gets the same search: of four learning rates the one with the best constrained NDCG@10 on validation lists after
@@ -62,6 +62,7 @@ class Plan:
     updates: int = 10  # of a round
     answers: int = 8  # drawn for an update
     samples: int = 4  # of them to one prompt
+    prompts: int = 256  # training lists that rounds ask from
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     seeds: int = 5
 
@@ -72,7 +73,7 @@ class Plan:
 
     def shared(self) -> dict[str, Any]:
         """What a line's figures depend on; those of another kind are other results."""
-        own = {name: vars(self)[name] for name in ("rounds", "updates", "answers", "samples")}
+        own = {name: vars(self)[name] for name in ("rounds", "updates", "answers", "samples", "prompts")}
         return about(self.protocol) | {"online": own}
 
 
@@ -104,6 +105,7 @@ class Cell:
             f"online.rounds={plan.rounds}",
             f"online.updates_per_round={plan.updates}",
             f"online.samples={plan.samples}",
+            f"online.min_valid={plan.answers}",  # an update
             f"online.draw={self.draw}",
             f"training.lists_per_update={lists}",
             f"training.learning_rate={rate}",
@@ -124,7 +126,7 @@ def trained(config: RunConfig, plan: Plan) -> Iterator[tuple[dict[str, Any], Any
     parts = shared(plan.protocol, "text").parts
     method, model = method_of(config), policy_model(config)
     require_sound(config, method)
-    examples = tuple(p.example for p in parts.train)
+    examples = tuple(p.example for p in parts.train[: plan.prompts])
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, plan.rounds + 1):
             online = config.online.model_copy(update={"rounds": number}) if config.online else None
@@ -199,6 +201,7 @@ def run(plan: Plan, folder: Path, shard: str) -> None:
     """Every piece of this shard that is not done yet: all searches, then seed by seed."""
     part, parts = map(int, shard.split("/"))
     done, mine = finished(folder, plan), CELLS[part::parts]
+    folder.mkdir(parents=True, exist_ok=True)
 
     def work(key: str, make: Any, *given: Any) -> None:
         if key not in done:
