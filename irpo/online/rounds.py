@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irpo.config.schema import RUN_CONFIG, OnlineConfig, RunConfig
 from irpo.evaluation import EvaluationOptions, evaluate
-from irpo.online import ON_POLICY, Account, OnPolicy
+from irpo.online import ON_POLICY, Account, Course, OnPolicy
 from irpo.online.curves import State, write_curves
 from irpo.online.policy import Policy, Round, as_answers
 from irpo.online.questions import choose, seed_of
 from irpo.progress import BEST
 from irpo.prompting.prompts import PromptBuilder
-from irpo.ranking import SAMPLERS
-from irpo.runs import finished_rounds, fresh_round, restore, round_folder, save_round
+from irpo.ranking import SAMPLERS, WholeSampler
+from irpo.ranking.choosing import Choice
+from irpo.runs import chooses, finished_rounds, fresh_round, restore, round_folder, save_round, write_choice
+from irpo.scoring.strength import Strength
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
+from irpo.tasks import TASKS, relevant_from
 from irpo.training.job import computes_mixed
 from irpo.training.method import Method
-from irpo.types import RankingExample, UserError
+from irpo.training.validation import Validation, choice_of
+from irpo.types import RankingExample, Style, UserError
 
 if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
     from irpo.training.trainer import ListTrainer
@@ -58,6 +63,20 @@ class Job:
     def policy(self) -> Policy:
         """The model as it is, and how answers are drawn from it."""
         return Policy(self.model, self.builder.tokenizer, self.options, self.config.seed)
+
+    @cached_property
+    def _aside(self) -> Validation:
+        """The validation lists, whose reference is taken once for all rounds."""
+        items = [asked.tokens for asked in prompted(self.builder, self.validation, labels=True)]
+        return Validation(items, self.method.scorer, self.method.length, self.config.ranking)
+
+    def choice(self) -> Choice:
+        """How the model as it is ranks best, or as configured."""
+        if not chooses(self.config):
+            return Choice()
+        look = self._aside.look(self.model, self.builder.tokenizer) if self.validation else None
+        start = relevant_from(TASKS.build(self.config.task))
+        return choice_of(look, self.config.ranking, self.validation, start)
 
 
 def _online(config: RunConfig) -> OnlineConfig:
@@ -106,6 +125,8 @@ def require_sound(config: RunConfig, method: Method) -> None:
         # The policy that draws would be another than the one that is differentiated.
         raise UserError(f"model.lora.dropout = {lora.dropout:g}; {name} draws from the policy: set it to 0")
     on_policy.require_sound(online, style, method)
+    if online.draw == "constrained":
+        _require_walks(online, on_policy.course, style, method)
     if getattr(SAMPLERS.build(online.sampler), "by_name", False):
         what = f"sampler {online.sampler['name']!r} loads the base model by name"
         if (Path(config.model.name) / RUN_CONFIG).is_file():
@@ -127,6 +148,28 @@ def _require_comparable(online: OnlineConfig, method: Method) -> None:
         raise UserError(f"{what} scores whole answers: set method.scorer=independent ({error})") from None
 
 
+def _require_walks(online: OnlineConfig, course: Course, style: Style, method: Method) -> None:
+    """`UserError` where answers cannot be drawn along walks, or cannot be scored by their choices."""
+    what = "online.draw 'constrained'"
+    if style == "response":
+        raise UserError(
+            f"{what} draws permutations of the candidates; prompt.style 'response' has none: set it to free"
+        )
+    if not course.constrains:
+        raise UserError(f"{what}: online.method {online.method['name']!r} trains on free answers; set it to free")
+    if not isinstance(SAMPLERS.build(online.sampler), WholeSampler):
+        raise UserError(
+            f"{what}: sampler {online.sampler['name']!r} draws free answers; set online.sampler=transformers"
+        )
+    if online.max_response_tokens is not None:
+        raise UserError(f"{what} draws whole answers; online.max_response_tokens, which cuts them, must be null")
+    if method.length != "sum":
+        raise UserError(f"{what} follows the probability of a walk's choices: method.length is sum")
+    toy = EncodedList("", (1,), ((1,),) * 2, ((1, 2), (1, 3)), (4,), (1.0, 0.0), (((1, (2, 3)),), ()))
+    if not method.scorer.layout(toy).among:
+        raise UserError(f"{what}: scorer {type(method.scorer).__name__} does not score the choices of a walk")
+
+
 def asked(questions: Sequence[PromptedList], on_policy: OnPolicy, config: RunConfig, number: int) -> list[PromptedList]:
     """A round's questions, by the seed and its number; where none is said, as many as its updates take lists from."""
     online, course = _online(config), on_policy.course
@@ -146,7 +189,9 @@ def _round(job: Job, number: int, questions: Sequence[PromptedList], out: Path) 
         now = Round(number, tuple(asked(questions, job.on_policy, job.config, number)), home)
         lists, account = _drawn(job, now)
         _trainer(job, now, lists).train()
-    state = {"round": number, "lists": len(lists), "drawn": account, "measures": measure(job)}
+    choice = job.choice()
+    write_choice(home, job.config, choice.as_dict())
+    state = {"round": number, "lists": len(lists), "drawn": account, "measures": measure(job, choice.strength)}
     save_round(home, job.config, job.model, job.builder.tokenizer, state)
     return state
 
@@ -193,14 +238,14 @@ def _too_few(count: int, account: Account, options: OnlineConfig, number: int) -
     )
 
 
-def measure(job: Job) -> dict[str, float]:
+def measure(job: Job, strength: Strength) -> dict[str, float]:
     """The policy on the validation lists, by the protocol of every evaluation; {} where there are none."""
     if not job.validation:
         return {}
     job.model.eval()
     respond = job.builder.style == "response"
     modes = ("score",) if respond else ("score", "generate")
-    options = EvaluationOptions(modes, _MEASURES, seed=job.config.seed, length=job.method.length)
+    options = EvaluationOptions(modes, _MEASURES, seed=job.config.seed, length=job.method.length, strength=strength)
     found = evaluate(job.validation, job.builder, job.model, job.method.scorer, options).summary
     rows = (found.row("score"), found.row("generate", "strict"))
     measures = {f"{row.name} {name}": value for row in rows if row for name, value in row.measures.items()}
