@@ -234,15 +234,12 @@ def test_samples_follow_the_mixture_normalised_anew():
 
 @pytest.mark.parametrize("name", RANKING_MODES)
 def test_modes_rank_at_the_rankers_strength(name):
-    """But free text, which takes it where it is asked to."""
-    builder = PromptBuilder(TOKENIZER, SHOWN)
-    plain, strong = (Ranker(learnt(), builder, Independent(), strength=s) for s in (PLAIN, Strength(4)))
-    mode = RANKING_MODES.build(name)
-    assert (mode(strong, examples(4)) == mode(plain, examples(4))) == (name == "generate")
-    if name == "generate":
-        strengthened = RANKING_MODES.build({"name": name, "strengthen": True})
-        assert strengthened(plain, examples(4)) == mode(plain, examples(4))
-        assert strengthened(strong, examples(4)) != mode(plain, examples(4))
+    """But `generate`, which writes as the policy does."""
+    ranker, mode = Ranker(learnt(), PromptBuilder(TOKENIZER, SHOWN), Independent()), RANKING_MODES.build(name)
+    plain, strong = mode(ranker, examples()), mode(replace(ranker, strength=Strength(4)), examples())
+    assert (strong == plain) == (name == "generate")
+    if name == "generate_strengthened":
+        assert plain == RANKING_MODES.build("generate")(ranker, examples())
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan])
@@ -268,4 +265,4 @@ def test_what_cannot_be_is_refused_in_one_line():
     ranker = Ranker(learnt(), PromptBuilder(TOKENIZER, SHOWN), Independent(), strength=REWARD)
     ranker.require(RANKING_MODES.build("generate"))
     with pytest.raises(UserError, match="strength 'reward' ranks and cannot write freely"):
-        ranker.require(RANKING_MODES.build({"name": "generate", "strengthen": True}))
+        ranker.require(RANKING_MODES.build("generate_strengthened"))

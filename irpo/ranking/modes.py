@@ -68,12 +68,12 @@ class Ranker:
     seed: int = 0  # of the order of equal scores and of candidates that were not named
     lists_per_batch: int | None = None  # None: as many as the device holds (`generation.in_batches`)
     watch: Watch[Any] = _unwatched
-    strength: Strength = PLAIN  # of scores and constrained lists; of free ones where the mode says so
+    strength: Strength = PLAIN  # of scores and constrained lists; of free ones where the mode strengthens them
 
     def require(self, mode: RankingMode) -> None:
         """`UserError` where the mode cannot work: the model has no such strength, the prompt shows no candidates."""
         self.strength.require(self.model)
-        if getattr(mode, "strengthen", False):
+        if getattr(mode, "strengthens", False):
             self.strength.require_writing()
         if self.builder.style == "response" and mode.writes:
             name = RANKING_MODES.described(mode)
@@ -92,8 +92,8 @@ class Ranker:
 class RankingMode(Protocol):
     """A way from lists to rankings; its fields are its options.
 
-    `writes`: the model writes the list, so the prompt must show it the candidates. It may say `strengthen`: that the
-    model writes freely at the ranker's strength.
+    `writes`: the model writes the list, so the prompt must show it the candidates. It may say `strengthens`: that
+    the model writes freely at the ranker's strength, which then cannot be `reward`.
     """
 
     writes: ClassVar[bool]
@@ -126,21 +126,24 @@ class Score:
 @RANKING_MODES.register("generate")
 @dataclass(frozen=True)
 class Generate:
-    """By the answer that the model writes freely; what it does not name follows in a fixed random order."""
+    """By the answer that the policy writes freely; what it does not name follows in a fixed random order."""
 
     writes: ClassVar[bool] = True
 
-    strengthen: bool = False  # at the ranker's strength, which costs coverage; else as the policy writes
+    def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
+        return _written(ranker, examples, PLAIN)
+
+
+@RANKING_MODES.register("generate_strengthened")
+@dataclass(frozen=True)
+class GenerateStrengthened:
+    """`generate` at the ranker's strength: it names better candidates first, and fewer of them."""
+
+    writes: ClassVar[bool] = True
+    strengthens: ClassVar[bool] = True
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
-        from irpo.ranking import generate_text
-
-        tokenizer, strength = ranker.builder.tokenizer, ranker.strength if self.strengthen else PLAIN
-
-        def work(items: Sequence[EncodedList]) -> list[str]:
-            return generate_text(ranker.model, tokenizer, items, lists_per_batch=len(items), strength=strength)
-
-        return [_by_text(ranker, asked, text) for asked, text in _asked(ranker, examples, work, "generate")]
+        return _written(ranker, examples, ranker.strength)
 
 
 @RANKING_MODES.register("constrain")
@@ -211,6 +214,18 @@ def _as_fits(work: Callable[[Sequence[EncodedList]], Sequence[T]], items: Sequen
         torch.cuda.empty_cache()
     half = len(items) // 2
     return [*_as_fits(work, items[:half]), *_as_fits(work, items[half:])]
+
+
+def _written(ranker: Ranker, examples: Sequence[RankingExample], strength: Strength) -> list[RankedList]:
+    """The lists by answers that the model writes freely."""
+    from irpo.ranking import generate_text
+
+    tokenizer = ranker.builder.tokenizer
+
+    def work(items: Sequence[EncodedList]) -> list[str]:
+        return generate_text(ranker.model, tokenizer, items, lists_per_batch=len(items), strength=strength)
+
+    return [_by_text(ranker, asked, text) for asked, text in _asked(ranker, examples, work, "generate")]
 
 
 def _by_scores(ranker: Ranker, asked: PromptedList, scores: Sequence[float]) -> RankedList:
