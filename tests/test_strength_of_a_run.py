@@ -56,6 +56,8 @@ def test_a_ranker_takes_the_runs_choice_or_another(chosen):
     other = Reranker.load(str(out), strength=7, strength_by="adapter")
     assert (other.strength, other.temperature) == (Strength(7, "adapter"), None)
     assert Reranker.load(str(out), strength="reward").strength == Strength(math.inf)
+    other_prompt = Reranker.load(str(out), style="text")
+    assert (other_prompt.strength, other_prompt.temperature) == (outcome.choice.strength, None)
     with pytest.raises(UserError, match="strength 'reward'"):
         Reranker.load(str(out), strength="reward", strength_by="adapter")
 

@@ -114,7 +114,7 @@ def choice_of_run(folder: str | Path, config: RunConfig) -> Choice:
         return Choice.of(read_json(Path(folder) / CHOICE))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
-            f"{folder}: the run has no whole '{CHOICE}', its choice of a strength; use train --resume, or give one"
+            f"{folder}: the run has no whole '{CHOICE}', its choice of a strength; use train --resume"
         ) from None
 
 
