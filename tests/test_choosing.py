@@ -31,7 +31,7 @@ from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.strength import GRID, Strength, score_at
 from irpo.scoring.tokens import prompted
 from irpo.training.trainer import Loop
-from irpo.training.validation import Validation, choice_of
+from irpo.training.validation import Look, Validation, choice_of
 from irpo.types import Candidate, RankingExample, UserError
 
 AUTO = RankingConfig(strength="auto")
@@ -250,3 +250,25 @@ def test_words_that_are_no_strength(word):
 def test_a_given_strength_is_kept_without_lists():
     ranking = RankingConfig(strength=3, strength_by="adapter", temperature=2)
     assert choice_of(None, ranking, (), 1.0) == Choice(Strength(3, "adapter"), 2.0)
+
+
+def test_a_temperature_is_fitted_to_the_chosen_scores_and_the_tasks_relevant_labels(capsys):
+    """The first of two is relevant in 3 lists of 4 and 3 nats ahead: sigmoid(3 / T) is 3 / 4 where labels count from 2.
+
+    Where they count from 1 all are relevant, and only equal scores would do.
+    """
+    labels = [(2.0, 1.0)] * 3 + [(1.0, 2.0)]
+    lists = [
+        RankingExample(
+            f"{i}", "best", tuple(Candidate(str(j), str(j), y) for j, y in enumerate(pair)), f"group {i % 2}"
+        )
+        for i, pair in enumerate(labels)
+    ]
+    look = Look(Strength(3), {}, {1: 0.5, 3: 0.75}, (torch.tensor([1.0, -2.0]),) * 4)
+    ranking = RankingConfig(strength="auto", temperature="auto")
+    choice = choice_of(look, ranking, lists, relevant_from=2.0)
+    assert choice.temperature == pytest.approx(3 / math.log(3))
+    assert (choice.strength, choice.lists, choice.groups, choice.curve) == (Strength(3), 4, 2, look.curve)
+    assert capsys.readouterr().err == ""
+    assert choice_of(look, ranking, lists, relevant_from=1.0).temperature is None
+    assert "no temperature fits" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from irpo.runs.key import LATER, run_key, settings
 from irpo.scoring.strength import GRID, PLAIN, Strength, named
 from irpo.types import UserError
 
-CHOOSES = ("method.nll_weight=0", "method.objective.beta=1", "ranking.strength=auto", "ranking.temperature=auto")
+CHOOSES = ("method.nll_weight=0", "method.objective.beta=1", "ranking.strength=auto", "ranking.temperature=2")
 DOCUMENTS = ["Alien (1979)", "Heat (1995)", "Spaceballs (1987)"]
 
 
@@ -36,7 +36,7 @@ def test_the_choice_its_curve_and_its_ends_are_in_the_run_and_its_card(chosen):
     best = told["curve"][named(outcome.choice.strength.value)]
     assert best == max(told["curve"].values()) == pytest.approx(outcome.after)
     assert (told["measure"], told["lists"]) == (BEST, outcome.lists)
-    assert told["temperature"] > 0
+    assert told["temperature"] == 2
     card = (out / "README.md").read_text()
     assert str(outcome.choice) in card
     assert all(f"{mean:.4f}" in card for mean in told["curve"].values())
