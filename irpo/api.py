@@ -71,6 +71,8 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     task: TaskSpec | None = None,
     modes: Sequence[Spec] = (),
     style: Style | None = None,
+    strength: str | float | None = None,
+    strength_by: str | None = None,
     like: str | None = None,
     max_lists: int | None = None,
     lists_per_batch: int | None = None,
@@ -80,8 +82,9 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     """Measure a run, a model's folder or a hub id on a task's evaluation lists; returns what results.json holds.
 
     `task` is by default what the run was trained on; a mapping without a name changes options of that. `like` is a run
-    whose prompt, scorer and loading a base model is given; `max_tokens` is of prompt and answer. What is not given is
-    as the run's configuration says, for a base model as `EvaluationConfig` says.
+    whose prompt, scorer and loading a base model is given; `max_tokens` is of prompt and answer. `strength` is a number
+    above 0 or "reward", `strength_by` logits or adapter: a run's own choice by default. What is not given is as the
+    run's configuration says, for a base model as `EvaluationConfig` says.
     """
     from irpo.tasks import TASKS
 
@@ -91,6 +94,7 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     if modes:
         settings["modes"] = require_modes(modes)
     style = require_style(style)
+    value, by = require_strength(strength, strength_by)
     spec = _task_of(own, {"name": task} if isinstance(task, str) else task or {}, like or model)
     TASKS.build(spec)
     require_out(Path(out))
@@ -103,6 +107,8 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     return pipeline.evaluate(
         *(model, spec, Path(out), wanted),
         style=style,
+        strength=value,
+        strength_by=by,
         like=like,
         max_tokens=max_tokens,
         skip_bad_rows=skip_bad_rows,
@@ -139,6 +145,17 @@ def require_modes(modes: Sequence[Spec]) -> tuple[dict[str, Any], ...]:
 def require_style(style: str | None) -> Any:
     """A prompt's style as it was given, checked; None is no choice."""
     return style if style is None else _one_of("style", style, get_args(Style))
+
+
+def require_strength(value: str | float | None, by: str | None) -> tuple[float | None, Any]:
+    """A strength and what it is taken by, as they were given, checked; None is no choice."""
+    from irpo.ranking.choosing import strength_value
+    from irpo.scoring.strength import Strength, StrengthBy
+
+    chosen: Any = by if by is None else _one_of("strength_by", by, get_args(StrengthBy))
+    number = None if value is None else strength_value(value)
+    Strength(number or 1.0, chosen or "logits")
+    return number, chosen
 
 
 def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -33,6 +33,8 @@ Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE",
 Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id (ID@REVISION).")]
 MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answer; the run's own if not given.")]
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
+Strength = Annotated[str | None, typer.Option(help="How far from the reference: 1, a number, reward; the run's own.")]
+StrengthBy = Annotated[str | None, typer.Option(help="logits (two passes) or adapter (one); the run's own.")]
 
 
 _Usage: type[Any] = typer.BadParameter.__mro__[1]  # a mistake in a command's words; typer gives it no name of its own
@@ -144,6 +146,8 @@ def evaluate(
         list[str] | None, typer.Option(help="score, generate or constrain; may be repeated; default: all three.")
     ] = None,
     style: Style = None,
+    strength: Strength = None,
+    strength_by: StrengthBy = None,
     like: Annotated[str | None, typer.Option(help="A run whose prompt and scorer a base model is given.")] = None,
     max_lists: Annotated[int | None, typer.Option(min=1, help="Measure only so many lists.")] = None,
     lists_per_batch: Annotated[int | None, typer.Option(min=1, help="Lists in one forward pass.")] = None,
@@ -163,6 +167,8 @@ def evaluate(
         task=_task(task, options, data, seed),
         modes=mode or (),
         style=api.require_style(style),
+        strength=strength,
+        strength_by=strength_by,
         like=like,
         max_lists=max_lists,
         lists_per_batch=lists_per_batch,
@@ -179,6 +185,8 @@ def rank(
     file: Annotated[Path | None, typer.Option(help="A file of documents, one a line.")] = None,
     mode: Annotated[str, typer.Option(help="score, generate or constrain.")] = "score",
     style: Style = None,
+    strength: Strength = None,
+    strength_by: StrengthBy = None,
     max_tokens: MaxTokens = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -194,17 +202,19 @@ def rank(
         raise UserError(f"document {empty[0]} of {len(texts)} is empty")
     api.run_of(model)  # its plug-ins, a mode among them perhaps
     (chosen,), checked = api.require_modes([mode]), api.require_style(style)
+    value, by = api.require_strength(strength, strength_by)
     from irpo.scoring.models import require_there
 
     require_there(model)
     from irpo import pipeline
 
-    rows = pipeline.rank(model, query, texts, chosen, checked, max_tokens)
+    loaded = {"style": checked, "max_tokens": max_tokens, "strength": value, "strength_by": by}
+    rows = pipeline.rank(model, query, texts, chosen, **loaded)
     if as_json:
         typer.echo(json.dumps([_row(row) for row in rows], indent=2, ensure_ascii=False))
     else:
-        shown = [{"rank": r.rank, "index": r.index, "text": r.text, "score": r.score, "note": r.note} for r in rows]
-        _table(None, _telling(shown))
+        shown = ("rank", "index", "text", "score", "probability", "note")
+        _table(None, _telling([{name: getattr(row, name) for name in shown} for row in rows]))
 
 
 @app.command("list")

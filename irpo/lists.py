@@ -21,7 +21,7 @@ class ScoredLists:
 
     `noise` is uniform in [0, 1), one number a candidate: the only chance an objective may use. Whoever draws it from
     (seed, list, step) makes the loss independent of how lists are batched. `target` is the policy's log-likelihood of
-    the target list's text, where an objective asked for it.
+    the target list's text, where it was asked for; `target_tokens` says how many tokens that is.
     """
 
     policy: Tensor  # (B, K) log pi_theta(e_j | x), nats
@@ -33,6 +33,7 @@ class ScoredLists:
     members: Tensor | None = None  # (B, K) bool, None: mask
     here: Tensor | None = None  # (B, K) bool, None: mask; whose terms the loss sums
     slots: int = 1  # rows of each list
+    target_tokens: Tensor | None = None  # (B,) 0 in a row that holds no target
 
     def __post_init__(self) -> None:
         shape = self.policy.shape
@@ -56,6 +57,13 @@ class ScoredLists:
     def per_list(self, losses: Tensor) -> Tensor:
         """Losses of the rows, (B,), summed over the slots of each list, (lists,)."""
         return losses if self.slots == 1 else losses.view(-1, self.slots).sum(-1)
+
+    @property
+    def target_per_token(self) -> Tensor | None:
+        """The target list's log-likelihood as the mean over its tokens, (B,) nats; None where it was not asked for."""
+        if self.target is None or self.target_tokens is None:
+            return None
+        return self.target / self.target_tokens.clamp(min=1)
 
     def first_slot(self, rows: Tensor) -> Tensor:
         """What the rows hold, (B, ...), of each list's first slot alone, (lists, ...)."""
@@ -89,9 +97,13 @@ def slot_lists(
     )
 
 
-def implicit_reward(lists: ScoredLists, *, beta: float) -> Tensor:
-    """beta * log(pi_theta / pi_ref) of each candidate, (B, K), nats; 0 where there is no candidate."""
-    return beta * torch.where(lists.mask, lists.policy - lists.reference, 0.0)
+def implicit_reward(lists: ScoredLists, *, beta: float, reference_weight: float = 1.0) -> Tensor:
+    """s = beta (log pi_theta - alpha log pi_ref) of each candidate, (B, K), nats; 0 where there is no candidate.
+
+    alpha is `reference_weight`: 1 is DPO's implicit reward beta log(pi_theta / pi_ref); at 0 the reference is not read.
+    """
+    policy = lists.policy - reference_weight * lists.reference if reference_weight else lists.policy
+    return beta * torch.where(lists.mask, policy, 0.0)
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

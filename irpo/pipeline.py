@@ -16,6 +16,7 @@ from irpo.evaluation.writing import require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
+from irpo.ranking.choosing import Choice, choice_of_run
 from irpo.ranking.reranker import Ranked, Reranker, notes_on
 from irpo.registry import Spec
 from irpo.resources import cache_dir
@@ -23,11 +24,13 @@ from irpo.runs import run_config
 from irpo.runs.checkpoints import last_whole
 from irpo.runs.key import contents, run_key
 from irpo.scorers import check_model
+from irpo.scoring.strength import StrengthBy
 from irpo.tasks import TASKS, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import build
 from irpo.training.job import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
 from irpo.training.outcome import Outcome, advise, model_card, outcome_of, tell
+from irpo.training.validation import choice_of
 from irpo.types import RankingExample, Style, UserError
 
 if TYPE_CHECKING:  # what is wrong with data, template or folder is said before the Trainer is imported
@@ -64,12 +67,15 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     model = policy_model(config)
     if config.online is None:
         runs.begin(out, config, held)
-        outcome = _fit_offline(parts, model, out)
+        outcome, choice = _fit_offline(parts, model, out)
     else:
         train, validation = (tuple(p.example for p in some) for some in (parts.train, parts.validation))
         job = Job(config, model, parts.builder, parts.method, train, validation)
         runs.begin(out, config, held)
-        outcome = _fit_online(job, out)
+        outcome, choice = _fit_online(job, out)
+    if outcome is not None and runs.chooses(config):
+        outcome = replace(outcome, choice=choice)
+    runs.write_choice(out, config, choice.as_dict())
     runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
     cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held)))
@@ -102,7 +108,7 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
         seed=config.seed,
         mixed=computes_mixed(config, model),
     )
-    loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference")
+    loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference", config.ranking)
     return ListTrainer(
         model=model,
         tokenizer=parts.builder.tokenizer,
@@ -113,8 +119,8 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     )
 
 
-def _fit_offline(parts: Parts, model: Any, out: Path) -> Outcome | None:
-    """One training run on the lists as they are."""
+def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, Choice]:
+    """One training run on the lists as they are; its strength is chosen on what it kept."""
     trainer = trainer_of(parts, model, out)
     checkpoint = last_whole(out / runs.CHECKPOINTS)
     if checkpoint is not None:
@@ -124,16 +130,20 @@ def _fit_offline(parts: Parts, model: Any, out: Path) -> Outcome | None:
     if best := trainer.state.best_model_checkpoint:
         taken = f"update {best.rpartition('-')[2]} of {trainer.state.global_step}"
         say(f"kept: {taken}, the first with the best {BEST} on {len(examples)} validation lists")
-    return outcome_of(trainer.before, trainer.values(), examples, trainer.validations)
+    look = trainer.look() if examples else None
+    choice = choice_of(look, parts.config.ranking, examples, relevant_from(TASKS.build(parts.config.task)))
+    found = outcome_of(trainer.before, look.values if look else {}, examples, trainer.validations)
+    return found, choice
 
 
-def _fit_online(job: Job, out: Path) -> Outcome | None:
+def _fit_online(job: Job, out: Path) -> tuple[Outcome | None, Choice]:
     """The rounds of `irpo.online`, on the same model, prompts and lists."""
     metrics = run_rounds(job, out, say)
+    choice = choice_of_run(runs.round_folder(out, job.options.rounds), job.config)
     if not metrics:
-        return None
+        return None, choice
     start = runs.finished_rounds(out)[0]["measures"]["score NDCG@10"]
-    return Outcome(len(job.validation), metrics[f"eval_{BEST}"], start)
+    return Outcome(len(job.validation), metrics[f"eval_{BEST}"], start), choice
 
 
 def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely given
@@ -143,6 +153,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
     settings: EvaluationConfig,
     *,
     style: Style | None = None,
+    strength: float | None = None,
+    strength_by: StrengthBy | None = None,
     like: str | None = None,
     max_tokens: int | None = None,
     skip_bad_rows: bool = False,
@@ -163,7 +175,13 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
     for note in card["notes"]:
         say(f"note: {note}")
     ranker = Reranker.load(
-        model, style=style, template=None if own else str(spec["name"]), max_tokens=max_tokens, like=own
+        model,
+        style=style,
+        template=None if own else str(spec["name"]),
+        max_tokens=max_tokens,
+        strength=strength,
+        strength_by=strength_by,
+        like=own,
     )
     about = {
         "model": model,
@@ -192,7 +210,12 @@ def measure(
     """
     start = relevant_from(TASKS.build(task))
     options = EvaluationOptions(
-        settings.modes, settings.measures, settings.lists_per_batch, length=ranker.length, relevant_from=start
+        settings.modes,
+        settings.measures,
+        settings.lists_per_batch,
+        length=ranker.length,
+        relevant_from=start,
+        strength=ranker.strength,
     )
     if note := check_model(ranker.model):
         say(note)
@@ -200,16 +223,12 @@ def measure(
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
-def rank(
-    model: str,
-    query: str,
-    documents: Sequence[str],
-    mode: Spec,
-    style: Style | None = None,
-    max_tokens: int | None = None,
-) -> list[Ranked]:
-    """The documents for a query, best first; tells what was cut and what stands where it does by chance."""
-    ranker = Reranker.load(model, style=style, max_tokens=max_tokens)
+def rank(model: str, query: str, documents: Sequence[str], mode: Spec, **loaded: Any) -> list[Ranked]:
+    """The documents for a query, best first; tells what was cut and what stands where it does by chance.
+
+    `loaded` are options of `Reranker.load`.
+    """
+    ranker = Reranker.load(model, **loaded)
     rows = ranker.rank(query, documents, mode)
     for note in notes_on(rows, ranker.builder.max_tokens):
         say(f"note: {note}")

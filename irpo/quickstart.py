@@ -171,7 +171,9 @@ def _report(
         grid.markdown(),
         f"![]({PICTURE})",
         "## Each method's own settings",
-        "\n".join(f"- {name}: {_own(config)}" for name, config in configs.items()),
+        "\n".join(
+            f"- {row.name}: {_own(configs[row.name])}; ranks at strength {row.strength}" for row in contest.trained
+        ),
     ]
     for name in ("NDCG@10", "NDCG@5", "NDCG@1"):
         each = comparison(summaries, name)

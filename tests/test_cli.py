@@ -255,7 +255,10 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        (["--mode", "guess"], "unknown ranking mode 'guess'; choose from constrain, generate, score"),
+        (
+            ["--mode", "guess"],
+            "unknown ranking mode 'guess'; choose from constrain, generate, generate_strengthened, score",
+        ),
         (["--style", "prose"], "unknown style 'prose'; choose from text, label, response"),
     ],
 )

@@ -93,7 +93,10 @@ def test_random_pairs_draw_every_pair():
     ("options", "message"),
     [
         ({"name": "irpoo"}, "unknown objective 'irpoo'; choose from"),
-        ({"name": "irpo", "gamma": 1}, "unknown option 'gamma' of objective 'irpo'; its options are: beta, metric"),
+        (
+            {"name": "irpo", "gamma": 1},
+            "unknown option 'gamma' of objective 'irpo'; its options are: beta, reference_weight, metric",
+        ),
         ({"name": "irpo", "metric": "ndgc"}, "unknown positional metric 'ndgc'"),
         ({"name": "dpo", "pairs": "last"}, "pairs = 'last'"),
         ({"name": "irpo", "metric": {"name": "precision", "k": 0}}, "k = 0"),

@@ -10,11 +10,12 @@ from training_lists import TOKENIZER, encoded, learned, method, trainer
 
 from irpo.measures import ndcg
 from irpo.progress import BEST, peak_memory
+from irpo.ranking.choosing import ndcg_of
 from irpo.ranking.modes import by_score, key_of
 from irpo.scorers import SCORERS
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoraOptions, add_lora, without_dropout
-from irpo.training.trainer import Loop, ndcg_of
+from irpo.training.trainer import Loop
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)
@@ -133,6 +134,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_method_without_the_reference_it_needs():
     with pytest.raises(UserError, match=r"method.reference is 'none', but IRPO needs one"):
         method("irpo", reference="none")
+
+
+def test_at_weight_0_no_reference_is_taken(tmp_path, monkeypatch):
+    """Neither by a pass with the adapter off nor before training; the step is that of a reference of zeros."""
+    steps = {}
+    for reference in ("none", "adapters_off", "precomputed"):
+        run = trainer(tmp_path / reference, method({"name": "irpo", "reference_weight": 0}, reference=reference))
+        for refused in ("irpo.training.method.adapter_off", "irpo.training.trainer.reference_tables"):
+            monkeypatch.setattr(refused, lambda *_, **__: pytest.fail("a reference was taken"))
+        run.go(None)
+        steps[reference] = learned(run.model)
+    torch.testing.assert_close(steps["adapters_off"], steps["none"], atol=0, rtol=0)
+    torch.testing.assert_close(steps["precomputed"], steps["none"], atol=0, rtol=0)
 
 
 def test_out_of_memory_halves_the_batches_and_changes_nothing(tmp_path, monkeypatch, capsys):

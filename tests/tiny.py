@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from irpo.scoring.attention import use_split_attention
+from irpo.scoring.models import LoraOptions, add_lora
 
 FAMILIES = ("llama", "gemma2", "gemma3", "phi3", "qwen3", "mistral")
 VOCABULARY = 320  # the tokenizer's size: specials, 256 bytes, then merges
@@ -132,6 +133,16 @@ def tiny_model(family: str = "llama", *, seed: int = 0, attention: str | None = 
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(made, dtype=torch.float32, **options).eval()
     return use_split_attention(model) if attention is None else model  # as load_model does
+
+
+def with_adapter(base: Any, *, seed: int = 1) -> Any:
+    """The model with a LoRA adapter whose update is a random one, and not nothing as a fresh one's is."""
+    model = add_lora(base, LoraOptions(r=4), seed=0).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model
 
 
 @cache

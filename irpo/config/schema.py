@@ -89,7 +89,7 @@ class MethodConfig(_Section):
     scorer: PluginSpec = {"name": "independent"}
     length: Literal["sum", "mean"] = "sum"  # a candidate's log-probability: over its tokens, in nats
     reference: Literal["adapters_off", "precomputed", "none"] = "adapters_off"
-    nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the target list's negative log-likelihood
+    nll_weight: Annotated[float, Field(ge=0)] = 0.0  # of the anchor: the target list's NLL, the mean over its tokens
 
     @model_validator(mode="after")
     def _one_way_of_naming_it(self) -> Self:
@@ -138,6 +138,23 @@ class EvaluationConfig(_Section):
     max_lists: Positive | None = None  # None: all of them
 
 
+class RankingConfig(_Section):
+    """How a user ranks with the run, and so what its checkpoint is chosen by."""
+
+    # score = log pi_ref + strength (log pi - log pi_ref), log pi_ref with the adapter off: 1 is the policy; reward, the
+    # limit, their difference alone; auto the best of a grid on the validation lists (irpo/scoring/strength.py)
+    strength: Literal["reward", "auto"] | Annotated[float, Field(gt=0)] = 1.0
+    strength_by: Literal["logits", "adapter"] = "logits"  # two passes; or one, the adapter scaled: an approximation
+    # softmax(score / temperature) over a list are the probabilities; auto: fitted on the validation lists; None: none
+    temperature: Literal["auto"] | Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _an_adapter_has_no_reward(self) -> Self:
+        if (self.strength, self.strength_by) == ("reward", "adapter"):
+            raise ValueError("strength 'reward' is a difference of two passes: set strength_by to 'logits'")
+        return self
+
+
 class OnlineConfig(_Section):
     """Rounds of drawing answers from the policy and training on them, instead of one pass over the given lists."""
 
@@ -173,6 +190,7 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     online: OnlineConfig | None = None  # None: offline, on the task's lists as they are
     evaluation: EvaluationConfig = EvaluationConfig()
+    ranking: RankingConfig = RankingConfig()
     skip_bad_rows: bool = False  # count and leave out rows that cannot be read, instead of stopping at the first
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of order, adapter, dropout, sampling; tasks have their own
     plugins: tuple[PluginModule, ...] = ()  # modules to import, so that they register the user's plug-ins
@@ -187,6 +205,10 @@ class RunConfig(_Section):
         first = self.online is not None and self.online.reference == "first"
         if first and self.model.tuning == "full" and self.method.reference != "none":
             raise ValueError("online.reference 'first' needs model.tuning 'lora'; with 'full' choose previous")
+        if self.model.tuning == "full" and self.ranking.strength != 1:
+            raise ValueError(
+                "ranking.strength needs model.tuning 'lora': its reference is the model with the adapter off"
+            )
         return self
 
 

@@ -14,8 +14,6 @@ from irpo.types import UserError
 LEVEL = 0.05  # of the corrected p-values, below which a difference is told
 WITHOUT_MODEL = ("random", "BM25")  # the baselines of the table; reports have all
 OPTIONAL: dict[str, Callable[[float], str]] = {"constrained": number, "named": percent}  # columns, where measured
-# What a run chooses by itself and two of one protocol may differ in.
-_OWN = ("strength", "strength_by")
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Entrant:
     interval: tuple[float, float]
     constrained: float | None = None
     named: float | None = None  # coverage of free answers
+    strength: str | None = None  # of its scores and constrained lists
     validation: float | None = None  # by which the best is chosen; None: nothing was trained
     over_base: float | None = None  # corrected p of the difference to the base model
     to_best: float | None = None  # to the one that validation lists choose
@@ -126,11 +125,16 @@ class Contest:
 
     def _columns(self) -> str:
         told = {
-            self.mode: "candidates sorted by log-probability" if self.mode == "score" else "the mode",
+            "score": f"candidates sorted by log-probability{self._strengths()}",
             "constrained": "an answer that can only be a permutation",
             "named": "share of the candidates in free answers",
         }
-        return "; ".join(f"{name}: {text}" for name, text in told.items() if name in self._headed) + "."
+        return "; ".join(f"{name}: {text}" for name, text in told.items() if name in self._headed)
+
+    def _strengths(self) -> str:
+        """At which strength, where it is not the policy's own for all."""
+        own = {row.strength for row in self.trained}
+        return "" if own <= {"1", None} else " at each run's own strength"
 
     @property
     def _headed(self) -> set[str]:
@@ -166,8 +170,7 @@ def contest_of(
 
 def require_one_protocol(summaries: Mapping[str, Summary]) -> None:
     """`UserError` where rankers were not measured alike; the strength of a run is its own."""
-    settings = [{} if s.setting is None else asdict(s.setting) for s in summaries.values()]
-    protocols = {str({key: value for key, value in of.items() if key not in _OWN}) for of in settings}
+    protocols = {str(s.setting and s.setting.protocol) for s in summaries.values()}
     if len(protocols) > 1:
         raise UserError(f"methods measured by different protocols cannot stand in one table: {sorted(protocols)}")
 
@@ -181,6 +184,7 @@ def _entrant(name: str, row: Measured, measure: str, summary: Summary | None = N
         "interval": row.interval,
         "constrained": constrained.measures[measure] if constrained and constrained is not row else None,
         "named": free.answers.coverage if free else None,
+        "strength": summary and summary.setting and summary.setting.strength,
     }
 
 

@@ -113,9 +113,19 @@ def overview(summary: Summary) -> Grid:
     mean_size = summary.candidates / max(1, summary.lists)
     title = f"{summary.lists} lists of {mean_size:.3g} candidates on average"
     cut = [] if summary.setting is None or not summary.setting.prompts_cut else [cuts(summary)]
-    notes = (*([STRICT, NAMED] if answered else []), gains(columns, summary.relevant_from), *cut)
+    notes = (*([STRICT, NAMED] if answered else []), gains(columns, summary.relevant_from), *at_strength(summary), *cut)
     header = ("ranking", *columns, *(["named"] if answered else []))
     return Grid(title, header, cells, notes, best, frozenset({first} - {0}))
+
+
+def at_strength(summary: Summary) -> list[str]:
+    """How scores were made of policy and reference, where they are not the policy's own."""
+    if summary.setting is None or summary.setting.strength == summary.setting.protocol.strength:
+        return []
+    value = summary.setting.strength.partition(" ")[0]
+    formula = "log pi - log pi_ref" if value == "reward" else f"log pi_ref + {value} (log pi - log pi_ref)"
+    told = "the adapter's scale" if summary.setting.strength.endswith("adapter") else formula
+    return [f"score and constrain at strength {summary.setting.strength}: {told}"]
 
 
 def cuts(summary: Summary) -> str:

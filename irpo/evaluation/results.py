@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ def results_of(mode: str, lists: Sequence[RankedList], seconds: float) -> list[R
 
 @dataclass(frozen=True)
 class Setting:
-    """How the rankings came about; two evaluations compare where all of it is equal."""
+    """How the rankings came about; two evaluations compare where their protocols are equal."""
 
     style: str
     template: str
@@ -77,6 +77,12 @@ class Setting:
     candidate_tokens_cut: int = 0
     query_tokens_cut: int = 0
     special_texts: int = 0  # texts that spelt special tokens of the model, kept apart
+    strength: str = "1"  # of scores and constrained lists: "5 by logits"
+
+    @property
+    def protocol(self) -> Setting:
+        """All but the strength: like its weights, that is a ranker's own."""
+        return replace(self, strength="1")
 
 
 @dataclass(frozen=True)

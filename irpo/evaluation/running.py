@@ -12,10 +12,12 @@ from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_o
 from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
 from irpo.progress import watched
 from irpo.prompting.prompts import PromptBuilder
+from irpo.ranking.choosing import spelt
 from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec
 from irpo.scorers import SCORERS
 from irpo.scoring.layout import Length, Scorer
+from irpo.scoring.strength import PLAIN, Strength
 from irpo.types import RankingExample, UserError
 
 
@@ -29,6 +31,7 @@ class EvaluationOptions:
     seed: int = 0  # of the order of ties, of candidates not named, of the random baseline and of the intervals
     length: Length = "sum"
     relevant_from: float = RELEVANT_FROM  # the label from which Recall, P, MRR and MAP count a candidate
+    strength: Strength = PLAIN
 
     def __post_init__(self) -> None:
         for name in self.measures:
@@ -55,7 +58,8 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     _require_apart(examples)
-    ranker = Ranker(model, builder, scorer, options.length, options.seed, options.lists_per_batch, watched)
+    common = (options.length, options.seed, options.lists_per_batch, watched, options.strength)
+    ranker = Ranker(model, builder, scorer, *common)
     for mode in options.built:
         ranker.require(mode)
     rows: list[RankerResult] = []
@@ -87,6 +91,7 @@ def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerRe
         max_tokens=ranker.builder.max_tokens,
         scorer=SCORERS.described(ranker.scorer),
         length=options.length,
+        strength=spelt(options.strength),
         seed=options.seed,
         lists_per_batch=options.lists_per_batch,
         relevant_from=options.relevant_from,

@@ -3,6 +3,9 @@
 Adding one: a frozen dataclass with `needs` and `__call__`, decorated with `OBJECTIVES.register`, in any module that is
 imported (this package imports its own; `plugins:` names yours).
 
+Those with a reference read s = beta (log pi_theta - alpha log pi_ref), alpha = `reference_weight` in [0, 1]: 1 is the
+papers', 0 trains what is ranked by, log pi_theta, and takes no reference.
+
 On the slots of a ranking (`irpo.lists`) every objective counts the terms of the item that stands there alone, against
 the candidates still unplaced; what depends on the whole list (ranks, weights, targets) is computed from all of it.
 """
@@ -64,6 +67,13 @@ def above_zero(objective: str, **options: float) -> None:
     for name, value in options.items():
         if not value > 0:
             raise UserError(f"objective {objective!r}: {name} = {value}; allowed is a number above 0")
+
+
+def within_one(objective: str, **options: float) -> None:
+    """Refuse options outside [0, 1]."""
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"objective {objective!r}: {name} = {value}; allowed is a number from 0 to 1")
 
 
 def require_label(objective: Objective, highest: float, what: str) -> None:

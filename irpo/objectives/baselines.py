@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from irpo.lists import ScoredLists, choose, implicit_reward, masked_sum, pick
-from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
+from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least, within_one
 from irpo.objectives.pairs import Pairs, choose_pair, log_probs, ordered_pairs, pair_loss, sides, sum_over_pairs, top
 
 
@@ -36,19 +36,25 @@ def anchored(lists: ScoredLists, pairs: Pairs, of: Callable[[Tensor], Tensor], w
 class IPO:
     """((r_w - r_l) - 1 / (2 tau))^2, r = log(pi_theta / pi_ref) (Azar et al. 2023, arXiv 2310.12036, eq. 17).
 
-    Needs a reference. With `length: mean` it is the form that TRL trains.
+    With `reference_weight` alpha, r = log pi_theta - alpha log pi_ref. With `length: mean` it is the form that TRL
+    trains.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     tau: float = 0.1  # of the KL term: the margin aimed at is 1 / (2 tau) nats
+    reference_weight: float = 1.0
     pairs: Pairs = "random"
 
     def __post_init__(self) -> None:
         above_zero("ipo", tau=self.tau)
+        within_one("ipo", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        rewards = implicit_reward(lists, beta=1.0)
+        rewards = implicit_reward(lists, beta=1.0, reference_weight=self.reference_weight)
         return pair_loss(lists, rewards, self.pairs, lambda margin: (margin - 1 / (2 * self.tau)) ** 2)
 
 
@@ -122,26 +128,28 @@ class KTO:
     """sum_j lambda_j - v_j, v = lambda_D sigmoid(s - z0) or lambda_U sigmoid(z0 - s) (KTO, arXiv 2402.01306).
 
     Pointwise: a candidate is desirable where its label is at least `min_label`, else undesirable; ties and lists of one
-    kind are fine. Needs a reference. z0 = max(0, mean of s over the list's candidates), without gradient: the paper
+    kind are fine. z0 = max(0, mean of s over the list's candidates), without gradient: the paper
     estimates this KL from mismatched answers of the batch, which would make a loss depend on how lists are batched.
     """
 
     beta: float = 0.1
+    reference_weight: float = 1.0
     desirable: float = 1.0  # lambda_D
     undesirable: float = 1.0  # lambda_U
     min_label: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("kto", beta=self.beta)
+        within_one("kto", reference_weight=self.reference_weight)
         at_least("kto", 0, desirable=self.desirable, undesirable=self.undesirable)
 
     @property
     def needs(self) -> Needs:
-        """A reference, and something desirable."""
-        return Needs(min_label=self.min_label)
+        """A reference, where any of it counts, and something desirable."""
+        return Needs(reference=self.reference_weight > 0, min_label=self.min_label)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         mean = masked_sum(scores.detach(), lists.mask) / lists.mask.sum(-1).clamp(min=1)
         margin = scores - mean.clamp(min=0)[:, None]
         # lambda - lambda sigmoid(x) = lambda sigmoid(-x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from irpo.lists import ScoredLists, implicit_reward, masked_log_softmax, masked_logsumexp, masked_sum, ranks
-from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
+from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least, within_one
 from irpo.objectives.pairs import score_ranks
 from irpo.positional import POSITIONAL_METRICS, PositionalMetric, discount
 from irpo.registry import plugin_field
@@ -25,9 +25,10 @@ TargetOrder = Literal["ideal", "given", "policy"]
 class IRPO:
     r"""loss = - sum_i w_i log sigmoid(z_i), z_i = -log sum_j exp(s_j - s_i), the sum over all j (eq. 7-8).
 
-    s = beta (log pi_theta - log pi_ref), so z is the log-softmax of s: O(K), stable at any beta. w is a positional
-    metric of the label and the rank in the target order. Labels may be graded, binary or tied (ties in the given
-    order). A list without a relevant item has loss 0, unless `tail_weight` is set. Needs a reference.
+    s = beta (log pi_theta - alpha log pi_ref), alpha = `reference_weight` (1 in the paper), so z is the log-softmax of
+    s: O(K), stable at any beta. w is a positional metric of the label and the rank in the target order. Labels may be
+    graded, binary or tied (ties in the given order). A list without a relevant item has loss 0, unless `tail_weight`
+    is set.
 
     `self_term: false` sums over j != i, as the published code does: z_i is the log-odds of i, and a candidate that has
     no other has no term. `link: identity` is - sum_i w_i z_i, weighted cross-entropy; over the slots of a ranking, with
@@ -37,6 +38,7 @@ class IRPO:
     """
 
     beta: float = 1.0  # inverse temperature of the implicit reward
+    reference_weight: float = 1.0
     metric: PositionalMetric = plugin_field(POSITIONAL_METRICS, "ndcg")
     k: int | None = None  # ranks beyond it weigh nothing
     normalize: bool = False
@@ -47,6 +49,7 @@ class IRPO:
 
     def __post_init__(self) -> None:
         above_zero("irpo", beta=self.beta)
+        within_one("irpo", reference_weight=self.reference_weight)
         at_least("irpo", 1, k=self.k)
         at_least("irpo", 0, tail_weight=self.tail_weight)
         if self.link == "identity" and not self.self_term:
@@ -54,12 +57,13 @@ class IRPO:
 
     @property
     def needs(self) -> Needs:
-        """A reference, and the labels that the metric can use."""
+        """A reference, where any of it counts, and the labels that the metric can use."""
         low, high = getattr(self.metric, "min_label", 0.0), getattr(self.metric, "max_label", math.inf)
-        return Needs(min_label=0.0 if self.tail_weight else low, max_label=high)
+        least = 0.0 if self.tail_weight else low
+        return Needs(reference=self.reference_weight > 0, min_label=least, max_label=high)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         z = masked_log_softmax(scores, lists.mask) if self.self_term else log_odds(scores, lists.mask)
         terms = self.weights(lists, scores) * (logsigmoid(z) if self.link == "logsigmoid" else z)
         several = lists.mask.sum(-1, keepdim=True) > 1
@@ -99,6 +103,7 @@ class SampledIRPO:
     """
 
     beta: float = 1.0
+    reference_weight: float = 1.0
     metric: PositionalMetric = plugin_field(POSITIONAL_METRICS, "ndcg")
     draws: int = 4  # m
     k: int | None = None
@@ -120,7 +125,7 @@ class SampledIRPO:
         return self._exact().needs
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         with torch.no_grad():
             value, shares = self._exact()(lists), self.shares(lists, scores)
             z = masked_log_softmax(scores, lists.mask)
@@ -130,7 +135,7 @@ class SampledIRPO:
 
     def select(self, lists: ScoredLists) -> Tensor:
         """The candidates whose scores need a gradient, (B, K) bool: those of non-zero weight, and the drawn ones."""
-        scores = implicit_reward(lists, beta=self.beta).detach()
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight).detach()
         weighty = lists.counted & (self._exact().weights(lists, scores) != 0)
         return weighty | ((self.shares(lists, scores) > 0) & weighty.any(-1, keepdim=True))
 
@@ -151,6 +156,7 @@ class SampledIRPO:
     def _exact(self) -> IRPO:
         return IRPO(
             self.beta,
+            self.reference_weight,
             self.metric,
             self.k,
             self.normalize,

@@ -2,20 +2,20 @@
 
 The positives are the top candidates by label, and never at the list's lowest label; the negatives come from a pool
 below every positive. Labels may be graded (a reward model's) or binary; a list whose labels are all tied has loss 0.
-In all of them s = beta (log pi_theta - log pi_ref): they need a reference.
+In all of them s = beta (log pi_theta - alpha log pi_ref), alpha = `reference_weight`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from irpo.lists import ScoredLists, implicit_reward, masked_logsumexp, masked_sum, ranks
-from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
+from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least, within_one
 from irpo.objectives.lipo import plackett_luce
 from irpo.objectives.pairs import drawn_ranks, ordered_pairs, sum_over_pairs
 
@@ -65,9 +65,8 @@ def choose_sides(
 class Contrastive:
     """sum_w -log(exp(s_w) / (exp(s_w) + sum_l exp(s_l))) over positives w, against the negatives l (LarPO eq. 7)."""
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
     positives: int | None = 1  # how many from the top; None: all above the lowest label
     negatives: int | None = None  # how many from the pool; None: all
     choice: Choice = "bottom"
@@ -76,10 +75,16 @@ class Contrastive:
 
     def __post_init__(self) -> None:
         above_zero("contrastive", beta=self.beta)
+        within_one("contrastive", reference_weight=self.reference_weight)
         at_least("contrastive", 1, positives=self.positives, negatives=self.negatives)
 
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
+
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         counts = (self.positives, self.negatives)
         chosen = choose_sides(lists, scores, counts, choice=self.choice, pool=self.pool, ties=self.ties)
         terms = softplus(masked_logsumexp(scores, chosen.negatives)[:, None] - scores)
@@ -94,9 +99,8 @@ class LambdaRank:
     With all candidates, the default, it is `pair_logistic`.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
     positives: int | None = None
     negatives: int | None = None
     choice: Choice = "bottom"
@@ -104,10 +108,16 @@ class LambdaRank:
 
     def __post_init__(self) -> None:
         above_zero("lambdarank", beta=self.beta)
+        within_one("lambdarank", reference_weight=self.reference_weight)
         at_least("lambdarank", 1, positives=self.positives, negatives=self.negatives)
 
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
+
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         counts = (self.positives, self.negatives)
         chosen = choose_sides(lists, scores, counts, choice=self.choice, pool=self.pool)
         return sum_over_pairs(scores, ordered_pairs(lists, chosen.both), lambda margin: softplus(-margin))
@@ -121,9 +131,8 @@ class LarPOListMLE:
     With all candidates, the default, it is `list_mle`, but for lists whose labels are all tied.
     """
 
-    needs: ClassVar[Needs] = Needs(draws_ties=True)
-
     beta: float = 1.0
+    reference_weight: float = 1.0
     positives: int | None = None
     negatives: int | None = None
     choice: Choice = "bottom"
@@ -131,10 +140,16 @@ class LarPOListMLE:
 
     def __post_init__(self) -> None:
         above_zero("larpo_list_mle", beta=self.beta)
+        within_one("larpo_list_mle", reference_weight=self.reference_weight)
         at_least("larpo_list_mle", 1, positives=self.positives, negatives=self.negatives)
 
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0, draws_ties=True)
+
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         counts = (self.positives, self.negatives)
         chosen = choose_sides(lists, scores, counts, choice=self.choice, pool=self.pool)
         return plackett_luce(lists, scores, chosen.both)

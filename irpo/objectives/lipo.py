@@ -1,20 +1,20 @@
 """Learning-to-rank losses on implicit rewards: LiPO's family (Liu et al. 2024, arXiv 2402.01878) and InfoNCA.
 
-In all of them s = beta (log pi_theta - log pi_ref): they need a reference.
+In all of them s = beta (log pi_theta - alpha log pi_ref), alpha = `reference_weight`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from irpo.lists import ScoredLists, implicit_reward, masked_log_softmax, masked_logsumexp, masked_sum, ranks
-from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least
+from irpo.objectives import OBJECTIVES, Needs, above_zero, at_least, within_one
 from irpo.objectives.pairs import drawn_ranks, ordered_pairs, score_ranks, sum_over_pairs
 from irpo.positional import MOST, discount, gain
 
@@ -24,15 +24,21 @@ from irpo.positional import MOST, discount, gain
 class PointMSE:
     """sum_j (y_j - s_j)^2 (LiPO's pointwise square loss). Graded labels, on the scale of s; ties are fine."""
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("point_mse", beta=self.beta)
+        within_one("point_mse", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        return masked_sum((lists.relevance - implicit_reward(lists, beta=self.beta)) ** 2, lists.counted)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
+        return masked_sum((lists.relevance - scores) ** 2, lists.counted)
 
 
 @OBJECTIVES.register("point_sigmoid")
@@ -45,19 +51,21 @@ class PointSigmoid:
     """
 
     beta: float = 1.0
+    reference_weight: float = 1.0
     max_label: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("point_sigmoid", beta=self.beta, max_label=self.max_label)
+        within_one("point_sigmoid", reference_weight=self.reference_weight)
 
     @property
     def needs(self) -> Needs:
-        """The highest label is an option."""
-        return Needs(max_label=self.max_label)
+        """A reference, where any of it counts; the highest label is an option."""
+        return Needs(reference=self.reference_weight > 0, max_label=self.max_label)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         labels = torch.where(lists.whole, lists.relevance, 0.0)
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         return masked_sum(softplus(scores) - labels / self.max_label * scores, lists.counted)
 
 
@@ -66,15 +74,20 @@ class PointSigmoid:
 class PairLogistic:
     """sum_{y_i > y_j} softplus(-(s_i - s_j)) (RankNet; LiPO's DPO_BT). Tied pairs have no term."""
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("pair_logistic", beta=self.beta)
+        within_one("pair_logistic", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         return sum_over_pairs(scores, ordered_pairs(lists), lambda margin: softplus(-margin))
 
 
@@ -83,15 +96,20 @@ class PairLogistic:
 class PairHinge:
     """sum_{y_i > y_j} max(0, 1 - (s_i - s_j)) (LiPO's SLiC_norm). Tied pairs have no term."""
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("pair_hinge", beta=self.beta)
+        within_one("pair_hinge", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         return sum_over_pairs(scores, ordered_pairs(lists), lambda margin: relu(1 - margin))
 
 
@@ -117,15 +135,20 @@ class ListMLE:
     Assumes an order: labels without ties. Where there are, the tied stand in random order, drawn anew in every pass.
     """
 
-    needs: ClassVar[Needs] = Needs(draws_ties=True)
-
     beta: float = 1.0
+    reference_weight: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("list_mle", beta=self.beta)
+        within_one("list_mle", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0, draws_ties=True)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        return plackett_luce(lists, implicit_reward(lists, beta=self.beta))
+        return plackett_luce(lists, implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight))
 
 
 @OBJECTIVES.register("softmax")
@@ -136,17 +159,23 @@ class Softmax:
     Labels are shares: graded or binary, ties fine. A list without a relevant candidate has loss 0.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("softmax", beta=self.beta)
+        within_one("softmax", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         total = masked_sum(lists.relevance, lists.whole)[:, None]
         shares = lists.relevance / torch.where(total > 0, total, 1.0)
-        z = masked_log_softmax(implicit_reward(lists, beta=self.beta), lists.mask)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
+        z = masked_log_softmax(scores, lists.mask)
         return -masked_sum(shares * z, lists.counted)
 
 
@@ -158,17 +187,23 @@ class InfoNCA:
     Labels are rewards on any scale, ties fine. A list whose labels are all tied still pulls s to be equal.
     """
 
-    needs: ClassVar[Needs] = Needs()
-
     beta: float = 1.0
+    reference_weight: float = 1.0
     alpha: float = 1.0  # temperature of the labels
 
     def __post_init__(self) -> None:
         above_zero("infonca", beta=self.beta, alpha=self.alpha)
+        within_one("infonca", reference_weight=self.reference_weight)
+
+    @property
+    def needs(self) -> Needs:
+        """A reference, where any of it counts."""
+        return Needs(reference=self.reference_weight > 0)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
         shares = masked_log_softmax(lists.relevance / self.alpha, lists.whole).exp()
-        z = masked_log_softmax(implicit_reward(lists, beta=self.beta), lists.mask)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
+        z = masked_log_softmax(scores, lists.mask)
         return -masked_sum(shares * z, lists.counted)
 
 
@@ -185,6 +220,7 @@ class LiPOLambda:
     """
 
     beta: float = 1.0
+    reference_weight: float = 1.0
     weight: Literal["lambda", "constant"] = "lambda"
     gain: Literal["exponential", "linear", "constant"] = "exponential"
     discount: Literal["log", "constant"] = "log"
@@ -193,15 +229,17 @@ class LiPOLambda:
 
     def __post_init__(self) -> None:
         above_zero("lipo_lambda", beta=self.beta)
+        within_one("lipo_lambda", reference_weight=self.reference_weight)
         at_least("lipo_lambda", 1, k=self.k)
 
     @property
     def needs(self) -> Needs:
-        """A reference, and labels whose gain is a number."""
-        return Needs(max_label=MOST if self.gain == "exponential" else math.inf)
+        """A reference, where any of it counts, and labels whose gain is a number."""
+        most = MOST if self.gain == "exponential" else math.inf
+        return Needs(reference=self.reference_weight > 0, max_label=most)
 
     def __call__(self, lists: ScoredLists) -> Tensor:
-        scores = implicit_reward(lists, beta=self.beta)
+        scores = implicit_reward(lists, beta=self.beta, reference_weight=self.reference_weight)
         pairs = ordered_pairs(lists)
         if self.k is not None:
             above = lists.whole[:, None] & (lists.relevance[:, None] > lists.relevance[:, :, None])

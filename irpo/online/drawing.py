@@ -30,8 +30,8 @@ class DrawingTrainer(ListTrainer):
         lists, _ = self.on_policy.lists(self.policy, replace(self.now, questions=asked, update=self.state.global_step))
         return lists
 
-    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+    def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
         mean_reward = (lists.relevance * lists.mask).sum(-1) / lists.mask.sum(-1)
-        shown = super()._shown(lists, items)
+        shown = super()._shown(lists)
         shown.pop(f"train_{BEST}", None)  # its gains are of labels, these are rewards
         return {**shown, "mean_reward": mean_reward}

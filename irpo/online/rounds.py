@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,14 @@ from irpo.online.questions import choose, seed_of
 from irpo.progress import BEST
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking import SAMPLERS
-from irpo.runs import finished_rounds, fresh_round, restore, round_folder, save_round
+from irpo.ranking.choosing import Choice
+from irpo.runs import chooses, finished_rounds, fresh_round, restore, round_folder, save_round, write_choice
+from irpo.scoring.strength import Strength
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
+from irpo.tasks import TASKS, relevant_from
 from irpo.training.job import computes_mixed
 from irpo.training.method import Method
+from irpo.training.validation import Validation, choice_of
 from irpo.types import RankingExample, UserError
 
 if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
@@ -58,6 +63,20 @@ class Job:
     def policy(self) -> Policy:
         """The model as it is, and how answers are drawn from it."""
         return Policy(self.model, self.builder.tokenizer, self.options, self.config.seed)
+
+    @cached_property
+    def _aside(self) -> Validation:
+        """The validation lists, whose reference is taken once for all rounds."""
+        items = [asked.tokens for asked in prompted(self.builder, self.validation, labels=True)]
+        return Validation(items, self.method.scorer, self.method.length, self.config.ranking)
+
+    def choice(self) -> Choice:
+        """How the model as it is ranks best, or as configured."""
+        if not chooses(self.config):
+            return Choice()
+        look = self._aside.look(self.model, self.builder.tokenizer) if self.validation else None
+        start = relevant_from(TASKS.build(self.config.task))
+        return choice_of(look, self.config.ranking, self.validation, start)
 
 
 def _online(config: RunConfig) -> OnlineConfig:
@@ -146,7 +165,9 @@ def _round(job: Job, number: int, questions: Sequence[PromptedList], out: Path) 
         now = Round(number, tuple(asked(questions, job.on_policy, job.config, number)), home)
         lists, account = _drawn(job, now)
         _trainer(job, now, lists).train()
-    state = {"round": number, "lists": len(lists), "drawn": account, "measures": measure(job)}
+    choice = job.choice()
+    write_choice(home, job.config, choice.as_dict())
+    state = {"round": number, "lists": len(lists), "drawn": account, "measures": measure(job, choice.strength)}
     save_round(home, job.config, job.model, job.builder.tokenizer, state)
     return state
 
@@ -193,14 +214,14 @@ def _too_few(count: int, account: Account, options: OnlineConfig, number: int) -
     )
 
 
-def measure(job: Job) -> dict[str, float]:
+def measure(job: Job, strength: Strength) -> dict[str, float]:
     """The policy on the validation lists, by the protocol of every evaluation; {} where there are none."""
     if not job.validation:
         return {}
     job.model.eval()
     respond = job.builder.style == "response"
     modes = ("score",) if respond else ("score", "generate")
-    options = EvaluationOptions(modes, _MEASURES, seed=job.config.seed, length=job.method.length)
+    options = EvaluationOptions(modes, _MEASURES, seed=job.config.seed, length=job.method.length, strength=strength)
     found = evaluate(job.validation, job.builder, job.model, job.method.scorer, options).summary
     rows = (found.row("score"), found.row("generate", "strict"))
     measures = {f"{row.name} {name}": value for row in rows if row for name, value in row.measures.items()}

@@ -16,8 +16,10 @@ from irpo.chance import key_of, number_of
 from irpo.prompting.prompts import positions
 from irpo.ranking.guided import follow
 from irpo.ranking.walk import Walk
+from irpo.scoring.head import soft_cap
+from irpo.scoring.strength import PLAIN, Strength, Way
 from irpo.scoring.tokens import EncodedList
-from irpo.scoring.whole import one_row
+from irpo.scoring.whole import one_row, sequence_states
 from irpo.types import Ranking
 
 _OPENING = 32  # tokens of a sentence before the list
@@ -30,11 +32,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn: `samples` a list, at a temperature > 0, from the seed and the list's id alone."""
+    """How answers are drawn: `samples` a list, at a temperature > 0, from the seed and the list's id alone.
+
+    At another `strength` than 1 from the distribution that the mixed log-probabilities make when normalised anew.
+    """
 
     temperature: float = 1.0
     samples: int = 1
     seed: int = 0
+    strength: Strength = PLAIN
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.samples < 1:
@@ -72,13 +78,15 @@ def generate_text(
     *,
     lists_per_batch: int | None = None,
     max_new_tokens: int | None = None,
+    strength: Strength = PLAIN,
 ) -> list[str]:
     """The model's most likely next tokens (greedy) for each prompt, as text, in the given order.
 
     An answer stops at the end of its turn or at its limit (`answer_limit`, or `max_new_tokens` where given); it does
-    not depend on the batch that it is in.
+    not depend on the batch that it is in. `UserError` at strength `reward`, which knows no language.
     """
-    return [answer.text for answer in _answers(model, tokenizer, items, lists_per_batch, max_new_tokens, None)]
+    how = _Writing(lists_per_batch, max_new_tokens, strength)
+    return [answer.text for answer in _answers(model, tokenizer, items, how)]
 
 
 def sample_text(
@@ -110,6 +118,7 @@ def sample_answers(
 
     Every answer has its own random state, made from (seed, list id, number of the sample): neither the batch nor what
     was drawn before changes it, and no global random state is read or moved. A batch holds `lists_per_batch` answers.
+    `UserError` at strength `reward`.
     """
     repeated = [item for item in items for _ in range(sampling.samples)]
     noise = [
@@ -117,46 +126,62 @@ def sample_answers(
         for item in items
         for number in range(sampling.samples)
     ]
-    found = _answers(model, tokenizer, repeated, lists_per_batch, max_new_tokens, (sampling.temperature, noise))
+    how = _Writing(lists_per_batch, max_new_tokens, sampling.strength, (sampling.temperature, noise))
+    found = _answers(model, tokenizer, repeated, how)
     return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
 
 def constrained_ranking(
-    model: Any, tokenizer: Any, items: Sequence[EncodedList], *, lists_per_batch: int | None = None
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[EncodedList],
+    *,
+    lists_per_batch: int | None = None,
+    strength: Strength = PLAIN,
 ) -> list[Ranking]:
     """The greedy answer among the complete ones: a permutation of each list's candidates, always.
 
-    Works in every prompt style. Of candidates with the same tokens the first is named first. Ends as soon as one
-    candidate is left; a token that is forced costs no decision (`irpo.ranking.guided`).
+    Works in every prompt style and at every strength, which is taken at each decision. Of candidates with the same
+    tokens the first is named first. Ends as soon as one candidate is left; a token that is forced costs no decision
+    (`irpo.ranking.guided`).
     """
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[Ranking]:
         walks = [Walk(items[i]) for i in chosen]
-        follow(runner, [items[i].prompt for i in chosen], walks)
+        follow(runner, [items[i].prompt for i in chosen], walks, strength)
         return [Ranking(walk.order) for walk in walks]
 
     return _in_batches(model, items, lists_per_batch, decode)
 
 
-def _answers(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[EncodedList],
-    lists_per_batch: int | None,
-    max_new_tokens: int | None,
-    noise: tuple[float, list[int]] | None,
-) -> list[Drawn]:
+@dataclass(frozen=True)
+class _Writing:
+    """How free answers are written; `noise` is the temperature and a seed an answer, None: the likeliest token."""
+
+    lists_per_batch: int | None
+    max_new_tokens: int | None
+    strength: Strength
+    noise: tuple[float, list[int]] | None = None
+
+
+def _answers(model: Any, tokenizer: Any, items: Sequence[EncodedList], how: _Writing) -> list[Drawn]:
     stop = sorted({item.end for item in items} | _ends(tokenizer, model))
-    config = _inner(model).config
-    limits = [answer_limit(item, config) if max_new_tokens is None else max_new_tokens for item in items]
+    config, most = _inner(model).config, how.max_new_tokens
+    limits = [answer_limit(item, config) if most is None else most for item in items]
+    how.strength.require_writing()
+    policy, *reference = how.strength.ways(model)
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[Drawn]:
         settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)
-        processor = None if noise is None else _Gumbel(noise[0], [noise[1][i] for i in chosen])
-        rows = _run(runner, [items[i].prompt for i in chosen], settings, processor=processor)
+        prompts = [items[i].prompt for i in chosen]
+        steps: list[LogitsProcessor] = [_Mixed(runner, way, how.strength, prompts) for way in reference]
+        if how.noise is not None:
+            steps.append(_Gumbel(how.noise[0], [how.noise[1][i] for i in chosen]))
+        with policy():
+            rows = _run(runner, prompts, settings, steps)
         return [as_drawn(tokenizer, row[: limits[i]], stop) for i, row in zip(chosen, rows, strict=True)]
 
-    return _in_batches(model, items, lists_per_batch, decode)
+    return _in_batches(model, items, how.lists_per_batch, decode)
 
 
 def as_drawn(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int]) -> Drawn:
@@ -242,11 +267,7 @@ def _settings(tokenizer: Any, max_new_tokens: int, stop: Sequence[int]) -> Gener
 
 
 def _run(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    settings: GenerationConfig,
-    *,
-    processor: LogitsProcessor | None = None,
+    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, steps: Sequence[LogitsProcessor]
 ) -> list[list[int]]:
     """The new tokens of each prompt. Left padding, because `generate` continues from the last column.
 
@@ -254,39 +275,88 @@ def _run(
     """
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), int(settings.pad_token_id), dtype=torch.long)
-    mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    first = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
+    ids, mask = ids.to(model.device), _mask(prompts, model.device)
     grown = model.generate(
         input_ids=ids,
         attention_mask=mask,
         generation_config=settings,
-        logits_processor=LogitsProcessorList([] if processor is None else [processor]),
-        past_key_values=_prefilled(model, ids, mask, [first[tuple(prompt)] for prompt in prompts]),
+        logits_processor=LogitsProcessorList(steps),
+        past_key_values=_prefilled(model, ids, mask, prompts),
     )
     rows: list[list[int]] = grown[:, width:].tolist()
     return rows
 
 
-def _prefilled(model: Any, ids: Tensor, mask: Tensor, same_as: Sequence[int]) -> DynamicCache | None:
+def _mask(prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """1 where a column of the prompts, padded on the left, is real."""
+    width = max(map(len, prompts))
+    return torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+
+
+def _prefilled(model: Any, ids: Tensor, mask: Tensor, prompts: Sequence[Sequence[int]]) -> DynamicCache | None:
     """The prompts but for their last token in a cache, each different one computed once; None where all differ.
 
     None as well for a model whose layers are not all attention: their states cannot be repeated.
     """
+    first = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
+    same_as = [first[tuple(prompt)] for prompt in prompts]
     rows = sorted(set(same_as))
     if len(rows) == len(same_as) or ids.shape[1] < 2 or not one_row(model):
         return None
     cache = DynamicCache(config=model.config)
     seen = mask[rows, :-1]
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
     model.get_decoder()(
-        input_ids=ids[rows, :-1], attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=ids[rows, :-1],
+        attention_mask=seen,
+        position_ids=_positions(seen),
+        past_key_values=cache,
+        use_cache=True,
     )
     cache.batch_select_indices(torch.tensor([rows.index(row) for row in same_as], device=ids.device))
     return cache
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Of each column behind padding on the left, as `generate` counts them."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+class _Mixed(LogitsProcessor):
+    """The policy's log-probabilities with the reference's, which goes through the same text with a cache of its own."""
+
+    def __init__(self, model: Any, way: Way, strength: Strength, prompts: Sequence[Sequence[int]]) -> None:
+        self.model, self.way, self.strength, self.prompts = model, way, strength, prompts
+        self.mask = _mask(prompts, model.device)
+        self.cache: DynamicCache | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        with self.way():
+            states = self._cached(input_ids) if one_row(self.model) else self._whole(input_ids)
+            logits = self.model.get_output_embeddings()(states).float()
+        reference = soft_cap(logits, self.model.config.get_text_config()).log_softmax(-1)
+        return self.strength.of([scores.log_softmax(-1), reference])
+
+    def _cached(self, ids: Tensor) -> Tensor:
+        if self.cache is None:
+            prefilled = _prefilled(self.model, ids, self.mask, self.prompts)
+            self.cache, fed = prefilled or DynamicCache(config=self.model.config), ids.shape[1] - 1 if prefilled else 0
+        else:
+            self.mask, fed = torch.nn.functional.pad(self.mask, (0, 1), value=1), ids.shape[1] - 1
+        states: Tensor = self.model.get_decoder()(
+            input_ids=ids[:, fed:],
+            attention_mask=self.mask,
+            position_ids=_positions(self.mask)[:, fed:],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        return states[:, -1]
+
+    def _whole(self, ids: Tensor) -> Tensor:
+        width = self.mask.shape[1]
+        texts = [[*prompt, *row[width:]] for prompt, row in zip(self.prompts, ids.tolist(), strict=True)]
+        return sequence_states(self.model, texts, [[len(text) - 1] for text in texts])
 
 
 class _Gumbel(LogitsProcessor):

@@ -11,82 +11,107 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from irpo.ranking.walk import Walk
+from irpo.scoring.head import soft_cap
 from irpo.scoring.models import per_layer_type
+from irpo.scoring.strength import PLAIN, Strength, Way
 from irpo.scoring.whole import one_row, sequence_states
 
 _NOBODY = -1  # the position of a column that is padding
 
 
-def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
+def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk], strength: Strength = PLAIN) -> int:
     """Take every walk to its end, always by the most likely of the allowed tokens; returns the number of passes.
 
     A row's tokens up to its next decision go through the model in one pass, padded on the left, so that the last column
-    of a pass is a decision in every row. Columns know their positions: a sliding window counts those, and the gaps
-    between runs do not count. A row that is done leaves the batch. A pass waits for the device once, for its decisions.
+    of a pass is a decision in every row. A row that is done leaves the batch. A pass waits for the device once, for its
+    decisions. At a strength that takes a reference, that makes passes of its own.
     """
-    if not one_row(model):
-        return _follow_whole(model, prompts, walks)
+    ways = strength.ways(model)
     rows = list(range(len(walks)))
     runs = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
     rows = [row for row in rows if not walks[row].done]
-    cache = DynamicCache()  # of no configuration: with one, layers would drop columns behind a window of columns
-    held = torch.zeros(len(rows), 0, dtype=torch.long, device=model.device)  # (R, C) position of each cached column
-    fed = [0] * len(walks)  # tokens of each row that are cached
+    text = (_Cached if one_row(model) else _Whole)(model, ways, len(rows))
     passes = 0
     while rows:
-        states, held = _feed(model, [(runs[row], fed[row]) for row in rows], cache, held)
-        passes += 1
-        for row in rows:
-            fed[row] += len(runs[row])
-        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
+        allowed = [walks[row].allowed() for row in rows]
+        logits = text.extend([runs[row] for row in rows], allowed)
+        passes += len(ways)
+        for row, token in zip(rows, _most_likely(strength.of(logits), allowed), strict=True):
             walks[row].step(token)
             runs[row] = [token, *walks[row].advance()]
         going = [index for index, row in enumerate(rows) if not walks[row].done]
         if 0 < len(going) < len(rows):
-            cache.batch_select_indices(torch.tensor(going, device=states.device))
-            held = held[going]
+            text.keep(going)
         rows = [rows[index] for index in going]
     return passes
 
 
-def _follow_whole(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk]) -> int:
-    """`follow` without a cache, which other layers than attention keep in ways of their own."""
-    texts = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
-    passes = 0
-    while rows := [row for row, walk in enumerate(walks) if not walk.done]:
-        states = sequence_states(model, [texts[row] for row in rows], [[len(texts[row]) - 1] for row in rows])
-        passes += 1
-        for row, token in zip(rows, _choose(model, states, [walks[row].allowed() for row in rows]), strict=True):
-            walks[row].step(token)
-            texts[row] += [token, *walks[row].advance()]
-    return passes
+class _Cached:
+    """The rows' texts in a cache, one for each way of running the model.
 
-
-def _feed(
-    model: Any, runs: Sequence[tuple[Sequence[int], int]], cache: DynamicCache, held: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The last column's hidden states (R, H) after the runs, and the positions of all columns that are cached now.
-
-    A run comes with the position at which it begins.
+    Columns know their positions: a sliding window counts those, and the gaps between runs do not count.
     """
-    width = max(len(run) for run, _ in runs)
-    ids = torch.zeros(len(runs), width, dtype=torch.long)
-    positions = torch.full_like(ids, _NOBODY)
-    for row, (run, begin) in enumerate(runs):
-        ids[row, width - len(run) :] = torch.tensor(run)
-        positions[row, width - len(run) :] = torch.arange(begin, begin + len(run))
-    ids, positions = ids.to(model.device), positions.to(model.device)
-    held = torch.cat([held, positions], 1)
-    config = model.config.get_text_config()
-    masks = per_layer_type(config, lambda window: _additive(positions, held, window, model.dtype))
-    states: Tensor = model.get_decoder()(
-        input_ids=ids,
-        position_ids=positions.clamp(min=0),
-        attention_mask=masks,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return states[:, -1], held
+
+    def __init__(self, model: Any, ways: Sequence[Way], count: int) -> None:
+        self.model, self.ways = model, ways
+        # Of no configuration: with one, layers would drop columns behind a window of columns.
+        self.caches = [DynamicCache() for _ in ways]
+        self.held = torch.zeros(count, 0, dtype=torch.long, device=model.device)  # (R, C) position of each column
+        self.fed = [0] * count  # tokens of each row that are cached
+
+    def extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The allowed tokens' logits behind the rows' new runs, for each way; see `_logits`."""
+        width = max(map(len, runs))
+        ids = torch.zeros(len(runs), width, dtype=torch.long)
+        positions = torch.full_like(ids, _NOBODY)
+        for row, run in enumerate(runs):
+            ids[row, width - len(run) :] = torch.tensor(run)
+            positions[row, width - len(run) :] = torch.arange(self.fed[row], self.fed[row] + len(run))
+        self.fed = [begin + len(run) for begin, run in zip(self.fed, runs, strict=True)]
+        ids, positions = ids.to(self.model.device), positions.to(self.model.device)
+        self.held = torch.cat([self.held, positions], 1)
+        config = self.model.config.get_text_config()
+        masks = per_layer_type(config, lambda window: _additive(positions, self.held, window, self.model.dtype))
+        found = []
+        for way, cache in zip(self.ways, self.caches, strict=True):
+            with way():
+                states: Tensor = self.model.get_decoder()(
+                    input_ids=ids,
+                    position_ids=positions.clamp(min=0),
+                    attention_mask=masks,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state
+                found.append(_logits(self.model, states[:, -1], allowed))
+        return found
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows."""
+        for cache in self.caches:
+            cache.batch_select_indices(torch.tensor(rows, device=self.held.device))
+        self.held, self.fed = self.held[list(rows)], [self.fed[row] for row in rows]
+
+
+class _Whole:
+    """The rows' texts without a cache, which other layers than attention keep in ways of their own."""
+
+    def __init__(self, model: Any, ways: Sequence[Way], count: int) -> None:
+        self.model, self.ways = model, ways
+        self.texts: list[list[int]] = [[] for _ in range(count)]
+
+    def extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
+        """As `_Cached.extend`."""
+        self.texts = [[*text, *run] for text, run in zip(self.texts, runs, strict=True)]
+        found = []
+        for way in self.ways:
+            with way():
+                states = sequence_states(self.model, self.texts, [[len(text) - 1] for text in self.texts])
+                found.append(_logits(self.model, states, allowed))
+        return found
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows."""
+        self.texts = [self.texts[row] for row in rows]
 
 
 def _additive(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -101,8 +126,12 @@ def _additive(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dt
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> list[int]:
-    """Of each row's allowed tokens the most likely, the first of equals; logits of these alone, in float32."""
+def _logits(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
+    """Logits of each row's allowed tokens and of no others, float32; (R, H) -> (R, A), -inf where a row has fewer.
+
+    They differ from log-probabilities by one number a row, which changes neither an order nor what is made of it by
+    normalising over the allowed tokens, at any strength.
+    """
     row = torch.tensor([index for index, tokens in enumerate(allowed) for _ in tokens], device=states.device)
     token = torch.tensor([token for tokens in allowed for token in tokens], device=states.device)
     head = model.get_output_embeddings()
@@ -112,6 +141,11 @@ def _choose(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> lis
         logits = logits if bias is None else logits + bias[token].float()
     else:  # quantized, or with an adapter
         logits = head(states)[row, token].float()
-    values = torch.split(logits.nan_to_num(nan=-torch.inf), [len(tokens) for tokens in allowed])
-    best = pad_sequence(list(values), batch_first=True, padding_value=-torch.inf).argmax(-1).tolist()
+    values = torch.split(soft_cap(logits, model.config.get_text_config()), [len(tokens) for tokens in allowed])
+    return pad_sequence(list(values), batch_first=True, padding_value=-torch.inf)
+
+
+def _most_likely(logits: Tensor, allowed: Sequence[Sequence[int]]) -> list[int]:
+    """Of each row's allowed tokens the most likely, the first of equals."""
+    best = logits.masked_fill(logits.isnan(), -torch.inf).argmax(-1).tolist()
     return [tokens[index] for tokens, index in zip(allowed, best, strict=True)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from irpo.chance import fingerprint, random_order
 from irpo.registry import Registry
+from irpo.scoring.strength import PLAIN, Strength, score_at
 from irpo.types import Problem, Ranking, RankingExample, UserError
 
 # What is heavy is imported where it is used: a configuration's modes are checked before that is loaded.
@@ -67,9 +68,13 @@ class Ranker:
     seed: int = 0  # of the order of equal scores and of candidates that were not named
     lists_per_batch: int | None = None  # None: as many as the device holds (`generation.in_batches`)
     watch: Watch[Any] = _unwatched
+    strength: Strength = PLAIN  # of scores and constrained lists; of free ones where the mode strengthens them
 
     def require(self, mode: RankingMode) -> None:
-        """`UserError` where the mode reads lists that the model writes, and the prompt shows it no candidates."""
+        """`UserError` where the mode cannot work: the model has no such strength, the prompt shows no candidates."""
+        self.strength.require(self.model)
+        if getattr(mode, "strengthens", False):
+            self.strength.require_writing()
         if self.builder.style == "response" and mode.writes:
             name = RANKING_MODES.described(mode)
             raise UserError(
@@ -87,7 +92,8 @@ class Ranker:
 class RankingMode(Protocol):
     """A way from lists to rankings; its fields are its options.
 
-    `writes`: the model writes the list, so the prompt must show it the candidates.
+    `writes`: the model writes the list, so the prompt must show it the candidates. It may say `strengthens`: that
+    the model writes freely at the ranker's strength, which then cannot be `reward`.
     """
 
     writes: ClassVar[bool]
@@ -103,15 +109,15 @@ RANKING_MODES: Registry[RankingMode] = Registry("ranking mode")
 @RANKING_MODES.register("score")
 @dataclass(frozen=True)
 class Score:
-    """By the scorer's log-probabilities, highest first."""
+    """By the scorer's log-probabilities at the ranker's strength, highest first."""
 
     writes: ClassVar[bool] = False
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
-        from irpo.scoring.forward import score_lists
+        tokenizer, length = ranker.builder.tokenizer, ranker.length
 
         def work(items: Sequence[EncodedList]) -> list[list[float]]:
-            found = score_lists(ranker.model, ranker.builder.tokenizer, items, ranker.scorer, length=ranker.length)
+            found = score_at(ranker.model, tokenizer, items, ranker.scorer, ranker.strength, length=length)
             return [row.tolist() for row in found]
 
         return [_by_scores(ranker, asked, scores) for asked, scores in _asked(ranker, examples, work, "score")]
@@ -120,17 +126,24 @@ class Score:
 @RANKING_MODES.register("generate")
 @dataclass(frozen=True)
 class Generate:
-    """By the answer that the model writes freely; what it does not name follows in a fixed random order."""
+    """By the answer that the policy writes freely; what it does not name follows in a fixed random order."""
 
     writes: ClassVar[bool] = True
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
-        from irpo.ranking import generate_text
+        return _written(ranker, examples, PLAIN)
 
-        def work(items: Sequence[EncodedList]) -> list[str]:
-            return generate_text(ranker.model, ranker.builder.tokenizer, items, lists_per_batch=len(items))
 
-        return [_by_text(ranker, asked, text) for asked, text in _asked(ranker, examples, work, "generate")]
+@RANKING_MODES.register("generate_strengthened")
+@dataclass(frozen=True)
+class GenerateStrengthened:
+    """`generate` at the ranker's strength: it names better candidates first, and fewer of them."""
+
+    writes: ClassVar[bool] = True
+    strengthens: ClassVar[bool] = True
+
+    def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
+        return _written(ranker, examples, ranker.strength)
 
 
 @RANKING_MODES.register("constrain")
@@ -143,8 +156,10 @@ class Constrain:
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
         from irpo.ranking import constrained_ranking
 
+        tokenizer, strength = ranker.builder.tokenizer, ranker.strength
+
         def work(items: Sequence[EncodedList]) -> list[Ranking]:
-            return constrained_ranking(ranker.model, ranker.builder.tokenizer, items, lists_per_batch=len(items))
+            return constrained_ranking(ranker.model, tokenizer, items, lists_per_batch=len(items), strength=strength)
 
         return [_ranked(asked, ranking) for asked, ranking in _asked(ranker, examples, work, "constrain")]
 
@@ -199,6 +214,18 @@ def _as_fits(work: Callable[[Sequence[EncodedList]], Sequence[T]], items: Sequen
         torch.cuda.empty_cache()
     half = len(items) // 2
     return [*_as_fits(work, items[:half]), *_as_fits(work, items[half:])]
+
+
+def _written(ranker: Ranker, examples: Sequence[RankingExample], strength: Strength) -> list[RankedList]:
+    """The lists by answers that the model writes freely."""
+    from irpo.ranking import generate_text
+
+    tokenizer = ranker.builder.tokenizer
+
+    def work(items: Sequence[EncodedList]) -> list[str]:
+        return generate_text(ranker.model, tokenizer, items, lists_per_batch=len(items), strength=strength)
+
+    return [_by_text(ranker, asked, text) for asked, text in _asked(ranker, examples, work, "generate")]
 
 
 def _by_scores(ranker: Ranker, asked: PromptedList, scores: Sequence[float]) -> RankedList:

@@ -15,18 +15,20 @@ from typing import Any
 from irpo.config.schema import RunConfig
 from irpo.progress import say
 from irpo.prompting.prompts import PromptBuilder, prompt_builder, require_positions
+from irpo.ranking.choosing import Choice, choice_of_run, probabilities, strengthened
 from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec, load_plugins
 from irpo.runs import base_name, load_options, load_weights, run_config
 from irpo.scorers import SCORERS, check_model
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.models import EMBEDDED, load_tokenizer, require_there, resolve
+from irpo.scoring.strength import PLAIN, Strength, StrengthBy
 from irpo.types import Candidate, RankingExample, Style
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One document in a ranking. `score`: a log-probability in nats, in the mode `score`; None if it is not finite."""
+    """One document in a ranking. `score`, in the mode `score`: nats, at the ranker's strength; None if not finite."""
 
     rank: int  # 1-based
     index: int  # of the document as given
@@ -34,6 +36,7 @@ class Ranked:
     score: float | None = None
     named: bool = True  # False: the model's answer does not name it, and it follows by chance
     cut: int = 0  # tokens of it that did not fit the prompt
+    probability: float | None = None  # that it is the relevant one, where the ranker has a temperature
 
     @property
     def note(self) -> str:
@@ -51,44 +54,54 @@ class Reranker:
     builder: PromptBuilder
     scorer: Scorer
     length: Length = "sum"
+    strength: Strength = PLAIN
+    temperature: float | None = None  # softmax(score / temperature) over a list are its probabilities
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - a model, and what may differ from its run's own
         cls,
         name: str,
         *,
         style: Style | None = None,
         template: str | None = None,
         max_tokens: int | None = None,
+        strength: float | str | None = None,
+        strength_by: StrengthBy | None = None,
         like: RunConfig | None = None,
     ) -> Reranker:
-        """A run's folder, `embedded`, a model's folder or a hub id; prompt and scorer are the run's own by default.
+        """A run's folder, `embedded`, a model's folder or a hub id; prompt, scorer and strength are the run's own.
 
+        `strength`, a number or "reward", takes the place of the one that the run was given or chose; so that the run's
+        temperature, which was fitted to other scores, no longer serves. A model without an adapter has strength 1.
         `max_tokens` of prompt and answer may be as many as the model has positions. `like` lends a base model the
         prompt, the scorer and the way of loading of a run.
         """
         if max_tokens is not None:
             _require_room(name, max_tokens)
-        config = run_config(name) or like
+        own_config = run_config(name)
+        choice = strengthened(choice_of_run(name, own_config) if own_config else Choice(), strength, strength_by)
+        config = own_config or like
         load_plugins(config.plugins if config else ())
         tokenizer = load_tokenizer(base_name(name))
         if config is None:
             limit = max_tokens or (1024 if name == EMBEDDED else 4096)
             builder = prompt_builder(tokenizer, template or "default", style or "text", limit)
-            return cls(_checked(load_weights(name)), tokenizer, builder, SCORERS.build("independent"))
+            model = _adapted(_checked(load_weights(name)), choice.strength)
+            return cls(model, tokenizer, builder, SCORERS.build("independent"), strength=choice.strength)
         own = config.prompt
         task = str(config.task["name"])
         builder = prompt_builder(
             tokenizer, template or own.template or task, style or own.style, max_tokens or own.max_tokens
         )
         scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
-        model = _checked(load_weights(name, load_options(config)))
-        return cls(model, tokenizer, builder, scorer, config.method.length)
+        model = _adapted(_checked(load_weights(name, load_options(config))), choice.strength)
+        length = config.method.length
+        return cls(model, tokenizer, builder, scorer, length, choice.strength, choice.temperature)
 
     @property
     def ranker(self) -> Ranker:
         """What a ranking mode works with."""
-        return Ranker(self.model, self.builder, self.scorer, self.length)
+        return Ranker(self.model, self.builder, self.scorer, self.length, strength=self.strength)
 
     def rank(self, query: str, documents: Sequence[str], mode: Spec | RankingMode = "score") -> list[Ranked]:
         """The documents, best first; every one of them is in the result, whatever the mode.
@@ -102,10 +115,17 @@ class Reranker:
         (found,) = chosen(ranker, [RankingExample("query", query, candidates)])
         scores = found.scores or (None,) * len(documents)
         cut, named = found.cut or (0,) * len(documents), set(found.named.order)
+        shares = self._shares(found.scores) or (None,) * len(documents)
         return [
-            Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j])
+            Ranked(rank, j, documents[j], _finite(scores[j]), j in named, cut[j], shares[j])
             for rank, j in enumerate(found.ranking.order, start=1)
         ]
+
+    def _shares(self, scores: Sequence[float] | None) -> Sequence[float] | None:
+        """The candidates' probabilities, where there is a temperature and every candidate has a score."""
+        if self.temperature is None or scores is None or not all(map(isfinite, scores)):
+            return None
+        return probabilities(scores, self.temperature)
 
 
 def notes_on(rows: Sequence[Ranked], max_tokens: int) -> list[str]:
@@ -129,6 +149,12 @@ def _checked(model: Any) -> Any:
     """The model, of which it is known from here on how its family is scored: as in training and evaluation."""
     if note := check_model(model):
         say(note)
+    return model
+
+
+def _adapted(model: Any, strength: Strength) -> Any:
+    """The model, of which it is known from here on that it has the adapter that its strength needs."""
+    strength.require(model)
     return model
 
 

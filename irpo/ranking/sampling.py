@@ -78,6 +78,8 @@ class Vllm:
         sampling: Sampling,
         max_new_tokens: int | None = None,
     ) -> list[list[Drawn]]:
+        if not sampling.strength.plain:
+            raise UserError("sampler 'vllm' draws from the policy, at strength 1; take sampler 'transformers'")
         vllm = _library()
         if not hasattr(model, "peft_config"):
             raise UserError("sampler 'vllm' takes the policy as a LoRA adapter; set model.tuning to 'lora'")

@@ -4,6 +4,7 @@
     run.json            the run's key and the contents (model, prompt, lists) that it is made of
     before.json         the start's measure on every validation list
     log.jsonl           a line for each logged update
+    strength.json       how the run ranks, where `ranking` asks for more than the policy's own scores
     checkpoints/        what `--resume` goes on from (irpo.runs.checkpoints)
     rounds/NNN/         an on-policy run's rounds, each a run that can be used, with its state.json written last
     adapter/ or model/  what was learnt
@@ -25,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from irpo.config.schema import RUN_CONFIG, RunConfig, load_config, to_yaml
+from irpo.config.schema import RUN_CONFIG, RankingConfig, RunConfig, load_config, to_yaml
 from irpo.files import atomic_file, sha256_of, sweep, whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
@@ -35,6 +36,7 @@ from irpo.types import UserError
 ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
 CHECKPOINTS, ROUNDS, LOG = "checkpoints", "rounds", "log.jsonl"
 BEFORE, STATE, CARD = "before.json", "state.json", "README.md"
+CHOICE = "strength.json"
 LOCK, WEIGHTS = ".lock", "weights.json"  # of a round: the digests of its weights' files
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
@@ -198,12 +200,23 @@ def is_finished(out: Path, config: RunConfig) -> bool:
     there, key = run_config(out), read_json(out / KEY).get("key")
     if there is None or key is None or differing(settings(there), settings(config)):
         return False
-    if not (out / _learnt(config.model.tuning)).is_dir():
+    if not (out / _learnt(config.model.tuning)).is_dir() or (chooses(config) and not read_json(out / CHOICE)):
         return False
     try:
         return (out / CARD).read_text(encoding="utf-8").endswith(card_end(key))
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def chooses(config: RunConfig) -> bool:
+    """Whether a run says more of how it ranks than that it does so by the policy's scores."""
+    return config.ranking != RankingConfig()
+
+
+def write_choice(out: Path, config: RunConfig, told: Mapping[str, Any]) -> None:
+    """How the run ranks; before its weights, so that where these are this is."""
+    if is_first() and chooses(config):
+        write_text(out / CHOICE, json.dumps(told, indent=2) + "\n")
 
 
 def write_card(out: Path, text: str) -> None:

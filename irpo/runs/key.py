@@ -19,6 +19,9 @@ from irpo.resources import embedded_dir
 KEY = "run.json"  # of a run's folder: its key and the contents that it is made of
 Settings = dict[str, Any]  # by dotted name
 
+# Settings that came after there were runs, and what these did: at it they do not count, so that a run keeps its key.
+LATER: Settings = {"ranking.strength": 1, "ranking.strength_by": "logits", "ranking.temperature": None}
+
 # What may differ between the halves of a run: it changes what is shown, measured afterwards, or how fast it goes.
 FREE = (
     *("plugins", "evaluation", "training.logging_every", "training.report_to"),
@@ -32,7 +35,11 @@ def settings(config: RunConfig) -> Settings:
     """Every setting that decides what is learnt, by its dotted name; those in `BY_CONTENT` are left out."""
     flat = _flat(config.model_dump(mode="json"), "")
     free = (*FREE, *BY_CONTENT)
-    return {key: value for key, value in flat.items() if not any(key == f or key.startswith(f"{f}.") for f in free)}
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == f or key.startswith(f"{f}.") for f in free) and not (key in LATER and value == LATER[key])
+    }
 
 
 def _flat(value: Any, name: str) -> Settings:

@@ -41,6 +41,7 @@ class Scores:
     table: Tensor  # (B, I, K); I is 1, or a row a rank where the scorer scores anew at each
     present: Tensor  # (B, I, K) bool, the candidates that were scored
     target: Tensor | None  # (B,) log-likelihood of the target list's text
+    target_tokens: Tensor | None = None  # (B,) how many tokens it has
 
     @property
     def first(self) -> Tensor:
@@ -57,10 +58,12 @@ def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> Scor
     lists, size = batch.mask.shape
     places = lists * batch.ranks * size
     flat = logp.new_zeros(places + lists * batch.target).index_add(0, batch.read_place, logp)
-    counts = torch.zeros_like(flat).index_add(0, batch.read_place, torch.ones_like(logp))[:places]
+    tokens = torch.zeros_like(flat).index_add(0, batch.read_place, torch.ones_like(logp))
+    counts = tokens[:places]
     table = flat[:places] / counts.clamp(min=1) if length == "mean" else flat[:places]
     shape = (lists, batch.ranks, size)
-    return Scores(table.view(shape), (counts > 0).view(shape), flat[places:] if batch.target else None)
+    target = (flat[places:], tokens[places:]) if batch.target else (None, None)
+    return Scores(table.view(shape), (counts > 0).view(shape), *target)
 
 
 @torch.no_grad()

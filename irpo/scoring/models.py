@@ -330,7 +330,7 @@ def adapter_off(model: Any) -> Iterator[None]:
     It flips the layers' flags, and nothing else: peft's `disable_adapter` takes 22 to 45 ms of a model of 28 blocks to
     look at them first. Which parameters learn stays as it is.
     """
-    layers = _adapter_layers(model)
+    layers = adapter_layers(model)
     flags = [layer["_disable_adapters"] for layer in layers]
     for layer in layers:
         layer["_disable_adapters"] = True
@@ -341,7 +341,7 @@ def adapter_off(model: Any) -> Iterator[None]:
             layer["_disable_adapters"] = flag
 
 
-def _adapter_layers(model: Any) -> list[dict[str, Any]]:
+def adapter_layers(model: Any) -> list[dict[str, Any]]:
     """The attributes of the layers that carry an adapter; `Module.modules` and `setattr` take five times as long."""
     found, waiting = [], [model]
     for module in waiting:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -11,20 +9,20 @@ from irpo.lists import ScoredLists, implicit_reward, masked_sum, ranks
 from irpo.objectives.irpo import importance_weights
 from irpo.positional import discount, gain
 from irpo.progress import BEST
-from irpo.scoring.tokens import EncodedList
 from irpo.training.method import Method
 
 
 @torch.no_grad()
-def figures(method: Method, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
-    """The figures of each list, (lists,); of a list in slots, its first. `items` are the lists' tokens."""
+def figures(method: Method, lists: ScoredLists) -> dict[str, Tensor]:
+    """The figures of each list, (lists,); of a list in slots, its first."""
     shown = {}
-    if lists.target is not None:
+    if lists.target is not None and lists.target_tokens is not None:
         shown["target_nll"] = -lists.per_list(lists.target)
-        shown["target_tokens"] = torch.tensor([len(item.answer(range(len(item.bodies)))) for item in items])
+        shown["target_tokens"] = lists.per_list(lists.target_tokens)
     if not method.objective.needs.scores:
         return shown
-    rewards = implicit_reward(lists, beta=getattr(method.objective, "beta", 1.0))
+    scale = {name: getattr(method.objective, name, 1.0) for name in ("beta", "reference_weight")}
+    rewards = implicit_reward(lists, **scale)
     tables = (rewards, lists.policy, lists.relevance, lists.mask)
     rewards, policy, relevance, mask = (lists.first_slot(table) for table in tables)
     relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)

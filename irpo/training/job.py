@@ -33,6 +33,7 @@ from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks import TASKS, validation_shares
 from irpo.tasks.preparing import build
 from irpo.training.method import Method
+from irpo.training.validation import require_lists
 from irpo.types import RankingExample, UserError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")  # modules of their own names
@@ -94,6 +95,7 @@ def assemble(config: RunConfig, method: Method, splits: Splits, card: Mapping[st
     train, validation = (tuple(prompted(builder, part, labels=True)) for part in (splits.train, splits.validation))
     items = [p.tokens for p in train]
     method.require_labels(items, {p.example.id: p.example.where for p in train})
+    require_lists(config.ranking, validation)
     method.batch(items[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     return Parts(config, method, builder, train, validation, card)
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from irpo.chance import number_of
 from irpo.lists import ScoredLists, slot_lists
 from irpo.objectives import Objective, require_label
+from irpo.objectives.mixture import Mixture
 from irpo.scoring.batching import ListBatch, collate, make_batch
 from irpo.scoring.forward import Scores, score_batch
 from irpo.scoring.layout import Layout, Length, Scorer, add_target, in_budget, lay_out
 from irpo.scoring.models import adapter_off
 from irpo.scoring.tokens import EncodedList
+from irpo.training.shares import ANCHOR, Terms
 from irpo.types import UserError
 
 Reference = Literal["adapters_off", "precomputed", "none"]
@@ -59,7 +61,7 @@ class Method:
     scorer: Scorer
     length: Length = "sum"
     reference: Reference = "adapters_off"
-    nll_weight: float = 0.0  # of the target list's negative log-likelihood, added to any objective
+    nll_weight: float = 0.0  # of the anchor, added to any objective: the target list's NLL, the mean over its tokens
 
     def __post_init__(self) -> None:
         if self.objective.needs.reference and self.reference == "none":
@@ -157,7 +159,10 @@ class Method:
         values = live.first[lists, chosen.cumsum(-1)[lists, columns] - 1]
         places = tuple(index.to(values.device) for index in (lists, torch.zeros_like(lists), columns))
         table = scores.table.index_put(places, values)
-        return Scores(table, scores.present, score_batch(model, target[0]).target if target else None)
+        if not target:
+            return replace(scores, table=table)
+        text = score_batch(model, target[0])
+        return Scores(table, scores.present, text.target, text.target_tokens)
 
     def scored(self, items: Sequence[EncodedList], noise: Noise | None = None) -> ListBatch:
         """The lists' candidates alone, without the target list's branch."""
@@ -171,13 +176,51 @@ class Method:
 
     def loss(self, lists: ScoredLists) -> Tensor:
         """Loss of each list, (B,)."""
-        losses = self.objective(lists)
-        if losses.shape != lists.policy.shape[:1]:
-            name, rows = type(self.objective).__name__, len(lists.policy)
-            raise UserError(f"{name} gave losses of shape {tuple(losses.shape)} for {rows} lists; a list has one loss")
-        if lists.target is not None and self.nll_weight:
-            losses = losses - self.nll_weight * lists.target
-        return lists.per_list(losses)
+        return summed(self.terms(lists))
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """The names of the terms: `objective`, or the parts of a mixture; `anchor`, where it has a weight."""
+        return (*_parts(self.objective), *([ANCHOR] if self.nll_weight else []))
+
+    def terms(self, lists: ScoredLists) -> dict[str, Tensor]:
+        """The terms whose sum is the loss, by their names; of each list, (B,).
+
+        The anchor is -nll_weight log pi_theta(target | x) / tokens (Pang et al. 2024, arXiv 2404.19733; TRL's
+        `rpo_alpha`, now its loss type `sft`). The mean is over the list's own tokens, where TRL's is over the batch's:
+        a weight means the same for short lists and long, and no loss depends on how lists are batched.
+        """
+        parts = _parts(self.objective)
+        terms = {name: weight * lists.per_list(_losses(part, lists)) for name, (weight, part) in parts.items()}
+        if self.nll_weight and (nll := lists.target_per_token) is not None:
+            terms[ANCHOR] = -self.nll_weight * lists.per_list(nll)
+        return terms
+
+
+def summed(terms: Terms) -> Tensor:
+    """The sum of a loss's terms, (B,)."""
+    return torch.stack([*terms.values()]).sum(0)
+
+
+def _parts(objective: Objective) -> dict[str, tuple[float, Objective]]:
+    """What an objective is a weighted sum of, by name; equal names are numbered."""
+    if not isinstance(objective, Mixture):
+        return {"objective": (1.0, objective)}
+    named: dict[str, tuple[float, Objective]] = {}
+    for weight, part in objective.parts:
+        name = type(part).__name__
+        twins = sum(isinstance(other, type(part)) for _, other in named.values())
+        named[f"{name} {twins + 1}" if twins else name] = (weight, part)
+    return named
+
+
+def _losses(objective: Objective, lists: ScoredLists) -> Tensor:
+    """The objective's loss of each row, (B,)."""
+    losses = objective(lists)
+    if losses.shape != lists.policy.shape[:1]:
+        name, rows = type(objective).__name__, len(lists.policy)
+        raise UserError(f"{name} gave losses of shape {tuple(losses.shape)} for {rows} lists; a list has one loss")
+    return losses
 
 
 def untied(item: EncodedList, noise: Tensor) -> EncodedList:
@@ -193,10 +236,12 @@ def table_of(batch: ListBatch, policy: Scores, reference: Tensor, noise: Noise) 
     """The seam: what the model gave, (B, I, K), as the lists that an objective sees."""
     drawn = noise.table(batch)
     if batch.ranks == 1:
-        return ScoredLists(policy.first, reference[:, 0], batch.relevance, batch.mask, drawn, policy.target)
+        tables = (policy.first, reference[:, 0], batch.relevance, batch.mask, drawn)
+        return ScoredLists(*tables, policy.target, target_tokens=policy.target_tokens)
     rows = slot_lists(policy.table, reference, policy.present, batch.relevance, batch.mask, drawn)
-    if policy.target is None:
+    if policy.target is None or policy.target_tokens is None:
         return rows
     # The target list's likelihood stands at a list's first slot, so that it is counted once.
     others = policy.target.new_zeros(len(batch), batch.ranks - 1)
-    return replace(rows, target=torch.cat([policy.target[:, None], others], 1).flatten())
+    target, tokens = (torch.cat([at[:, None], others], 1).flatten() for at in (policy.target, policy.target_tokens))
+    return replace(rows, target=target, target_tokens=tokens)

@@ -11,7 +11,9 @@ from typing import Any
 from irpo.config.schema import RUN_CONFIG, RunConfig
 from irpo.evaluation.significance import mean_interval
 from irpo.progress import BEST, say
+from irpo.ranking.choosing import Choice
 from irpo.runs import base_name, card_end
+from irpo.scoring.strength import named
 from irpo.types import RankingExample
 
 MEASURE = BEST.upper()
@@ -30,6 +32,7 @@ class Outcome:
     gain: tuple[float, float] | None = None  # 95 % interval of the mean gain, lists that share something drawn together
     chosen: int = 1  # of how many validations on these lists the kept weights are the best
     groups: int | None = None  # of lists that share something, where they are fewer than the lists
+    choice: Choice | None = None  # how the run ranks, where it does so by more than the policy's scores
 
     def __str__(self) -> str:
         choice = f" in {self.groups} group(s)" if self.groups is not None else ""
@@ -79,6 +82,8 @@ def tell(outcome: Outcome | None) -> None:
         say(str(outcome))
         if outcome.verdict:
             say(f"note: {outcome.verdict}")
+        if outcome.choice is not None:
+            say(str(outcome.choice))
 
 
 def advise(out: Path, config: RunConfig, *, measurable: bool) -> None:
@@ -102,6 +107,8 @@ def model_card(
     measured = [f"- {outcome}"] if outcome else []
     if outcome and outcome.verdict:
         measured.append(f"- {outcome.verdict}")
+    if outcome and outcome.choice:
+        measured += [f"- {outcome.choice}", *_curve(outcome.choice)]
     data = [f"- note: {note}" for note in card["notes"]] + [
         f"- {split}: {part['lists']} lists, sha256 {part['sha256'][:16]}" for split, part in card["splits"].items()
     ]
@@ -135,3 +142,12 @@ def model_card(
             f"`{RUN_CONFIG}` holds every setting; {card_end(key)}",
         ]
     )
+
+
+def _curve(choice: Choice) -> list[str]:
+    """The grid that the strength was chosen from, as a table; nothing where it was given."""
+    if len(choice.curve) < 2:
+        return []
+    header = ["strength", *map(named, choice.curve)]
+    means = [choice.measure, *(f"{mean:.4f}" for mean in choice.curve.values())]
+    return ["", *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), means))]

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,38 +24,34 @@ from transformers import (
     TrainingArguments,
 )
 
-from irpo.config.schema import TrainingConfig
+from irpo.config.schema import RankingConfig, TrainingConfig
 from irpo.lists import ScoredLists
-from irpo.measures import ndcg
-from irpo.processes import gather, share
 from irpo.progress import BEST, Tally, bars, forget_peak, say
-from irpo.ranking.modes import by_score, key_of
 from irpo.runs import checkpoints
 from irpo.scoring.batching import ListBatch
-from irpo.scoring.forward import TOKENS_PER_BATCH, score_lists
+from irpo.scoring.forward import TOKENS_PER_BATCH
 from irpo.scoring.layout import lay_out
 from irpo.scoring.models import trainable_parameters
+from irpo.scoring.strength import named
 from irpo.scoring.tokens import EncodedList
 from irpo.training.figures import figures
 from irpo.training.logbook import GoesOn, Logbook, Progress
-from irpo.training.method import Method, Noise, table_of
+from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
+from irpo.training.shares import EVERY, gradient_shares, shares
+from irpo.training.validation import Look, Validation
 from irpo.types import UserError
-
-
-def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int, key: object = "") -> float:
-    """NDCG@k of a list ranked by score, equal scores in the order that `irpo evaluate` and `irpo rank` put them in."""
-    return ndcg(by_score(scores.tolist(), key)[0].order, relevance, k)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """How the loop goes about it; what it computes does not depend on these."""
+    """How the loop goes about it; what an update computes does not depend on these."""
 
     tokens_per_batch: int = TOKENS_PER_BATCH  # of one forward pass
     patience: int | None = None  # validations without a better NDCG@10 before stopping
     reference_cache: Path | None = None  # the folder that keeps a precomputed reference
+    ranking: RankingConfig = field(default_factory=RankingConfig)  # how validation lists are ranked
 
 
 class ListTrainer(Trainer):
@@ -71,20 +67,22 @@ class ListTrainer(Trainer):
         args: TrainingArguments,
         loop: Loop = Loop(),
     ) -> None:
-        train, self.validation = lists
+        train, aside = lists
+        self.validation = Validation(aside, method.scorer, method.length, loop.ranking)
         self.method, self.tokenizer, self.tally = method, tokenizer, Tally()
         self.reference_cache = loop.reference_cache
         self.pad_id, self.tokens_per_batch = tokenizer.pad_token_id or 0, loop.tokens_per_batch
         self.logbook, self.patience = Logbook(Path(args.output_dir).parent), loop.patience
         self.before: dict[str, float] | None = None  # the measure of each validation list before the first update
-        self.tokens_to_validate = TOKENS_PER_BATCH
+        self.at: float = 1.0  # the strength of the latest validation
         self._reference: dict[str, Tensor] = {}
+        self._latest: ListBatch | None = None  # the micro-batch that was taken last
         stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
         super().__init__(
             model=model,
             args=args,
             train_dataset=list(train),
-            eval_dataset=list(self.validation) or None,
+            eval_dataset=list(aside) or None,
             data_collator=tuple,
             callbacks=stop,
         )
@@ -126,6 +124,7 @@ class ListTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch, self.noise):
             try:
+                self._latest = batch
                 loss = self.compute_loss(model, batch, num_items_in_batch=len(items))
                 self.accelerator.backward(loss)
                 total += loss.detach()
@@ -142,14 +141,18 @@ class ListTrainer(Trainer):
         self, model: Any, inputs: ListBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Sum of the lists' losses over the number of lists of the whole update."""
+        lists = self._tables(model, inputs)
+        terms = self.method.terms(lists)
+        self.tally.add(inputs, self._shown(lists) | (terms if len(terms) > 1 else {}))
+        return summed(terms).sum() / num_items_in_batch
+
+    def _tables(self, model: Any, inputs: ListBatch) -> ScoredLists:
+        """What policy and reference make of a micro-batch."""
         batch, noise = inputs.to(self.args.device), self.noise
         with self._autocast():
             reference = self.method.reference_scores(model, batch, noise, self._reference)
             policy = self.method.policy_scores(model, batch, noise, reference)
-        lists = table_of(batch, policy, reference, noise)
-        losses = self.method.loss(lists)
-        self.tally.add(inputs, self._shown(lists, inputs.items))
-        return losses.sum() / num_items_in_batch
+        return table_of(batch, policy, reference, noise)
 
     @torch.no_grad()
     def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
@@ -173,9 +176,9 @@ class ListTrainer(Trainer):
         """Float32 weights computed in bfloat16, where the arguments say so."""
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else contextlib.nullcontext()
 
-    def _shown(self, lists: ScoredLists, items: Sequence[EncodedList]) -> dict[str, Tensor]:
+    def _shown(self, lists: ScoredLists) -> dict[str, Tensor]:
         """What the log shows of each list, (lists,)."""
-        return figures(self.method, lists, items)
+        return figures(self.method, lists)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
@@ -208,7 +211,8 @@ class ListTrainer(Trainer):
     def _look_before(self) -> dict[str, float]:
         """The measure before the first update, of every list; kept for a run that goes on."""
         start = time.perf_counter()
-        values = self.values()
+        with self._autocast():
+            values = dict(self.validation.plain(self.model, self.tokenizer).values)
         self.logbook.write_before(values, seconds=time.perf_counter() - start)
         mean = sum(values.values()) / len(values)
         say(f"before training: validation {BEST} {mean:.4f} on {len(values)} list(s)")
@@ -253,28 +257,18 @@ class ListTrainer(Trainer):
         _, parameters = trainable_parameters(self.model)
         return 6 * parameters * sum(len(item.prompt) + sum(map(len, item.bodies)) for item in inputs)
 
-    def values(self) -> dict[str, float]:
-        """NDCG@10 of each validation list, by id, ranked by the scorer, which never sees their labels."""
-        self.model.eval()
-        mine = share(self.validation)
-        hidden = [item.without_labels() for item in mine]
-
-        def scored(tokens: int) -> list[Tensor]:
-            of, length = self.method.scorer, self.method.length
-            return score_lists(self.model, self.tokenizer, hidden, of, tokens_per_batch=tokens, length=length)
-
+    def look(self) -> Look:
+        """What validation lists say of the model as it is, ranked as the user will rank."""
         with self._autocast():
-            layouts = partial(lay_out, hidden, self.method.scorer)
-            scores, self.tokens_to_validate = as_it_fits(scored, self.tokens_to_validate, layouts)
-        pairs = zip(scores, mine, strict=True)
-        return dict(gather([(item.id, ndcg_of(row, item.relevance, 10, key_of(item))) for row, item in pairs]))
+            return self.validation.look(self.model, self.tokenizer)
 
     def measure(self) -> dict[str, float]:
-        """The mean of `values`, as the Trainer reads it."""
+        """The mean NDCG@10 of `look`, as the Trainer reads it."""
         start = time.perf_counter()
-        each = self.values()
+        found = self.look()
+        self.at = found.strength.value
         seconds = round(time.perf_counter() - start, 3)
-        return {f"eval_{BEST}": sum(each.values()) / len(each), "eval_lists": len(each), "eval_seconds": seconds}
+        return {f"eval_{BEST}": found.mean, "eval_lists": len(found.values), "eval_seconds": seconds}
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
@@ -304,7 +298,9 @@ class ListTrainer(Trainer):
                 )
             logs = self._in_terms(logs)
         super().log(logs, start_time)
-        self.logbook.write({"update": self.state.global_step} | logs)
+        # In our log alone: trackers know numbers, and `reward` is none.
+        at = {"eval_strength": named(self.at)} if f"eval_{BEST}" in logs and self.at != 1 else {}
+        self.logbook.write({"update": self.state.global_step} | logs | at)
 
     def _in_terms(self, logs: dict[str, float]) -> dict[str, float]:
         """A line with the tally's means; the loss in its terms, and what is a likelihood by token too."""
@@ -312,10 +308,22 @@ class ListTrainer(Trainer):
         tokens = means.pop("target_tokens", None)
         if tokens:
             means["nll_per_token"] = means["target_nll"] / tokens
-        if self.method.nll_weight and "target_nll" in means:
-            means["anchor"] = self.method.nll_weight * means["target_nll"]
-            means["objective"] = logs["loss"] - means["anchor"]
+        names = self.method.term_names
+        if len(names) > 1:
+            means |= shares({name: means[name] for name in names}) | self._gradient_shares()
         return logs | {name: round(value, 6) for name, value in means.items()}
+
+    def _gradient_shares(self) -> dict[str, float]:
+        """Each term's share of the gradient's norm on the latest micro-batch, every `EVERY` log lines."""
+        lines = sum("loss" in line for line in self.state.log_history)
+        if lines % EVERY or self._latest is None:
+            return {}
+        start, batch = time.perf_counter(), self._latest
+        found = gradient_shares(
+            lambda: self.method.terms(self._tables(self.model, batch)), self.model.parameters(), warn=not lines
+        )
+        self.tally.since += time.perf_counter() - start  # speed is that of training
+        return found
 
 
 def rate_share(update: int, schedule: str, warmup: int, updates: int) -> float:

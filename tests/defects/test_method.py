@@ -350,7 +350,7 @@ def test_g6_a_step_reads_nothing_back_from_the_device(objective, scorer, valuele
         reference = of.reference_scores(model, batch, noise, {})
         lists = table_of(batch, of.policy_scores(model, batch, noise, reference), reference, noise)
         of.loss(lists).sum().backward()
-        shown = figures(of, lists, given.items)
+        shown = figures(of, lists)
     tally.add(given, shown)
     assert tally.lists == 3
     assert tally.sums

@@ -18,12 +18,12 @@ from irpo import cli
 from irpo.config.checks import checked_config
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.ranking import SAMPLERS, Sampling, answer_tokens, constrained_ranking, in_batches
+from irpo.ranking.choosing import ndcg_of
 from irpo.ranking.modes import RANKING_MODES, Ranker
 from irpo.ranking.reranker import Reranker, notes_on
 from irpo.scorers import Independent
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.tokens import prompted
-from irpo.training.trainer import ndcg_of
 from irpo.types import Ranking, UserError
 
 # ---- W2 --------------------------------------------------------------------------------------------------------------

@@ -50,11 +50,10 @@ def test_u6_the_losss_terms_stand_apart(tmp_path):
     run = trainer(tmp_path, method("irpo", nll_weight=0.5), updates=1)
     run.go(None)
     line = lines(tmp_path)[0]
-    assert line["anchor"] == pytest.approx(0.5 * line["target_nll"], rel=1e-5)
     assert line["objective"] + line["anchor"] == pytest.approx(line["loss"], rel=1e-5)
-    tokens = sum(len(item.answer(range(len(item.bodies)))) for item in encoded()[:4]) / 4
-    assert 0 < line["nll_per_token"] < line["target_nll"]
-    assert line["target_nll"] / line["nll_per_token"] == pytest.approx(tokens, rel=0.5)
+    tokens = [len(item.answer(range(len(item.bodies)))) for item in encoded()]
+    assert min(tokens) <= line["target_nll"] / line["nll_per_token"] <= max(tokens)
+    assert line["anchor"] == pytest.approx(0.5 * line["nll_per_token"], rel=0.1)  # mean of ratios, ratio of means
 
 
 def test_u10_cut_prompts_of_both_splits_are_counted_and_the_remedy_stands_beside(tmp_path, capsys):

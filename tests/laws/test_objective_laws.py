@@ -8,6 +8,7 @@ import torch
 
 from irpo.lists import ScoredLists, ranks, slot_lists
 from irpo.objectives import OBJECTIVES
+from irpo.types import UserError
 
 VARIANTS = [
     {"name": "irpo", "self_term": False},
@@ -26,6 +27,7 @@ VARIANTS = [
 ]
 SPECS = [{"name": name} for name in OBJECTIVES] + VARIANTS
 SCORED = [spec for spec in SPECS if OBJECTIVES.build(spec).needs.scores]
+REFERENCED = [spec for spec in SPECS if "reference_weight" in OBJECTIVES.options(spec["name"])]
 EXACT = [spec for spec in SCORED if spec["name"] != "irpo_sampled"]
 
 
@@ -81,6 +83,42 @@ def gradients(objective, of: ScoredLists):
     loss = objective(of)
     grads = torch.autograd.grad(loss.sum(), [of.policy, of.target], allow_unused=True)
     return loss, [torch.zeros_like(x) if g is None else g for g, x in zip(grads, [of.policy, of.target], strict=True)]
+
+
+def at_weight(spec, weight):
+    return OBJECTIVES.build({**spec, "reference_weight": weight})
+
+
+@each(SCORED)
+def test_whoever_reads_a_reference_says_how_much_of_it_counts(spec):
+    objective = OBJECTIVES.build(spec)
+    assert not objective.needs.reference or hasattr(objective, "reference_weight")
+
+
+@each(REFERENCED)
+def test_at_weight_0_the_reference_changes_nothing_and_is_not_asked_for(spec):
+    batch, objective = lists(spec), at_weight(spec, 0)
+    assert not objective.needs.reference
+    assert dataclasses.replace(objective.needs, reference=True) == at_weight(spec, 1).needs
+    unknown = dataclasses.replace(batch, reference=torch.full_like(batch.reference, math.nan))
+    nothing = dataclasses.replace(batch, reference=torch.zeros_like(batch.reference))
+    for ours, theirs in zip(gradients(objective, unknown), gradients(at_weight(spec, 1), nothing), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+
+
+@each(REFERENCED)
+def test_a_part_of_the_reference_is_a_reference_of_its_own(spec):
+    batch = lists(spec)
+    part = dataclasses.replace(batch, reference=0.25 * batch.reference)
+    for ours, theirs in zip(gradients(at_weight(spec, 0.25), batch), gradients(at_weight(spec, 1), part), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5, math.nan])
+@each(REFERENCED)
+def test_a_weight_outside_0_and_1_is_refused(spec, weight):
+    with pytest.raises(UserError, match=r"reference_weight = .*; allowed is a number from 0 to 1"):
+        at_weight(spec, weight)
 
 
 @every

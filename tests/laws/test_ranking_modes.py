@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer, with_adapter
 
 from irpo.prompting.prompts import PromptBuilder, Template
 from irpo.ranking.modes import RANKING_MODES, Ranker
 from irpo.scorers import Independent
+from irpo.scoring.strength import PLAIN, Strength, named
 from irpo.types import Candidate, RankingExample
 
 FILMS = ("Alien", "Aliens", "Heat", "The Matrix", "The Godfather")
 SHOWN = Template("{{ query }}\n{% for c in candidates %}[{{ c.name }}] {{ c.text }}\n{% endfor %}")
-RANKER = Ranker(tiny_model(), PromptBuilder(tiny_tokenizer(), SHOWN), Independent())
+RANKER = Ranker(with_adapter(tiny_model()), PromptBuilder(tiny_tokenizer(), SHOWN), Independent())
+AT_STRENGTH = [pytest.param(replace(RANKER, strength=s), id=f"strength {named(s.value)}") for s in (PLAIN, Strength(3))]
 
 
 def examples(labels=(2, 0, 1, 0, 0)):
@@ -33,23 +35,24 @@ def told(found):
     return [replace(x, scores=None) for x in found]
 
 
+@pytest.mark.parametrize("ranker", AT_STRENGTH)
 @pytest.mark.parametrize("name", RANKING_MODES)
 class TestEveryMode:
-    def test_ranks_every_candidate_of_every_list_in_their_order(self, name):
-        found = RANKING_MODES.build(name)(RANKER, examples())
+    def test_ranks_every_candidate_of_every_list_in_their_order(self, name, ranker):
+        found = RANKING_MODES.build(name)(ranker, examples())
         assert [x.id for x in found] == [e.id for e in examples()]
         for ranked, example in zip(found, examples(), strict=True):
             assert sorted(ranked.ranking.order) == list(range(len(example.candidates)))
             assert set(ranked.named.order) <= set(ranked.ranking.order)
 
-    def test_no_label_and_no_source_reaches_the_model(self, name):
+    def test_no_label_and_no_source_reaches_the_model(self, name, ranker):
         mode = RANKING_MODES.build(name)
-        assert mode(RANKER, examples()) == mode(RANKER, examples((0, 3, 0, 1, 5)))
+        assert mode(ranker, examples()) == mode(ranker, examples((0, 3, 0, 1, 5)))
 
-    def test_neither_batch_nor_id_changes_a_ranking(self, name):
+    def test_neither_batch_nor_id_changes_a_ranking(self, name, ranker):
         mode = RANKING_MODES.build(name)
-        alone = [mode(replace(RANKER, lists_per_batch=1), [replace(e, id="another")])[0] for e in examples()]
-        assert [replace(x, id="") for x in told(mode(RANKER, examples()))] == [replace(x, id="") for x in told(alone)]
+        alone = [mode(replace(ranker, lists_per_batch=1), [replace(e, id="another")])[0] for e in examples()]
+        assert [replace(x, id="") for x in told(mode(ranker, examples()))] == [replace(x, id="") for x in told(alone)]
 
-    def test_no_list_is_no_ranking(self, name):
-        assert RANKING_MODES.build(name)(RANKER, []) == []
+    def test_no_list_is_no_ranking(self, name, ranker):
+        assert RANKING_MODES.build(name)(ranker, []) == []

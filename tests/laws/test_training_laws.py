@@ -16,7 +16,7 @@ from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_batch, score_lists
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.training.method import Method
-from irpo.types import UserError
+from irpo.types import UserError, target_order
 
 OBJECTIVE_NAMES, SCORER_NAMES = list(OBJECTIVES), list(SCORERS)
 STYLE = {name: SCORERS.build(name).style or "text" for name in SCORER_NAMES}
@@ -147,9 +147,28 @@ def test_a_sampled_objective_needs_scores_of_their_own():
 
 def test_a_mixture_is_the_weighted_sum(tmp_path):
     parts = [(1.0, OBJECTIVES.build("irpo")), (0.1, OBJECTIVES.build("sft"))]
-    batch = encoded()
     losses = []
-    for of in (method(Mixture(tuple(parts))), method("irpo", nll_weight=0.1)):
+    for of in (method(Mixture(tuple(parts))), method("irpo"), method("sft")):
         run = trainer(tmp_path / str(len(losses)), of)
-        losses.append(run.compute_loss(run.model, of.batch(batch, 0), num_items_in_batch=1))
-    torch.testing.assert_close(*losses)
+        losses.append(run.compute_loss(run.model, of.batch(encoded(), 0), num_items_in_batch=1))
+    torch.testing.assert_close(losses[0], losses[1] + 0.1 * losses[2])
+
+
+@pytest.mark.parametrize("scorer", SCORER_NAMES)
+def test_the_anchor_is_the_nll_by_token_of_each_list(scorer, tmp_path):
+    """Of each list by its own tokens, however many lists and slots there are; and nothing else is added."""
+    items, model = encoded(STYLE[scorer]), add_lora(tiny_model(), LoraOptions(r=4), seed=0)
+    losses = {}
+    for name, of in {
+        "plain": method("irpo", scorer),
+        "anchored": method("irpo", scorer, nll_weight=0.3),
+        "sft": method("sft", scorer),
+    }.items():
+        run = trainer(tmp_path / name, of, model=model)
+        losses[name] = [run.compute_loss(model, of.batch([i], 0), num_items_in_batch=1).item() for i in items]
+        together = run.compute_loss(model, of.batch(items, 0), num_items_in_batch=1).item()
+        assert together == pytest.approx(sum(losses[name]), rel=1e-5)
+    tokens = [len(item.answer(target_order(item.relevance))) for item in items]
+    assert len(set(tokens)) > 1
+    expected = [plain + 0.3 * nll / n for plain, nll, n in zip(losses["plain"], losses["sft"], tokens, strict=True)]
+    assert losses["anchored"] == pytest.approx(expected, rel=1e-5)

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from irpo.objectives import loss
+from irpo.lists import ScoredLists
+from irpo.objectives import OBJECTIVES, loss
+from irpo.scorers import SCORERS
+from irpo.training.method import Method
 
 trl = pytest.importorskip("trl", reason="a development dependency: pip install trl")
 
@@ -30,8 +33,13 @@ def random_pairs(count=50):
 
 
 def trl_dpo(loss_type, policy, reference):
-    """Mean loss of `DPOTrainer._compute_loss` on answers of one token whose log-probabilities are given."""
+    """TRL's loss of pairs of answers of one token."""
     rows = policy.T.reshape(-1, 1)  # TRL's batch: all chosen, then all rejected
+    return trl_loss([loss_type], [1.0], rows, torch.tensor([[0, 1]]).expand(len(rows), 2), reference)
+
+
+def trl_loss(loss_types, weights, rows, mask, reference):
+    """Mean loss of `DPOTrainer._compute_loss` on answers whose tokens' log-probabilities are given."""
     zeros = torch.zeros_like(rows)
     outputs = SimpleNamespace(log_probs=rows, entropy=zeros, mean_logits=zeros, is_top1=zeros > 1)
     trainer = SimpleNamespace(
@@ -41,8 +49,8 @@ def trl_dpo(loss_type, policy, reference):
         ld_alpha=None,
         precompute_ref_logps=True,
         f_divergence_type="reverse_kl",
-        loss_types=[loss_type],
-        loss_weights=[1.0],
+        loss_types=loss_types,
+        loss_weights=weights,
         beta=BETA,
         label_smoothing=0.0,
         use_weighting=False,
@@ -50,7 +58,6 @@ def trl_dpo(loss_type, policy, reference):
         _total_train_tokens=0,
         _tp_size=1,
     )
-    mask = torch.tensor([[0, 1]]).expand(len(rows), 2)
     inputs = {
         "input_ids": torch.zeros_like(mask),
         "attention_mask": torch.ones_like(mask),
@@ -82,6 +89,21 @@ def test_same_as_trls_dpo(name, options, loss_type):
     policy, reference, relevance = random_pairs()
     ours = loss(name, policy, reference, relevance, **options).mean()
     assert_same(ours, trl_dpo(loss_type, policy, reference), policy)
+
+
+def test_the_anchor_is_trls_sft_loss():
+    """TRL's `loss_type: [sigmoid, sft]` (its former `rpo_alpha`) on one pair of answers of several tokens."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = (torch.randn(2, 5, generator=generator, dtype=torch.float64) - 3).requires_grad_()  # the winner first
+    mask = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1]])  # 3 tokens and 5
+    reference = torch.tensor([[-8.0, -14.0]], dtype=torch.float64)
+    theirs = trl_loss(["sigmoid", "sft"], [1.0, 0.7], tokens * mask[:, 1:], mask, reference)
+
+    policy = (tokens * mask[:, 1:]).sum(-1)[None]
+    table = (policy, reference, torch.tensor([[1.0, 0.0]]), policy < 0, torch.zeros(1, 2))
+    counted = {"target": policy[:, 0], "target_tokens": torch.tensor([3.0])}
+    ours = Method(OBJECTIVES.build("dpo", beta=BETA), SCORERS.build("independent"), nll_weight=0.7)
+    assert_same(ours.loss(ScoredLists(*table, **counted)).sum(), theirs, tokens)
 
 
 @pytest.mark.filterwarnings("ignore:.*experimental")
