@@ -122,9 +122,11 @@ def bars() -> Iterator[Bars]:
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         _Left(),
-        TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        # What room there is goes to the figures, so that they push nothing else off a narrow screen.
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    shown = Bars(*columns, console=console, transient=True, disable=not (console.is_terminal and is_first()))
+    disable = not (console.is_terminal and is_first())
+    shown = Bars(*columns, console=console, transient=True, expand=True, disable=disable)
     with shown as _bars:
         try:
             yield shown
