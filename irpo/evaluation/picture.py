@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irpo.progress import BEST
+
 if TYPE_CHECKING:
     from irpo.evaluation.contest import Contest
 
@@ -29,7 +31,7 @@ def draw(contest: Contest, curves: Mapping[str, Curve], path: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     colours = dict(zip((row.name for row in contest.trained), COLOURS, strict=False))
     _intervals(left, contest, colours)
-    _learning(right, contest, curves, colours)
+    _learning(right, curves, colours)
     save(figure, path)
 
 
@@ -49,12 +51,12 @@ def _intervals(axes: Any, contest: Contest, colours: Mapping[str, str]) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _learning(axes: Any, contest: Contest, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
+def _learning(axes: Any, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
     for name, points in curves.items():
         if points:
             axes.plot(*zip(*points, strict=True), label=name, color=colours.get(name), marker="o", markersize=4)
     axes.set_title("validation lists, while training", fontsize=10)
-    axes.set(xlabel="update (0: before training)", ylabel=f"{contest.measure} by {contest.mode}")
+    axes.set(xlabel="update (0: before training)", ylabel=f"{BEST} by score")
     axes.grid(alpha=0.3)
     if any(curves.values()):
         axes.legend(fontsize="small", loc="lower right", frameon=False)
