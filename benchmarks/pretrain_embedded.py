@@ -33,16 +33,19 @@ FALL = 0.5  # share of the steps in which the learning rate falls
 WARMUP = 40  # steps
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """About 1.2M parameters; every linear layer's sides are multiples of 64, as NF4 blocks want them."""
+def new_model(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 6) -> LlamaForCausalLM:
+    """By default about 1.2M parameters; every linear layer's sides are multiples of 64, as NF4 blocks want them.
+
+    Heads have 32 channels, whatever the width.
+    """
     end = tokenizer.convert_tokens_to_ids(END)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -167,6 +170,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--muon-rate", type=float, default=0.004)
     parser.add_argument("--adam-rate", type=float, default=0.003)
+    parser.add_argument("--width", type=int, default=128, help="of a new model: a multiple of 64")
+    parser.add_argument("--layers", type=int, default=6, help="of a new model: 2 or more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="go on from the model in this folder instead of from nothing")
     parser.add_argument("--out", type=Path, default=embedded_dir())
@@ -185,7 +190,7 @@ def main() -> None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     else:
         tokenizer = train_tokenizer(tokenizer_texts(args.seed))
-        model = new_model(tokenizer)
+        model = new_model(tokenizer, args.width, args.layers)
     with args.log.open("w", encoding="utf-8") as log:
         begun = time.perf_counter()
         tokenizer.save_pretrained(args.out, save_jinja_files=False)
@@ -193,7 +198,7 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         model.eval().save_pretrained(args.out)
         result = {"parameters": model.num_parameters(), "final_loss": losses, "training_seconds": seconds}
-        result |= measure(model, tokenizer)
+        result |= measure(args.out)
         log.write(json.dumps(result) + "\n")
     print(json.dumps(result))
 
