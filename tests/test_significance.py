@@ -54,6 +54,7 @@ def test_several_tests_are_corrected_by_holm():
     # The smallest of four times 4, the next times 3, ...; none below one before it, none above 1.
     assert holm([0.03, 0.01, 0.02, 0.9]) == pytest.approx([0.06, 4 * 0.01, 3 * 0.02, 0.9])
     assert holm([0.6, 0.4]) == pytest.approx([2 * 0.4, 2 * 0.4])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
 
 
