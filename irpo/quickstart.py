@@ -86,7 +86,7 @@ def _write(
 def show(contest: Contest, seconds: float, out: Path, console: Console | None = None) -> None:
     """What stands at the end: the table, what it says, and where the rest is."""
     contest.grid().show(console)
-    end = f"{seconds:.0f} s; report: {out / REPORT}; picture: {out / PICTURE}"
+    end = f"{seconds:.0f} s; picture: {out / PICTURE}; {REPORT} beside it"
     (console or Console()).print(end, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -134,7 +134,7 @@ def test_the_quickstarts_block_is_what_it_prints(tmp_path, monkeypatch, own):
     (tmp_path / "quickstart.json").write_text(json.dumps(told))
     block = rewritten("<!-- results: quickstart screen -->\n<!-- /results -->\n")
     assert "│ SFT        │ 0.900 │" in block
-    assert "\n212 s; report: runs/quickstart/report.md; picture: " in block
+    assert "\n212 s; picture: runs/quickstart/quickstart.png; " in block
     marked = ".900<!--= quickstart: SFT, score --> in 212<!--= quickstart about: seconds, value --> s"
     assert rewritten(marked) == marked
     assert rewritten(marked.replace(".900", ".901").replace("212", "213")).replace("0.900", ".900") == marked

@@ -32,7 +32,7 @@ def test_methods_and_the_base_are_compared_by_one_protocol(tmp_path, capsys, mon
     assert (out / "quickstart.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     told = capsys.readouterr()
     lines = told.out.splitlines()
-    assert lines[-1].endswith(f"report: {out}/report.md; picture: {out}/quickstart.png")
+    assert lines[-1].endswith(f" s; picture: {out}/quickstart.png; report.md beside it")
     assert len(lines) - sum(line[:1] in "┏┃┡│├└" for line in lines) <= 12
     assert "\n[1 of 5] base model: measuring\n" in told.err
     assert "\n[5 of 5] IRPO: measuring, about " in told.err

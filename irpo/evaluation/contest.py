@@ -85,7 +85,8 @@ class Contest:
         )
         first = next(i for i, row in enumerate(self.rows) if row.over_base is not None)
         marked = frozenset((i, 0) for i, row in enumerate(self.rows) if row.name == self.best)
-        title = f"{self.measure} on {self.lists} lists of {self.units} {self.unit}"
+        of = "" if self.units == self.lists else f" of {self.units} {self.unit}"
+        title = f"{self.measure} on {self.lists} lists{of}"
         return Grid(title, header, cells, self.notes, marked, frozenset({first}))
 
     @property
