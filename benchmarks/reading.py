@@ -7,8 +7,8 @@ A table stands between `<!-- results: SOURCE -->` and `<!-- /results -->`. A fig
 it stands: `.974<!--= SOURCE: ROW, COLUMN -->` is the first number of that cell of the table, `... COLUMN #2 -->` its
 second; ROW is the row's first cell, or its first few with " / " between them. `<!--given-->` behind a figure says that
 it was not measured here: a setting, or what others report. Sources: the tables of `study.py table` as `study NAME`;
-`quickstart`, `quickstart screen` (as it is printed) and `quickstart about`, of results/quickstart.json, which is
-results.json of a quickstart's folder.
+`online methods` and `online tests`, those of `online.py table`; `quickstart table`, `quickstart screen` (as it is
+printed) and `quickstart about`, of results/quickstart.json, which is results.json of a quickstart's folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = RESULTS.parents[1]
 MISSING = "(not measured yet)"
 # The sections, by their headings, in which every figure is marked: up to the next heading of any rank.
-COVERED = {"README.md": ("irpo",), "benchmarks/README.md": ("Studies",)}
+COVERED = {"README.md": ("irpo",), "benchmarks/README.md": ("Studies", "On-policy")}
 
 NUMBER = r"(?:(?<![\d.])[-+])?(?:\d[\d,]*)?\.?\d+(?: ?%)?"
 _BLOCK = re.compile(r"(<!-- results: (?P<source>[^>]+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -111,21 +111,17 @@ def _bare(text: str) -> str:
 def made(source: str) -> str:
     """A source's text, from the results as they are; `MISSING` where there are none yet."""
     kind, _, name = source.partition(" ")
-    if kind == "study":
-        found = study()
-        if found and name not in found:
-            raise Unread(f"no source {source!r}; the studies have {', '.join(found)}")
-        return found.get(name, MISSING)
-    if kind == "quickstart" and name in QUICKSTART:
-        path = RESULTS / "quickstart.json"
-        return QUICKSTART[name](json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else MISSING
-    names = ", ".join(f"quickstart {name}".strip() for name in QUICKSTART)
-    raise Unread(f"no source {source!r}; there are study NAME, {names}")
+    if kind not in SOURCES:
+        raise Unread(f"no source {source!r}; there are {', '.join(f'{kind} NAME' for kind in SOURCES)}")
+    found = SOURCES[kind]()
+    if found and name not in found:
+        raise Unread(f"no source {source!r}; {kind} has {', '.join(found)}")
+    return found.get(name, MISSING)
 
 
 @cache
 def study() -> Mapping[str, str]:
-    """The studies' tables by name."""
+    """The studies' tables by name; nothing where there is no line of the present model and protocol."""
     from study import finished
     from study_cases import Protocol
     from study_tables import tables
@@ -133,6 +129,33 @@ def study() -> Mapping[str, str]:
     protocol = Protocol()
     done = finished(RESULTS, protocol)
     return tables(done, protocol) if done else {}
+
+
+@cache
+def online() -> Mapping[str, str]:
+    """The tables of on-policy methods."""
+    from online import Plan, Reader, finished
+
+    plan = Plan()
+    done = finished(RESULTS, plan)
+    reader = Reader(plan, done)
+    return {"methods": reader.table(), "tests": reader.tests()} if done else {}
+
+
+def quickstart() -> Mapping[str, str]:
+    """What is said of a quickstart."""
+    path = RESULTS / "quickstart.json"
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return {"table": table(told), "screen": screen(told), "about": about(told)}
+
+
+SOURCES: dict[str, Callable[[], Mapping[str, str]]] = {
+    "study": study,
+    "online": online,
+    "quickstart": quickstart,
+}
 
 
 def screen(told: Mapping[str, Any]) -> str:
@@ -161,9 +184,6 @@ def about(told: Mapping[str, Any]) -> str:
     """What else can be said of a quickstart."""
     rows = {"seconds": told["seconds"], **{name: told["contest"][name] for name in ("lists", "units")}}
     return "| what | value |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-
-
-QUICKSTART = {"": table, "screen": screen, "about": about}
 
 
 def wrong(root: Path = ROOT) -> Iterator[str]:

@@ -46,7 +46,7 @@ def about(protocol: Protocol) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the code that runs; a + behind it where files were changed since."""
-    asked = ["git", "-C", str(RESULTS), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    asked = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 

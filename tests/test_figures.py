@@ -43,7 +43,7 @@ with `beta 0.1` in 5 seeds.
 @pytest.fixture
 def own(monkeypatch):
     """A table of our own in place of the repository's."""
-    monkeypatch.setattr(reading, "study", lambda: {"methods": TABLE})
+    monkeypatch.setitem(reading.SOURCES, "study", lambda: {"methods": TABLE})
     reading.made.cache_clear()
     yield
     reading.made.cache_clear()
@@ -113,7 +113,7 @@ def test_a_mark_that_leads_nowhere_is_refused(mark, problem, own):
 
 
 def test_what_is_not_measured_yet_is_told_and_cannot_be_quoted(monkeypatch, own):
-    monkeypatch.setattr(reading, "study", dict)
+    monkeypatch.setitem(reading.SOURCES, "study", dict)
     block = "<!-- results: study methods -->\nold\n<!-- /results -->\n"
     assert MISSING in rewritten(block)
     with pytest.raises(Unread, match="not measured yet"):
@@ -135,6 +135,6 @@ def test_the_quickstarts_block_is_what_it_prints(tmp_path, monkeypatch, own):
     block = rewritten("<!-- results: quickstart screen -->\n<!-- /results -->\n")
     assert "│ SFT        │ 0.900 │" in block
     assert "\n212 s; picture: runs/quickstart/quickstart.png; " in block
-    marked = ".900<!--= quickstart: SFT, score --> in 212<!--= quickstart about: seconds, value --> s"
+    marked = ".900<!--= quickstart table: SFT, score --> in 212<!--= quickstart about: seconds, value --> s"
     assert rewritten(marked) == marked
     assert rewritten(marked.replace(".900", ".901").replace("212", "213")).replace("0.900", ".900") == marked
