@@ -6,11 +6,11 @@
     python benchmarks/online.py table                     # -> benchmarks/results/online.md, online.png
 
 The embedded model, 5 rounds of 10 updates, 8 drawn answers an update: 400 answers, 4 to a prompt, in every run,
-whatever becomes of them. A drawn answer is a list of iterative IRPO, where it names every candidate once; four answers to a
-prompt are one list of REINFORCE. `iterative` is the paper's (beta 1, nothing added), `iterative, anchored` what ships.
-Each gets the same search: of four learning rates the one with the best constrained NDCG@10 on validation lists after
-the last round (seed 1000); then five seeds, measured after every round on evaluation lists. What is ranked is ranked at
-strength `auto`, chosen on validation lists by the scorer `independent`, which is the same for all.
+whatever becomes of them. A drawn answer is a list of iterative IRPO, where it names every candidate once; four answers
+to a prompt are one list of REINFORCE. `iterative` is the paper's (beta 1, nothing added), `iterative, anchored` what
+ships. Each gets the same search: of four learning rates the one with the best constrained NDCG@10 on validation lists
+after the last round (seed 1000); then five seeds, measured after every round on evaluation lists. What is ranked is
+ranked at strength `auto`, chosen on validation lists by the scorer `independent`, which is the same for all.
 """
 
 from __future__ import annotations
