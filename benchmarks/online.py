@@ -9,8 +9,9 @@ The embedded model, 5 rounds of 10 updates, 8 drawn answers an update: 400 answe
 whatever becomes of them. A drawn answer is a list of iterative IRPO, where it names every candidate once; four answers
 to a prompt are one list of REINFORCE. `iterative` is the paper's (beta 1, nothing added), `iterative, anchored` what
 ships. Each gets the same search: of four learning rates the one with the best constrained NDCG@10 on validation lists
-after the last round (seed 1000); then five seeds, measured after every round on evaluation lists. What is ranked is
-ranked at strength `auto`, chosen on validation lists by the scorer `independent`, which is the same for all.
+after the last round (seed 1000); then five seeds, measured after every round on evaluation lists, and after the last as
+the policy too. What is ranked is ranked at strength `auto`, chosen on validation lists by the scorer `independent`,
+which is the same for all. About an hour of one core.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -36,6 +36,7 @@ from transformers.utils import logging
 from irpo.config.schema import RunConfig, load_config
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.ranking.choosing import best_of
+from irpo.runs import restore, round_folder
 from irpo.scoring.strength import Strength, named
 from irpo.training.job import method_of, policy_model
 from irpo.types import UserError
@@ -121,12 +122,16 @@ class Cell:
 CELLS = tuple(Cell(method, draw) for draw in DRAWS for method in METHODS)
 
 
-def trained(config: RunConfig, plan: Plan) -> Iterator[tuple[dict[str, Any], Any]]:
-    """After each round its state and the model; ends early where a round cannot be trained."""
+def trained(config: RunConfig, plan: Plan) -> Iterator[tuple[dict[str, Any], Any, bool]]:
+    """After each round its state, the model, and whether there is no other.
+
+    Where a round cannot be trained, the one before it comes once more, as the last.
+    """
     parts = shared(plan.protocol, "text").parts
     method, model = method_of(config), policy_model(config)
     require_sound(config, method)
     examples = tuple(p.example for p in parts.train[: plan.prompts])
+    state: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, plan.rounds + 1):
             online = config.online.model_copy(update={"rounds": number}) if config.online else None
@@ -135,8 +140,12 @@ def trained(config: RunConfig, plan: Plan) -> Iterator[tuple[dict[str, Any], Any
                 run_rounds(job, Path(folder), lambda _: None)
             except UserError as error:  # too few whole answers, or a loss that is not finite
                 print(error, flush=True)
+                if state:
+                    restore(model, round_folder(Path(folder), number - 1))
+                    yield state, model.eval(), True
                 return
-            yield json.loads((Path(folder) / "rounds.jsonl").read_text().splitlines()[-1]), model.eval()
+            state = json.loads((Path(folder) / "rounds.jsonl").read_text().splitlines()[-1])
+            yield state, model.eval(), number == plan.rounds
 
 
 @cache
@@ -145,8 +154,11 @@ def _bench(protocol: Protocol, lists: str) -> Bench:
     return Bench(protocol)
 
 
-def measured(model: Any, plan: Plan, lists: str, *, policy: bool = True) -> dict[str, Any]:
-    """The model on lists of `validation` or `eval`, at the strength that validation lists choose, and as the policy."""
+def measured(model: Any, plan: Plan, lists: str, *, policy: bool) -> dict[str, Any]:
+    """The model on lists of `validation` or `eval`, at the strength that validation lists choose; with `policy` at 1 too.
+
+    Free lists are written at 1 alone.
+    """
     given = shared(plan.protocol, "text")
     asked = given if lists == "eval" else replace(given, eval=given.parts.validation)
     config = cases()["irpo"].config(Setting(1e-3), plan.protocol, 0, 1)  # scores by `independent`
@@ -158,18 +170,19 @@ def measured(model: Any, plan: Plan, lists: str, *, policy: bool = True) -> dict
 
 def searched(cell: Cell, plan: Plan, rate: float) -> dict[str, Any]:
     """How far a rate gets, and its constrained NDCG@10 on validation lists after its last round."""
-    last = deque(trained(cell.config(plan, rate, SEARCH_SEED), plan), maxlen=1)
-    if not last:
-        return {"round": 0, "value": 0.0}
-    state, model = last[0]
-    found = measured(model, plan, "validation", policy=False)
-    return {"round": state["round"], "value": row_of(found, "constrain", "auto")["ndcg"]["10"]}
+    for state, model, last in trained(cell.config(plan, rate, SEARCH_SEED), plan):
+        if last:
+            found = measured(model, plan, "validation", policy=False)
+            return {"round": state["round"], "value": row_of(found, "constrain", "auto")["ndcg"]["10"]}
+    return {"round": 0, "value": 0.0}
 
 
 def followed(cell: Cell, plan: Plan, rate: float, seed: int) -> dict[str, Any]:
     """What was drawn and measured in each round."""
-    rounds = trained(cell.config(plan, rate, seed), plan)
-    return {"rounds": [{"drawn": state["drawn"], **measured(model, plan, "eval")} for state, model in rounds]}
+    rounds = {}
+    for state, model, last in trained(cell.config(plan, rate, seed), plan):
+        rounds[state["round"]] = {"drawn": state["drawn"], **measured(model, plan, "eval", policy=last)}
+    return {"rounds": list(rounds.values())}
 
 
 def row_of(found: Line, mode: str, strength: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import online
 from online import CELLS, QUICK, Plan, best_rate, finished, report, row_of, run
 
 from irpo.online.policy import Policy
+from irpo.types import UserError
 
 PLAN = replace(QUICK, rates=(1e-3, 1e-2), seeds=2)
 BASE = {"wishes": {"a": 2, "b": 1}, "wishes_read": {"a": 1, "b": 1}}
@@ -101,17 +102,37 @@ def test_every_method_draws_its_budget_and_no_more(cell, monkeypatch):
         return found
 
     monkeypatch.setattr(Policy, "draw", counted)
-    states = [state for state, _ in online.trained(cell.config(plan, 1e-4, 0), plan)]
+    rounds = list(online.trained(cell.config(plan, 1e-4, 0), plan))
+    states = [state for state, _, _ in rounds]
     assert len(drawn) == plan.budget == 2 * 2 * 4
-    assert [state["round"] for state in states] == [1, 2]
+    assert [(state["round"], last) for state, _, last in rounds] == [(1, False), (2, True)]
     if cell.draw == "constrained" and cell.method != "reinforce":
         assert all(state["drawn"]["kept"] == state["drawn"]["answers"] == 8 for state in states)
 
 
 @pytest.mark.slow
+def test_a_round_that_cannot_be_trained_ends_the_run_with_the_one_before(monkeypatch):
+    plan = replace(QUICK, rounds=3)
+    rounds = online.run_rounds
+
+    def fails(job, out, say):
+        if job.options.rounds == 2:
+            next(p for p in job.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+            raise UserError("the loss is nan")
+        return rounds(job, out, say)
+
+    monkeypatch.setattr(online, "run_rounds", fails)
+    found = [
+        (state["round"], last, all(p.isfinite().all() for p in model.parameters()))
+        for state, model, last in online.trained(CELLS[-1].config(plan, 1e-3, 0), plan)
+    ]
+    assert found == [(1, False, True), (1, True, True)]
+
+
+@pytest.mark.slow
 def test_a_trained_model_ends_in_rows():
-    ((_, model),) = online.trained(CELLS[-1].config(QUICK, 1e-3, 0), QUICK)
-    found = json.loads(json.dumps(online.measured(model, QUICK, "eval")))
+    ((_, model, _),) = online.trained(CELLS[-1].config(QUICK, 1e-3, 0), QUICK)
+    found = json.loads(json.dumps(online.measured(model, QUICK, "eval", policy=True)))
     for mode, strength in online.MEANS:
         assert 0 <= row_of(found, mode, strength)["ndcg"]["10"] <= 1
     assert row_of(online.measured(model, QUICK, "validation", policy=False), "constrain", "auto")
