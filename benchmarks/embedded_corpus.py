@@ -261,14 +261,14 @@ class Corpus:
     def rows(self, copying_first: int = COPYING_FIRST) -> Iterator[Row]:
         """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
-            (0.03, self.facts_row),
-            (0.03, self.questions_row),
-            (0.31, lambda: self.film_row("text")),
-            (0.33, lambda: self.film_row("label")),
-            (0.10, lambda: self.marked_row("text")),
-            (0.10, lambda: self.marked_row("label")),
-            (0.07, lambda: self.generic_row("text")),
-            (0.03, lambda: self.generic_row("label")),
+            (0.02, self.facts_row),
+            (0.02, self.questions_row),
+            (0.38, lambda: self.film_row("text")),
+            (0.38, lambda: self.film_row("label")),
+            (0.05, lambda: self.marked_row("text")),
+            (0.07, lambda: self.marked_row("label")),
+            (0.06, lambda: self.generic_row("text")),
+            (0.02, lambda: self.generic_row("label")),
         ]
         shares, makers = zip(*kinds, strict=True)
         yield from (self.repeats_row() for _ in range(copying_first))
