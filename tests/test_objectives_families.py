@@ -226,6 +226,18 @@ class TestMixture:
         lists = ScoredLists(row(P), row(R), row(LABELS), row(LABELS) >= 0, noise, row((-7.5,))[0])
         assert mixture(lists).item() == pytest.approx(value("irpo") + 0.1 * 7.5)
 
+    def test_each_part_reads_its_own_share_of_the_reference(self):
+        free, half = (
+            OBJECTIVES.build("irpo", reference_weight=0),
+            OBJECTIVES.build("pair_logistic", reference_weight=0.5),
+        )
+        assert not Mixture(((1.0, free), (2.0, OBJECTIVES.build("pl_rank")))).needs.reference
+        mixture = Mixture(((1.0, free), (2.0, half)))
+        assert mixture.needs.reference
+        expected = value("irpo", reference_weight=0) + 2 * value("pair_logistic", reference_weight=0.5)
+        assert value(mixture) == pytest.approx(expected)
+        assert expected != pytest.approx(value("irpo") + 2 * value("pair_logistic"))
+
     def test_labels_are_bounded_by_the_strictest(self):
         parts = ((1.0, OBJECTIVES.build("point_sigmoid")), (1.0, OBJECTIVES.build("point_mse")))
         assert Mixture(parts).needs.max_label == 1.0
