@@ -104,11 +104,6 @@ def model_card(
     """README.md of a run: what it is, how to use it, and how it came about."""
     m, base = config.method, base_name(config.model.name)
     learned = "a LoRA adapter" if config.model.tuning == "lora" else "all weights"
-    measured = [f"- {outcome}"] if outcome else []
-    if outcome and outcome.verdict:
-        measured.append(f"- {outcome.verdict}")
-    if outcome and outcome.choice:
-        measured += [f"- {outcome.choice}", *_curve(outcome.choice)]
     data = [f"- note: {note}" for note in card["notes"]] + [
         f"- {split}: {part['lists']} lists, sha256 {part['sha256'][:16]}" for split, part in card["splits"].items()
     ]
@@ -133,7 +128,7 @@ def model_card(
             "```",
             "",
             "## Measures",
-            *(measured or ["No validation lists were set aside; nothing was measured in training."]),
+            *_measures(outcome),
             "",
             "## Data",
             *data,
@@ -142,6 +137,15 @@ def model_card(
             f"`{RUN_CONFIG}` holds every setting; {card_end(key)}",
         ]
     )
+
+
+def _measures(outcome: Outcome | None) -> list[str]:
+    """What the card says that came out."""
+    if outcome is None:
+        return ["No validation lists were set aside; nothing was measured in training."]
+    told = [str(outcome), *filter(None, [outcome.verdict])]
+    choice = [] if outcome.choice is None else [f"- {outcome.choice}", *_curve(outcome.choice)]
+    return [f"- {line}" for line in told] + choice
 
 
 def _curve(choice: Choice) -> list[str]:
