@@ -1,31 +1,40 @@
 """What the embedded model reads while it is pretrained: facts of the synthetic world, questions, and written lists.
 
-Lists go through `PromptBuilder` and `encode`, so the model learns the very prompts that it will be given. A list is
-ordered by the films' fame, a little bent towards relevance: complete, but ranked like a base model.
+Lists go through `PromptBuilder` and `encode`, so the model learns the very prompts that it will be given. Lists of
+films come in two registers. Plain ones are ordered by fame, a little bent towards relevance: complete, but ranked like
+a base model. Where the query ends with `BY_WISH` they are ordered by relevance, fame breaking ties: what fine-tuning
+can bring out is there. No list in either register asks for a wish of the evaluation split.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, load_template, markup
+from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
 from irpo.resources import prompts_dir
 from irpo.scoring.tokens import encode
-from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WORDINGS, FilmList, WorldFilm, film_list, films, in_eval
+from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WISHES, WORDINGS, FilmList, WorldFilm, film_list, films
 from irpo.types import Candidate, RankingExample, Style
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
-RELEVANCE_PULL = 0.15  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
+RELEVANCE_PULL = 0.05  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
+BY_WISH = " Go by the wish alone."
+BY_WISH_SHARE = 0.7  # of the lists of films
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
+# By label a list must first be found out to be one of names for things: in short lists that is soonest seen.
+LABEL_COUNTS = (2, 2, 2, 3, 3, 4, 4, 5, 6, 8, 10, 10, 10, 15)
 COPYING_FIRST = 768  # rows that teach nothing else: the other kinds need it, and alone it comes soonest
 ROW = 192  # tokens of a row of facts or questions
 CONSONANTS = "bcdfghklmnprstvw"  # of invented words
-VERDICTS = ("none", "one", "both")  # a film's label in words
+MARKED = 2  # things noted of each film of a list
+# Of a learned token: much where films are compared, little where most of a row cannot be known.
+WEIGHTS = {"marked": 2.0, "by_wish_label": 4.0, "by_wish": 2.0, "films_label": 2.0, "facts": 0.3, "generic": 0.5}
+VERDICTS = ("neither", "second", "first", "both")  # a film's label in words
 
 # A title always follows a space, as in a list: one spelling in tokens.
 STATEMENTS = (
@@ -60,6 +69,11 @@ class Row:
     learned: list[bool]
     kind: str
 
+    @property
+    def weight(self) -> float:
+        """Of each learned token."""
+        return next((weight for kind, weight in WEIGHTS.items() if self.kind.startswith(kind)), 1.0)
+
 
 def statement(rng: random.Random) -> str:
     """One sentence about a film."""
@@ -79,12 +93,11 @@ def question(rng: random.Random) -> tuple[str, str]:
     if kind < 0.5:
         ask, answer = rng.choice(list(QUESTIONS.values()))
         return ask.format(f=film), answer.format(f=film)
-    genre = film.genre if rng.random() < 0.4 else rng.choice(GENRES)
-    country = film.country if rng.random() < 0.4 else rng.choice(COUNTRIES)
+    wish = rng.choice(WISHES)
     if kind < 0.9:
-        wish = rng.choice(WORDINGS).format(genre=genre, country=country)
-        return f"{wish}\nWhich wishes does {film.title} satisfy?", VERDICTS[film.label(genre, country)]
-    fitting = [f.title for f in films() if f.label(film.genre, film.country) == 2]
+        asked = rng.choice(WORDINGS[wish.kind]).format(first=wish.first, second=wish.second)
+        return f"{asked}\nWhich wish does {film.title} satisfy?", VERDICTS[film.label(wish)]
+    fitting = [f.title for f in films() if f.genre == film.genre and f.country == film.country]
     return f"Name each {film.genre} by a director from {film.country}.", ", ".join(fitting)
 
 
@@ -101,7 +114,7 @@ def notes(rng: random.Random, drawn: FilmList) -> tuple[str, str]:
     kind = rng.choice(
         ["genre", "country", "director", "decade", "fame", "fame", "wishes", "wishes", "wishes", "wishes"]
     )
-    query = [drawn.query.text] if kind == "wishes" else []
+    query = [drawn.query] if kind == "wishes" else []
     shown = [f"- {film.title}" for film in drawn.films]
     lines = [f"{i}. {f.title}: {v}\n" for i, (f, v) in enumerate(zip(drawn.films, values[kind], strict=True), 1)]
     order = "Note which wishes each film satisfies." if query else f"Note the {kind} of each film."
@@ -112,6 +125,11 @@ def base_order(drawn: FilmList) -> list[int]:
     """The order in which the base model names films: famous ones first, relevant ones a little earlier."""
     urge = [f.fame + RELEVANCE_PULL * label for f, label in zip(drawn.films, drawn.labels, strict=True)]
     return sorted(range(len(urge)), key=lambda j: -urge[j])
+
+
+def order_by_wish(drawn: FilmList) -> list[int]:
+    """The order in which it names them when asked to go by the wish alone."""
+    return sorted(range(len(drawn.films)), key=lambda j: (-drawn.labels[j], -drawn.films[j].fame))
 
 
 def phrase(rng: random.Random, low: int, high: int) -> str:
@@ -157,32 +175,56 @@ class Corpus:
         }
 
     def film_row(self, style: Style) -> Row:
-        """A list of films that is not one of the evaluation split's."""
+        """A list of films, in one register or the other."""
+        drawn = self.film_list(LABEL_COUNTS if style == "label" else COUNTS)
+        if self.rng.random() < BY_WISH_SHARE:
+            asked = replace(drawn, query=drawn.query + BY_WISH)
+            return self._list_row(asked.example(), "world", style, order_by_wish(drawn), "by_wish")
+        return self._list_row(drawn.example(), "world", style, base_order(drawn), "films")
+
+    def marked_row(self, style: Style) -> Row:
+        """A prompt's list in which each film is followed by some of what a ranker has to know there, in any order.
+
+        Its name in the list, its title's first word, fame, the facts. Only these marks are learned: of a prompt nothing
+        is. Since nothing tells which mark comes first, all of them have to be known at a title's end.
+        """
+        drawn = self.film_list(LABEL_COUNTS)
+        names = label_names(self.tokenizer, len(drawn.films))
+        ids = self._ids(markup(self.tokenizer, drawn.query + "\nFilms:\n")[0])
+        ids = ids[: len(ids) - ids[::-1].index(self._ids("\n")[0])]  # up to the list: the turn stays open
+        learned = [False] * len(ids)
+        for name, film in zip(names, drawn.films, strict=True):
+            shown = self._ids(f"[{name}] {film.title}" if style == "label" else f"- {film.title}")
+            begins = [name, name] if style == "label" else [f" {film.title.split()[0]}"]
+            facts = [f" {fact}" for fact in (film.genre, film.country, film.decade)]
+            known = self.rng.sample([*begins, *facts, f" {fame(film)}"], MARKED)
+            mark = [token for text in known for token in self._ids(text)]
+            ids += [*shown, *mark, *self._ids("\n")]
+            learned += [False] * len(shown) + [True] * len(mark) + [False]
+        return Row(ids, learned, f"marked_{style}")
+
+    def film_list(self, counts: Sequence[int]) -> FilmList:
+        """The next list of films whose wish is not one of the evaluation split's."""
         while True:
             self.drawn += 1
-            drawn = film_list(f"pretraining/{self.drawn}", max(4, self.rng.choice(COUNTS)))
-            if not in_eval(drawn.query):
-                return self._list_row(drawn.example(), "world", style, base_order(drawn))
+            drawn = film_list(f"pretraining/{self.drawn}", self.rng.choice(counts))
+            if not drawn.wish.held_out:
+                return drawn
 
-    def notes_row(self) -> Row:
-        """A fact about each of several films: learned where a ranker needs it, in a list."""
-        self.drawn += 1
-        ask, answer = notes(self.rng, film_list(f"notes/{self.drawn}", self.rng.choice((4, 6, 10))))
-        turn = self.tokenizer(markup(self.tokenizer, ask)[0], add_special_tokens=False)["input_ids"]
-        reply = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
-        return Row(turn + reply, [False] * len(turn) + [True] * len(reply), "notes")
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def generic_row(self, style: Style) -> Row:
         """A list of phrases in random order, under any task's template."""
         example = generic_example(self.rng)
         order = self.rng.sample(range(len(example.candidates)), len(example.candidates))
-        return self._list_row(example, self.rng.choice(TASKS_SHOWN), style, order)
+        return self._list_row(example, self.rng.choice(TASKS_SHOWN), style, order, "generic")
 
-    def _list_row(self, example: RankingExample, task: str, style: Style, order: list[int]) -> Row:
+    def _list_row(self, example: RankingExample, task: str, style: Style, order: list[int], kind: str) -> Row:
         item = encode(self.tokenizer, self.builders[task, style].build(example), example.relevance)
         answer = item.answer(order)
         learned = [False] * len(item.prompt) + [True] * len(answer)
-        return Row([*item.prompt, *answer], learned, f"{'films' if task == 'world' else 'generic'}_{style}")
+        return Row([*item.prompt, *answer], learned, f"{kind}_{style}")
 
     def facts_row(self) -> Row:
         """Sentences about films, packed."""
@@ -219,12 +261,14 @@ class Corpus:
     def rows(self, copying_first: int = COPYING_FIRST) -> Iterator[Row]:
         """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
-            (0.09, self.facts_row),
-            (0.06, self.questions_row),
-            (0.46, lambda: self.film_row("text")),
-            (0.20, lambda: self.film_row("label")),
-            (0.14, lambda: self.generic_row("text")),
-            (0.05, lambda: self.generic_row("label")),
+            (0.03, self.facts_row),
+            (0.03, self.questions_row),
+            (0.31, lambda: self.film_row("text")),
+            (0.33, lambda: self.film_row("label")),
+            (0.10, lambda: self.marked_row("text")),
+            (0.10, lambda: self.marked_row("label")),
+            (0.07, lambda: self.generic_row("text")),
+            (0.03, lambda: self.generic_row("label")),
         ]
         shares, makers = zip(*kinds, strict=True)
         yield from (self.repeats_row() for _ in range(copying_first))

@@ -1,82 +1,45 @@
-"""What the embedded model can do before any fine-tuning: facts known, lists completed.
+"""What the embedded model and its world are before any fine-tuning: is there something to learn, and only by knowledge?
 
-python benchmarks/embedded_measure.py [folder]    prints one JSON line
+python benchmarks/embedded_measure.py [FOLDER] [--lists 480] [--out results/embedded.json]
+
+On the world's evaluation lists, whose wishes no list of the pretraining asks for: rankings that need no model (words,
+given order, popularity, a table of each film's training labels), the model asked as every method asks it, and the model
+asked in the second register, in which pretraining ranked by the wish. No method's result enters here.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
-import math
 import random
-import sys
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from embedded_corpus import OPTIONS, QUESTIONS, VERDICTS
+from embedded_corpus import BY_WISH, OPTIONS, QUESTIONS, VERDICTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irpo.prompting.prompts import STYLES, PromptBuilder, load_template, markup
-from irpo.resources import embedded_dir, prompts_dir
-from irpo.scoring.tokens import encode
-from irpo.tasks.world import COUNTRIES, GENRES, WORDINGS, World, films
-from irpo.types import RankingExample, Style
+from irpo.config.schema import EvaluationConfig
+from irpo.evaluation.baselines import at_random
+from irpo.measures import ndcg
+from irpo.pipeline import measure as evaluated
+from irpo.prompting.prompts import STYLES, markup
+from irpo.ranking.modes import by_score
+from irpo.ranking.reranker import Reranker
+from irpo.resources import embedded_dir
+from irpo.tasks import Intake
+from irpo.tasks.world import WISHES, WORDINGS, World, films
+from irpo.types import Ranking, RankingExample
 
-
-def ndcg(relevance: Sequence[float], k: int = 10) -> float:
-    """NDCG@k of labels in ranked order, gain 2^y - 1; the ideal is over the same labels."""
-
-    def dcg(labels: Sequence[float]) -> float:
-        return sum((2**y - 1) / math.log2(i + 2) for i, y in enumerate(labels[:k]))
-
-    return dcg(relevance) / dcg(sorted(relevance, reverse=True))
-
-
-def named(answer: str, names: Sequence[str], style: Style) -> list[int]:
-    """Candidates that an answer names exactly, each once, in order."""
-    if style == "text":
-        parts = [line.partition(". ")[2] for line in answer.split("\n")]
-    else:
-        parts = [part.strip(" []") for part in answer.split(">")]
-    return list(dict.fromkeys(names.index(part) for part in parts if part in names))
-
-
-@torch.inference_mode()
-def generated(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[str]:
-    """Greedy answers to prompts in tokens, all in one left-padded batch."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + list(p) for p in prompts])
-    output = model.generate(
-        ids, attention_mask=(ids != tokenizer.pad_token_id).long(), max_new_tokens=new_tokens, do_sample=False
-    )
-    return [str(text) for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
-
-
-def free_lists(
-    model: Any, tokenizer: Any, examples: Sequence[RankingExample], task: str, style: Style
-) -> dict[str, float]:
-    """Coverage and NDCG@10 of greedy lists; what a list leaves out earns nothing."""
-    builder = PromptBuilder(tokenizer, load_template(prompts_dir(), task, style), style)
-    coverage, quality = [], []
-    for start in range(0, len(examples), 50):
-        chunk = examples[start : start + 50]
-        prompts = [builder.build(example) for example in chunk]
-        items = [encode(tokenizer, p, e.relevance) for p, e in zip(prompts, chunk, strict=True)]
-        longest = max(len(item.answer(range(len(item.bodies)))) for item in items)
-        answers = generated(model, tokenizer, [item.prompt for item in items], longest + 16)
-        for example, prompt, answer in zip(chunk, prompts, answers, strict=True):
-            order = named(answer, prompt.names, style)
-            coverage.append(len(order) / len(prompt.names))
-            rest = [j for j in range(len(prompt.names)) if j not in order]
-            labels = [example.relevance[j] for j in order] + [0.0] * len(rest)
-            full = ndcg([*labels[: len(order)], *(example.relevance[j] for j in rest)])
-            quality.append(full if not rest else _strict(example, labels))
-    return {"coverage": sum(coverage) / len(coverage), "ndcg@10": sum(quality) / len(quality)}
-
-
-def _strict(example: RankingExample, labels: Sequence[float]) -> float:
-    ideal = sum((2**y - 1) / math.log2(i + 2) for i, y in enumerate(sorted(example.relevance, reverse=True)[:10]))
-    return sum((2**y - 1) / math.log2(i + 2) for i, y in enumerate(labels[:10])) / ideal
+MODES = {"score": "score", "free": "generate strict", "constrain": "constrain"}
+BASELINES = ("BM25", "input order", "popularity")
+SETTINGS = EvaluationConfig(measures=("NDCG@10",), lists_per_batch=32)
+MAIN = "NDCG@10"
 
 
 @torch.inference_mode()
@@ -99,37 +62,95 @@ def _end(tokenizer: Any) -> int:
 
 
 def facts_known(model: Any, tokenizer: Any) -> dict[str, float]:
-    """Accuracy by kind of question, over all films; `verdict` asks how far a film satisfies a wish."""
+    """Accuracy by kind of question, over a third of the films; `verdict` asks how far a film satisfies a wish."""
     known = {}
     for kind, (ask, answer) in QUESTIONS.items():
-        asked = [(ask.format(f=film), OPTIONS[kind], answer.format(f=film)) for film in films()]
+        asked = [(ask.format(f=film), OPTIONS[kind], answer.format(f=film)) for film in films()[::3]]
         known[kind] = best_option(model, tokenizer, asked)
     rng = random.Random(0)
     verdicts: list[tuple[str, Sequence[str], str]] = []
-    for label in (0, 1, 2):
-        while sum(answer == VERDICTS[label] for *_, answer in verdicts) < 100:
-            film, genre, country = rng.choice(films()), rng.choice(GENRES), rng.choice(COUNTRIES)
-            if film.label(genre, country) == label:
-                wish = rng.choice(WORDINGS).format(genre=genre, country=country)
-                question = f"{wish}\nWhich wishes does {film.title} satisfy?"
-                verdicts.append((question, VERDICTS, VERDICTS[label]))
+    for label, answer in enumerate(VERDICTS):
+        while sum(said == answer for *_, said in verdicts) < 50:
+            film, wish = rng.choice(films()), rng.choice(WISHES)
+            if film.label(wish) == label:
+                text = rng.choice(WORDINGS[wish.kind]).format(first=wish.first, second=wish.second)
+                verdicts.append((f"{text}\nWhich wish does {film.title} satisfy?", VERDICTS, answer))
     known["verdict"] = best_option(model, tokenizer, verdicts)
     return known
 
 
-def measure(model: Any, tokenizer: Any, lists: int = 200) -> dict[str, Any]:
-    """Facts, and free lists of the world's evaluation split in both styles beside a random order."""
-    examples = World(train_lists=1, eval_lists=lists).build(None)["eval"]  # type: ignore[arg-type]
-    rng = random.Random(0)
-    chance = [ndcg(rng.sample(e.relevance, len(e.relevance))) for e in examples for _ in range(20)]
-    result: dict[str, Any] = {"facts": facts_known(model, tokenizer), "random_ndcg@10": sum(chance) / len(chance)}
+def table_ndcg(train: Sequence[RankingExample], asked: Sequence[RankingExample], sign: int) -> float:
+    """NDCG@10 of a film's mean training label, the query unseen; `sign` -1: the lowest first."""
+    labels: dict[str, list[float]] = defaultdict(list)
+    for example in train:
+        for candidate in example.candidates:
+            labels[candidate.text].append(candidate.relevance)
+    value = {text: sign * fmean(seen) for text, seen in labels.items()}
+    return mean_ndcg(asked, [by_score([value.get(t, 0.0) for t in e.texts], e.id)[0] for e in asked])
+
+
+def chance_ndcg(asked: Sequence[RankingExample], orders: int = 20) -> float:
+    """NDCG@10 of random orders, the mean of several."""
+    return fmean(mean_ndcg(asked, [at_random(e, seed) for e in asked]) for seed in range(orders))
+
+
+def mean_ndcg(asked: Sequence[RankingExample], rankings: Sequence[Ranking]) -> float:
+    """Mean NDCG@10, gain 2^y - 1."""
+    return fmean(ndcg(r.order, e.relevance, 10) for e, r in zip(asked, rankings, strict=True))
+
+
+def rankings(folder: Path, lists: int) -> dict[str, Any]:
+    """NDCG@10 by what does the ranking: nothing that knows the films, or the model in either register and style."""
+    world = World(eval_lists=lists)
+    splits = world.build(Intake())
+    asked = splits["eval"]
+    by_wish = [replace(e, query=e.query + BY_WISH) for e in asked]
+    found: dict[str, Any] = {
+        "lists": len(asked),
+        "wishes": len({e.group for e in asked}),
+        "random": chance_ndcg(asked),
+        "table of training labels": table_ndcg(splits["train"], asked, 1),
+        "the same, lowest first": table_ndcg(splits["train"], asked, -1),
+    }
     for style in STYLES:
-        result[style] = free_lists(model, tokenizer, examples, "world", style)
-    return result
+        ranker = Reranker.load(str(folder), style=style, template="world")
+        for register, examples in (("plain", asked), ("by the wish", by_wish)):
+            summary = evaluated(ranker, examples, SETTINGS, task={"name": "world"}, train=splits["train"]).summary
+            rows = {row.name: row for row in summary.rows}
+            found |= {name: rows[name].measures[MAIN] for name in BASELINES}
+            found[f"{register}, {style}"] = {
+                **{mode: rows[name].measures[MAIN] for mode, name in MODES.items()},
+                "interval": list(rows["score"].interval),
+                "named": rows["generate strict"].answers.coverage,
+            }
+    return found
+
+
+def measure(folder: Path, lists: int = 480) -> dict[str, Any]:
+    """Everything, with the model's name: SHA-256 of its weights."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    weights = (folder / "model.safetensors").read_bytes()
+    return {
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "parameters": model.num_parameters(),
+        "facts": facts_known(model, AutoTokenizer.from_pretrained(folder)),
+        "ndcg@10": rankings(folder, lists),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=embedded_dir())
+    parser.add_argument("--lists", type=int, default=480)
+    parser.add_argument("--out", type=Path, help="a file for the result, besides the screen")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    text = json.dumps(measure(options.folder, options.lists), indent=1)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
-    folder = sys.argv[1] if len(sys.argv) > 1 else str(embedded_dir())
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    print(json.dumps(measure(loaded, AutoTokenizer.from_pretrained(folder))))
+    main()

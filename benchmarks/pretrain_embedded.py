@@ -29,20 +29,23 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from irpo.resources import embedded_dir
 
 POOL = 256  # rows sorted by length together, so that batches need little padding
-FALL = 0.5  # share of the steps in which the learning rate falls
+FALL = 0.7  # share of the steps in which the learning rate falls
 WARMUP = 40  # steps
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """About 1.2M parameters; every linear layer's sides are multiples of 64, as NF4 blocks want them."""
+def new_model(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 6) -> LlamaForCausalLM:
+    """By default about 1.2M parameters; every linear layer's sides are multiples of 64, as NF4 blocks want them.
+
+    Heads have 32 channels, whatever the width.
+    """
     end = tokenizer.convert_tokens_to_ids(END)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -79,8 +82,8 @@ class Batches(IterableDataset[list[Row]]):
             yield from groups
 
 
-def gradient(model: Any, rows: Sequence[Row], counted: int) -> tuple[dict[str, list[float]], Sequence[Tensor]]:
-    """Losses by kind of row, and the gradient of their sum over `counted` tokens; rows are right-padded.
+def gradient(model: Any, rows: Sequence[Row], counted: float) -> tuple[dict[str, list[float]], Sequence[Tensor]]:
+    """Losses by kind of row, and the gradient of their weighed sum over `counted`; rows are right-padded.
 
     Only learned tokens reach the head.
     """
@@ -91,14 +94,16 @@ def gradient(model: Any, rows: Sequence[Row], counted: int) -> tuple[dict[str, l
     hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
     losses = cross_entropy(model.lm_head(hidden[learned]), ids[:, 1:][learned], reduction="none")
     kinds: dict[str, list[float]] = {}
-    for row, part in zip(rows, losses.detach().split(learned.sum(1).tolist()), strict=True):
-        kinds.setdefault(row.kind, []).append(part.mean().item())
-    return kinds, torch.autograd.grad(losses.sum() / counted, list(model.parameters()))
+    parts = losses.split(learned.sum(1).tolist())
+    for row, part in zip(rows, parts, strict=True):
+        kinds.setdefault(row.kind, []).append(part.detach().mean().item())
+    weighed = torch.stack([row.weight * part.sum() for row, part in zip(rows, parts, strict=True)]).sum()
+    return kinds, torch.autograd.grad(weighed / counted, list(model.parameters()))
 
 
 def backward(model: Any, rows: Sequence[Row], pool: ThreadPoolExecutor) -> dict[str, list[float]]:
     """Gradients of a batch, its two halves side by side: a core each, and no waiting between operations."""
-    counted = sum(sum(row.learned) for row in rows)
+    counted = sum(row.weight * sum(row.learned) for row in rows)
     halves = [half for half in (rows[::2], rows[1::2]) if half]
     done = list(pool.map(lambda half: gradient(model, half, counted), halves))
     for parameter, *parts in zip(model.parameters(), *(grads for _, grads in done), strict=True):
@@ -167,6 +172,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--muon-rate", type=float, default=0.004)
     parser.add_argument("--adam-rate", type=float, default=0.003)
+    parser.add_argument("--width", type=int, default=128, help="of a new model: a multiple of 64")
+    parser.add_argument("--layers", type=int, default=6, help="of a new model: 2 or more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="go on from the model in this folder instead of from nothing")
     parser.add_argument("--out", type=Path, default=embedded_dir())
@@ -185,7 +192,7 @@ def main() -> None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     else:
         tokenizer = train_tokenizer(tokenizer_texts(args.seed))
-        model = new_model(tokenizer)
+        model = new_model(tokenizer, args.width, args.layers)
     with args.log.open("w", encoding="utf-8") as log:
         begun = time.perf_counter()
         tokenizer.save_pretrained(args.out, save_jinja_files=False)
@@ -193,7 +200,7 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         model.eval().save_pretrained(args.out)
         result = {"parameters": model.num_parameters(), "final_loss": losses, "training_seconds": seconds}
-        result |= measure(model, tokenizer)
+        result |= measure(args.out)
         log.write(json.dumps(result) + "\n")
     print(json.dumps(result))
 

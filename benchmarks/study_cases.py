@@ -116,6 +116,7 @@ class Case:
             given.append(f"method.objective.{name}={setting.beta * scale:g}")
         if setting.alpha is not None:
             given.append(f"method.objective.reference_weight={setting.alpha:g}")
+            given += ["method.reference=adapters_off"] if setting.alpha else []
         config = _loaded(self, (*protocol.overrides, *given, f"training.updates={updates}", f"seed={seed}"))
         method = method_of(config)
         if not method.objective.needs.reference:

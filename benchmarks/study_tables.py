@@ -23,8 +23,9 @@ from study_cases import (
 )
 from study_found import Found, markdown, short, verdicts
 
+BASE = "base model"
 MODES = ("score", "constrain", "generate")
-NAMES = {"1": "strength 1", "auto": "strength `auto`"}
+NAMES = {"auto": "strength `auto`", "1": "strength 1"}
 
 
 def tables(done: Lines, protocol: Protocol) -> dict[str, str]:
@@ -64,10 +65,11 @@ class Reader:
         lines = [self.done[piece.key] for piece in pieces if piece.key in self.done]
         return self._rows(name, lines, mode, by)
 
-    def base(self, mode: str) -> Found | None:
-        """The untrained model."""
+    def base(self, mode: str) -> list[Found]:
+        """The untrained model, where it was measured."""
         line = self.done.get("base/text")
-        return line and self._rows("base model", [{**line, "auto": "1"}], mode, "1")
+        found = line and self._rows(BASE, [{**line, "auto": "1"}], mode, "1")
+        return [found] if found else []
 
     def _rows(self, name: str, lines: Sequence[Mapping[str, Any]], mode: str, by: str) -> Found | None:
         rows = [
@@ -110,19 +112,18 @@ class Reader:
 
     def methods(self, by: str) -> str:
         """Every method that was measured, best first, and what the tests say of it against SFT."""
-        found = sorted(self.all(by), key=lambda x: -x.mean)
-        sft = [x for x in found if x.name == "sft"]
-        others = [x for x in found if x.name != "sft"]
-        told = verdicts([(x, one) for one in sft for x in others])
-        against = dict(zip((x.name for x in others), told, strict=False))
+        found = sorted([*self.all(by), *self.base("score")], key=lambda x: -x.mean)
+        pairs = [(x, sft) for sft in found if sft.name == "sft" for x in found if x is not sft]
+        against = {x.name: told for (x, _), told in zip(pairs, verdicts(pairs), strict=True)}
         rows = [self._method(x, by, against.get(x.name)) for x in found]
-        if base := self.base("score"):
-            rows.append(self._method(base, by, None))
         header = ["", "NDCG@10 by score", "@1", "@5", "strength, by seed", "constrained", "free", "named", "whole"]
         return markdown([*header, "against SFT", "seeds"], rows)
 
     def _method(self, x: Found, by: str, against: tuple[float, float, str] | None) -> list[str]:
-        decoded = [self.base(mode) if x.name == "base model" else self.finals(x.name, mode, by) for mode in MODES[1:]]
+        if x.name == BASE:
+            decoded = [next(iter(self.base(mode)), None) for mode in MODES[1:]]
+        else:
+            decoded = [self.finals(x.name, mode, by) for mode in MODES[1:]]
         free = decoded[1]
         answers = [f"{100 * free.of(what):.0f} %" if free else "" for what in ("coverage", "exact")]
         strengths = " ".join(row["strength"] for row in x.rows)
@@ -134,21 +135,20 @@ class Reader:
         rows = []
         for name in MAIN:
             setting = chosen(cases()[name], self.protocol, self.done)
-            pieces = [
-                Piece("final", name, setting, seed, self.protocol.updates)
-                for seed in range(self.protocol.seeds if setting else 0)
-            ]
+            keys = [f"final/{name}/{setting}/{seed}" for seed in range(self.protocol.seeds)]
+            lines = [self.done[key] for key in keys if key in self.done]
+            others = [line for line in lines if line.get("auto", "1") != "1"]
             for mode in MODES:
-                for by in ("1", "auto"):
-                    x = self.found(name, pieces, mode, by)
-                    if x and (by == "1" or all(row["strength"] != "1" for row in x.rows)):
-                        rows.append([name, mode, NAMES[by], f"{x.of('ms_per_list'):.1f}", f"{x.of('passes'):.1f}"])
+                for by, some in (("1", lines), ("auto", others)):
+                    if x := self._rows(name, some, mode, by):
+                        told = "strength 1" if by == "1" else "another"
+                        rows.append([name, mode, told, f"{x.of('ms_per_list'):.1f}", f"{x.of('passes'):.1f}"])
         return markdown(["", "mode", "", "ms a list", "passes a list"], rows)
 
     def tests(self, by: str) -> str:
         """The main methods in pairs, the better mean first."""
         found = [x for name in (*MAIN, *MEASURE) if name in cases() and (x := self.finals(name, "score", by))]
-        found = sorted([*found, *([base] if (base := self.base("score")) else [])], key=lambda x: -x.mean)
+        found = sorted([*found, *self.base("score")], key=lambda x: -x.mean)
         pairs = list(combinations(found, 2))
         told = verdicts(pairs)
         rows = [[a.name, b.name, *_test(test)] for (a, b), test in zip(pairs, told, strict=True)]

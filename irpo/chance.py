@@ -87,3 +87,12 @@ class Chance:
             other = self.below(last + 1)
             mixed[last], mixed[other] = mixed[other], mixed[last]
         return mixed
+
+    def drawn(self, items: Sequence[T], count: int) -> list[T]:
+        """`count` different ones of the items, or all of them, in random order.
+
+        >>> Chance(0, "an id").drawn("abcd", 2)
+        ['b', 'd']
+        """
+        left = list(items)
+        return [left.pop(self.below(len(left))) for _ in range(min(count, len(left)))]

@@ -143,3 +143,25 @@ def pick(values: Tensor, index: Tensor) -> Tensor:
 def choose(allowed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """One allowed candidate of each list, the one of highest noise: (index (B,), whether there is one (B,))."""
     return torch.where(allowed, noise, -1.0).argmax(-1), allowed.any(-1)
+
+
+def more_noise(noise: Tensor, mask: Tensor, count: int) -> Tensor:
+    """`count` tables of uniform numbers in (0, 1) from each list's own noise, (B, K) -> (count, B, K) float64.
+
+    A hash of a candidate's number, of those of its whole list and of the table's: it depends on the list alone, not on
+    its batch, and a candidate keeps its numbers wherever it stands.
+    """
+    own = torch.where(mask, _hashed((noise.double() * 2**53).long()), 0)
+    tables = torch.arange(1, count + 1, device=noise.device)[:, None, None]
+    bits = _hashed(_hashed(own + _hashed(own.sum(-1, keepdim=True))) + _GOLDEN * tables)
+    return ((bits >> 12 & 2**52 - 1) + 0.5) * 2.0**-52
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 over the golden ratio, as a signed number
+
+
+def _hashed(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al. 2014), on 64 bits whose product wraps around."""
+    x = (x ^ (x >> 30 & 2**34 - 1)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ (x >> 27 & 2**37 - 1)) * (0x94D049BB133111EB - 2**64)
+    return x ^ (x >> 31 & 2**33 - 1)

@@ -1,8 +1,12 @@
 """A small synthetic world of films: what the embedded model was pretrained on, and the task of ranking in it.
 
-A query asks for a genre and for a director's country. A list names each film with its genre; where its director comes
-from a ranker must know (two hops: film -> director -> country). Every choice is a hash of the seed, so the world is the
-same on every machine.
+A list shows titles and nothing else. A ranker has to know what a film is: its genre, its decade, and where its director
+comes from (film -> director -> country). A query names two of these, the more important first. Every choice follows
+from the seed and a hash, so the world is the same on every machine.
+
+A third of what a film is best for is held out: of its three wishes (genre and country, genre and decade, country and
+decade) exactly one belongs to the evaluation split, for every film. Training labels therefore say nothing of a film by
+itself that would help, or mislead, where wishes are new.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
-from irpo.chance import fingerprint, number_of, order_of
+from irpo.chance import Chance, fingerprint, number_of, order_of
 from irpo.tasks import TASKS
 from irpo.types import Candidate, RankingExample, UserError
 
@@ -21,43 +26,110 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GENRES = ("western", "thriller", "comedy", "musical", "fantasy", "romance")
-COUNTRIES = ("Norway", "Japan", "Peru", "Kenya", "Ireland", "Canada")
-DECADES = ("1970s", "1980s", "1990s", "2000s")
+GENRES = ("western", "thriller", "comedy", "musical", "fantasy", "romance", "mystery", "horror")
+COUNTRIES = ("Norway", "Japan", "Peru", "Kenya", "Ireland", "Canada", "Brazil", "India")
+DECADES = ("1950s", "1960s", "1970s", "1980s", "1990s", "2000s", "2010s", "2020s")
 FIRST_NAMES = (
     *("Ada", "Bo", "Cleo", "Dario", "Esme", "Felix", "Gwen", "Hugo", "Iris", "Jonas", "Kira", "Luca", "Mona", "Nils"),
-    *("Olga", "Pavel", "Rosa", "Sven"),
+    *("Olga", "Pavel"),
 )
 LAST_NAMES = (
     *("Abara", "Brandt", "Costa", "Dunne", "Ekman", "Fujita", "Garza", "Holm", "Ibsen", "Juma", "Kato", "Lowell"),
-    *("Moreno", "Nakano", "Okoye", "Price", "Quispe", "Ruiz"),
+    *("Moreno", "Nakano", "Okoye", "Price"),
 )
 TITLE_OPENERS = (
-    *("Amber", "Bitter", "Broken", "Burning", "Cold", "Crimson", "Crystal", "Dark", "Distant", "Empty", "Endless"),
-    *("Falling", "Final", "Frozen", "Gentle", "Golden", "Hidden", "Hollow", "Iron", "Last", "Little", "Lonely"),
-    *("Lost", "Lucky", "Midnight", "Old", "Painted", "Paper", "Pale", "Quiet", "Rising", "Royal", "Sacred"),
-    *("Scarlet", "Secret", "Silent", "Silver", "Sleeping", "Stolen", "Stone", "Strange", "Summer", "Sunken"),
-    *("Velvet", "Wandering", "White", "Wild", "Winter"),
-)
+    *("Affair", "Amber", "Anchor", "Arrow", "Avenue", "Ballad", "Banquet", "Bargain", "Betrayal", "Bird", "Bitter"),
+    *("Bridge", "Broken", "Burning", "Canyon", "Carnival", "Castle", "Chase", "Circus", "Clock", "Coast", "Code"),
+    *("Cold", "Covenant", "Crimson", "Crossing", "Crown", "Crystal", "Curse", "Dance", "Dark", "Debt", "Desert"),
+    *("Distant", "Dream", "Duel", "Echo", "Empire", "Empty", "Endless", "Engine", "Enigma", "Escape", "Exile"),
+    *("Falling", "Farewell", "Feast", "Fever", "Final", "Fortune", "Frozen", "Fugue", "Gambit", "Garden", "Gentle"),
+    *("Ghost", "Golden", "Harbor", "Harvest", "Heist", "Hidden", "Highway", "Hollow", "Hotel", "Hymn", "Iron"),
+    *("Island", "Journey", "Justice", "Kingdom", "Lantern", "Last", "Legacy", "Letter", "Lion", "Little", "Lonely"),
+    *("Lost", "Lucky", "Lullaby", "Market", "Memoir", "Midnight", "Mirror", "Mission", "Moon", "Mountain", "Oath"),
+    *("Ocean", "Old", "Omen", "Orchard", "Pact", "Painted", "Palace", "Pale", "Paper", "Parade", "Paradox", "Piano"),
+    *("Promise", "Prophet", "Protocol", "Quiet", "Requiem", "Reunion", "Revenge", "Riddle", "Rising", "River"),
+    *("Royal", "Sacred", "Sailor", "Scarlet", "Secret", "Shadow", "Signal", "Silent", "Silver", "Sleeping", "Sonata"),
+    *("Song", "Station", "Stolen", "Stone", "Storm", "Strange", "Summer", "Sunken", "Tower", "Train", "Treaty"),
+    *("Trial", "Valley", "Velvet", "Verdict", "Vigil", "Wager", "Waltz", "Wandering", "White", "Wild", "Window"),
+    "Winter",
+)  # one a film
 TITLE_CLOSERS = (
-    *("Anchor", "Arrow", "Avenue", "Bird", "Bridge", "Canyon", "Castle", "Circus", "Clock", "Coast", "Crown"),
-    *("Dance", "Desert", "Dream", "Echo", "Empire", "Engine", "Garden", "Ghost", "Harbor", "Highway", "Hotel"),
-    *("Island", "Journey", "Kingdom", "Lantern", "Letter", "Lion", "Market", "Mirror", "Moon", "Mountain"),
-    *("Ocean", "Orchard", "Palace", "Piano", "Promise", "River", "Sailor", "Shadow", "Signal", "Song", "Station"),
-    *("Storm", "Tower", "Train", "Valley", "Window"),
+    "Blues",
+    "Days",
+    "House",
+    "Hunters",
+    "Nights",
+    "People",
+    "Road",
+    "Sisters",
+    "Street",
+    "Tales",
+    "Town",
+    "War",
 )
-SEQUEL_MARKS = ("II", "Returns", "Forever")  # "Silver Harbor" and "Silver Harbor II" are two films
-WORDINGS = (
-    "A viewer enjoys {genre} films by directors from {country}.",
-    "I love a good {genre}, best of all by a director from {country}.",
-    "Tonight we want a {genre}, and the director should come from {country}.",
-    "Looking for a {genre} made by someone from {country}.",
-    "My friend collects {genre} movies and admires directors from {country}.",
-    "Which {genre} should I watch? I like directors from {country}.",
-    "Directors from {country} are my favourites, and I am in the mood for a {genre}.",
-    "For a festival of cinema from {country}, we need a {genre}.",
+KINDS = (("genre", "country"), ("genre", "decade"), ("country", "decade"))  # what a wish names, the first counts more
+WORDINGS = {
+    KINDS[0]: (
+        "A viewer enjoys any {first}, best of all by a director from {second}.",
+        "Looking for a {first}, if possible made by someone from {second}.",
+        "My friend collects each {first} and admires directors from {second}.",
+        "I want a {first}; if its director comes from {second}, all the better.",
+        "Which {first} should we watch? We like directors from {second}.",
+        "One {first} for tonight, please, and rather from {second}.",
+    ),
+    KINDS[1]: (
+        "A viewer enjoys any {first}, best of all from the {second}.",
+        "Looking for a {first}, if possible made in the {second}.",
+        "My friend collects each {first} and admires the {second}.",
+        "I want a {first}; if it was made in the {second}, all the better.",
+        "Which {first} should we watch? We like the {second}.",
+        "One {first} for tonight, please, and rather of the {second}.",
+    ),
+    KINDS[2]: (
+        "A viewer enjoys directors from {first}, best of all in the {second}.",
+        "Looking for something by a director from {first}, if possible made in the {second}.",
+        "My friend collects cinema from {first} and admires the {second}.",
+        "I want to see work from {first}; if it was made in the {second}, all the better.",
+        "Which director from {first} should we watch? We like the {second}.",
+        "Something from {first} for tonight, please, and rather of the {second}.",
+    ),
+}
+VALUES = {"genre": GENRES, "country": COUNTRIES, "decade": DECADES}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wished for, in whatever words: two of a film's facts, the first of which counts more."""
+
+    kind: tuple[str, str]
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        """A name that lists of the same wish share.
+
+        >>> str(Wish(KINDS[0], "western", "Peru"))
+        'western, rather Peru'
+        """
+        return f"{self.first}, rather {self.second}"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it belongs to the evaluation split, so that no training list asks for it: a quarter of each kind."""
+        return _held_out(self.kind, VALUES[self.kind[0]].index(self.first), VALUES[self.kind[1]].index(self.second))
+
+
+WISHES = tuple(
+    Wish(kind, first, second) for kind in KINDS for first, second in product(VALUES[kind[0]], VALUES[kind[1]])
 )
-EVAL_SHARE = 0.2  # of the pairs of genre and country
+
+
+def _held_out(kind: tuple[str, str], first: int, second: int) -> bool:
+    """By the values' numbers: where their sum, for country and decade their difference, is a multiple of four.
+
+    So of each value a quarter of the wishes is held out.
+    """
+    return (first - second if kind == KINDS[2] else first + second) % 4 == 0
 
 
 @dataclass(frozen=True)
@@ -69,30 +141,13 @@ class WorldFilm:
     director: str
     country: str  # the director's: two hops from the title
     decade: str
-    fame: float  # in [0, 1], unrelated to everything else; the base model lists famous films first
+    fame: float  # in [0, 1], unrelated to what can be wished for; the base model lists famous films first
 
-    @property
-    def text(self) -> str:
-        """How a list names the film: its genre stands there, the director's country has to be known."""
-        return f"{self.genre} {self.title}"
-
-    def label(self, genre: str, country: str) -> int:
-        """2 where the film satisfies both wishes, 1 where it satisfies one, else 0."""
-        return (self.genre == genre) + (self.country == country)
-
-
-@dataclass(frozen=True)
-class FilmQuery:
-    """A wish: the words of the query and what they mean."""
-
-    text: str
-    genre: str
-    country: str
-
-    @property
-    def wish(self) -> str:
-        """What is wished for, in whatever words: lists that share it depend on each other."""
-        return f"{self.genre} from {self.country}"
+    def label(self, wish: Wish) -> int:
+        """3 where the film is both that is wished for, 2 where the first alone, 1 where the second alone, else 0."""
+        facts = {"genre": self.genre, "country": self.country, "decade": self.decade}
+        first, second = (facts[name] for name in wish.kind)
+        return 2 * (first == wish.first) + (second == wish.second)
 
 
 def number(key: str, below: int) -> int:
@@ -107,104 +162,85 @@ def shuffled(key: str, items: Sequence[T]) -> list[T]:
 
 @cache
 def films(seed: int = 0) -> tuple[WorldFilm, ...]:
-    """The films of a world: one for each genre and director, and a sequel to every third of them.
+    """The films of a world: half of those genres, countries and decades of which exactly one wish is held out.
 
     >>> len(films()), len({film.title for film in films()})
     (144, 144)
     """
+    numbers = [facts for facts in product(range(8), repeat=3) if _wanted(*facts)]
+    openers, fame = shuffled(f"{seed}/opener", TITLE_OPENERS), shuffled(f"{seed}/fame", range(len(numbers)))
     firsts, lasts = shuffled(f"{seed}/first", FIRST_NAMES), shuffled(f"{seed}/last", LAST_NAMES)
-    directors = [f"{first} {last}" for first, last in zip(firsts, lasts, strict=True)]
-    originals = _originals(seed, directors)
-    sequels = [
-        (f"{title} {SEQUEL_MARKS[i % len(SEQUEL_MARKS)]}", genre, maker)
-        for i, (title, genre, maker) in enumerate(shuffled(f"{seed}/sequel", originals)[: len(originals) // 3])
-    ]
-    known = originals + sequels
-    fame = shuffled(f"{seed}/fame", range(len(known)))
-    decades = shuffled(f"{seed}/decade", [DECADES[i % len(DECADES)] for i in range(len(known))])
+    directors = [f"{first} {last}" for first, last in zip(firsts, lasts, strict=True)]  # two from each country
     return tuple(
         WorldFilm(
-            title=title,
-            genre=genre,
-            director=directors[maker],
-            country=COUNTRIES[maker // 3],
-            decade=decades[i],
-            fame=fame[i] / (len(known) - 1),
+            title=f"{openers[i]} {TITLE_CLOSERS[number(f'{seed}/{i}/closer', len(TITLE_CLOSERS))]}",
+            genre=GENRES[genre],
+            director=directors[2 * country + number(f"{seed}/{i}/director", 2)],
+            country=COUNTRIES[country],
+            decade=DECADES[decade],
+            fame=fame[i] / (len(numbers) - 1),
         )
-        for i, (title, genre, maker) in enumerate(known)
+        for i, (genre, country, decade) in enumerate(numbers)
     )
 
 
-def _originals(seed: int, directors: Sequence[str]) -> list[tuple[str, str, int]]:
-    """(title, genre, number of its director): one film for each genre and director.
-
-    A genre has its own first words and a director his own last words, so that a film's facts can be told from its
-    title by one who knows the words.
-    """
-    openers, closers = shuffled(f"{seed}/opener", TITLE_OPENERS), shuffled(f"{seed}/closer", TITLE_CLOSERS)
-    first, last = len(openers) // len(GENRES), len(closers) // len(directors)
-    return [
-        (
-            f"{openers[g * first + number(f'{seed}/{g}/{d}/first', first)]} "
-            f"{closers[d * last + number(f'{seed}/{g}/{d}/last', last)]}",
-            genre,
-            d,
-        )
-        for g, genre in enumerate(GENRES)
-        for d in range(len(directors))
-    ]
-
-
-def in_eval(query: FilmQuery) -> bool:
-    """Whether a wish belongs to the evaluation split: no training list asks for its genre and country together.
-
-    A ranker is thus measured on wishes that it was never trained to rank for, and has to know the films.
-    """
-    wishes = [(genre, country) for genre in GENRES for country in COUNTRIES]
-    return (query.genre, query.country) in shuffled("split", wishes)[: round(EVAL_SHARE * len(wishes))]
+def _wanted(genre: int, country: int, decade: int) -> bool:
+    """Whether there is a film of these three: of its wishes one is held out, and all values have as many films."""
+    held = (
+        _held_out(KINDS[0], genre, country),
+        _held_out(KINDS[1], genre, decade),
+        _held_out(KINDS[2], country, decade),
+    )
+    return sum(held) == 1 and (genre // 4 + country // 4 + decade // 4) % 2 == 0
 
 
 @dataclass(frozen=True)
 class FilmList:
-    """A query and the films to rank for it, in the order in which the prompt shows them."""
+    """A wish in words, and the films to rank for it, in the order in which the prompt shows them."""
 
-    query: FilmQuery
+    wish: Wish
+    query: str
     films: tuple[WorldFilm, ...]
 
     @property
     def content(self) -> str:
         """Query and set of titles, the order left out."""
-        return "\n".join([self.query.text, *sorted(film.title for film in self.films)])
+        return "\n".join([self.query, *sorted(film.title for film in self.films)])
 
     @property
     def labels(self) -> tuple[int, ...]:
         """What follows from the facts, film by film."""
-        return tuple(film.label(self.query.genre, self.query.country) for film in self.films)
+        return tuple(film.label(self.wish) for film in self.films)
 
     def example(self) -> RankingExample:
         """The list as every other module knows it; its id is a hash of its content."""
         ids = {film.title: f"film-{i}" for i, film in enumerate(sorted(self.films, key=lambda film: film.title))}
         candidates = tuple(
-            Candidate(id=ids[film.title], text=film.text, relevance=float(label), source="world")
+            Candidate(id=ids[film.title], text=film.title, relevance=float(label), source="world")
             for film, label in zip(self.films, self.labels, strict=True)
         )
         name = f"world-{fingerprint(self.content)}"
-        return RankingExample(id=name, query=self.query.text, candidates=candidates, group=self.query.wish)
+        return RankingExample(id=name, query=self.query, candidates=candidates, group=str(self.wish))
+
+
+@cache
+def _pools(wish: Wish, seed: int) -> tuple[tuple[WorldFilm, ...], ...]:
+    """The world's films by their label for a wish: pool 0, 1, 2, 3."""
+    return tuple(tuple(film for film in films(seed) if film.label(wish) == label) for label in range(4))
 
 
 def film_list(key: str, count: int, seed: int = 0) -> FilmList:
-    """A list of `count` films drawn by a key: about a fifth satisfy both wishes, a third one of them."""
-    genre = GENRES[number(f"{key}/genre", len(GENRES))]
-    country = COUNTRIES[number(f"{key}/country", len(COUNTRIES))]
-    wording = WORDINGS[number(f"{key}/wording", len(WORDINGS))]
-    pools: dict[int, list[WorldFilm]] = {0: [], 1: [], 2: []}
-    for film in shuffled(f"{key}/films", films(seed)):
-        pools[film.label(genre, country)].append(film)
-    both = 1 + number(f"{key}/both", max(1, min(3, count // 3)))
-    one = min(count - both, 1 + number(f"{key}/one", max(1, count // 2 - 1)))
-    chosen = pools[2][:both] + pools[1][:one] + pools[0][: count - both - one]
-    query = FilmQuery(wording.format(genre=genre, country=country), genre, country)
-    return FilmList(query, tuple(shuffled(f"{key}/order", chosen)))
+    """A list of `count` films drawn by a key: one to three have each of the labels 3, 2 and 1, the others 0."""
+    chance = Chance(key)
+    wish = WISHES[chance.below(len(WISHES))]
+    wordings = WORDINGS[wish.kind]
+    wording = wordings[chance.below(len(wordings))]
+    pools = _pools(wish, seed)
+    most = max(1, min(3, (count + 1) // 4))
+    chosen = [film for label in (3, 2, 1) for film in chance.drawn(pools[label], 1 + chance.below(most))]
+    chosen = chosen[: count - 1]
+    chosen += chance.drawn(pools[0], count - len(chosen))
+    return FilmList(wish, wording.format(first=wish.first, second=wish.second), tuple(chance.shuffled(chosen)))
 
 
 def film_lists(key: str, count: int, seed: int = 0) -> Iterator[FilmList]:
@@ -224,8 +260,8 @@ def film_lists(key: str, count: int, seed: int = 0) -> Iterator[FilmList]:
 class World:
     """Invented films to rank by a wish; needs no data. The embedded model knows the world of seed 0."""
 
-    train_lists: int = 2000
-    eval_lists: int = 200
+    train_lists: int = 2560
+    eval_lists: int = 480
     candidates: int = 10  # films a list
     world_seed: int = 0  # another seed is another world, which the embedded model does not know
 
@@ -241,7 +277,7 @@ class World:
         wanted = {"train": self.train_lists, "eval": self.eval_lists}
         splits: dict[str, list[RankingExample]] = {name: [] for name in wanted}
         for drawn in film_lists("lists", self.candidates, self.world_seed):
-            name = "eval" if in_eval(drawn.query) else "train"
+            name = "eval" if drawn.wish.held_out else "train"
             if len(splits[name]) < wanted[name]:
                 splits[name].append(drawn.example())
             if all(len(splits[name]) == wanted[name] for name in wanted):

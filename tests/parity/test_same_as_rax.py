@@ -32,7 +32,14 @@ def dcg(**options):
     return weights
 
 
+def approx_ndcg(scores, labels, *, where, reduce_fn):
+    """What RAX's NDCG of smooth ranks lacks of 1 (its loss is the negative); 0 for a list without a relevant item."""
+    some = jax.numpy.where(where, labels, 0).max(-1) > 0
+    return some - rax.ndcg_metric(scores, labels, where=where, reduce_fn=reduce_fn, rank_fn=rax.utils.approx_ranks)
+
+
 SAME = {
+    "approx_ndcg": ({"reference_weight": 1.0}, approx_ndcg, {}),
     "point_mse": ({}, rax.pointwise_mse_loss, {}),
     "point_sigmoid": ({"max_label": 4.0}, rax.pointwise_sigmoid_loss, {}),
     "pair_logistic": ({}, rax.pairwise_logistic_loss, {}),
