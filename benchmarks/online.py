@@ -155,7 +155,7 @@ def _bench(protocol: Protocol, lists: str) -> Bench:
 
 
 def measured(model: Any, plan: Plan, lists: str, *, policy: bool) -> dict[str, Any]:
-    """The model on lists of `validation` or `eval`, by the strength that validation lists choose; `policy`: at 1 too.
+    """The model on lists of `validation` or `eval`, at the strength that validation chose; with `policy` at 1 too.
 
     Free lists are written at 1 alone.
     """
