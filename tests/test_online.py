@@ -139,7 +139,7 @@ def test_a_killed_run_ends_as_it_would_have(method, reference, tmp_path, scripte
     first = job(method, *overrides)
     measured = rounds_module.measure
     calls = iter([measured, measured, dies])  # in the second round, after its updates
-    monkeypatch.setattr(rounds_module, "measure", lambda run: next(calls)(run))
+    monkeypatch.setattr(rounds_module, "measure", lambda *given: next(calls)(*given))
     with pytest.raises(KeyboardInterrupt):
         run_rounds(first, tmp_path / "killed", quiet)
     monkeypatch.setattr(rounds_module, "measure", measured)
