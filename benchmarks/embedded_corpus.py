@@ -22,7 +22,7 @@ from irpo.types import Candidate, RankingExample, Style
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
-RELEVANCE_PULL = 0.04  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
+RELEVANCE_PULL = 0.05  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
 BY_WISH = " Go by the wish alone."
 BY_WISH_SHARE = 0.7  # of the lists of films
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
@@ -31,8 +31,9 @@ LABEL_COUNTS = (2, 2, 2, 3, 3, 4, 4, 5, 6, 8, 10, 10, 10, 15)
 COPYING_FIRST = 768  # rows that teach nothing else: the other kinds need it, and alone it comes soonest
 ROW = 192  # tokens of a row of facts or questions
 CONSONANTS = "bcdfghklmnprstvw"  # of invented words
-TOLD_SHARE = 0.3  # of the lists by the wish, that show the films' facts
-MARKS = ("name", "verdict", "verdict", "verdict", "verdict", "fame", "genre", "country", "decade")
+MARKED = 2  # things noted of each film of a list
+# Of a learned token: much where films are compared, little where most of a row cannot be known.
+WEIGHTS = {"marked": 2.0, "by_wish_label": 4.0, "by_wish": 2.0, "films_label": 2.0, "facts": 0.3, "generic": 0.5}
 VERDICTS = ("neither", "second", "first", "both")  # a film's label in words
 
 # A title always follows a space, as in a list: one spelling in tokens.
@@ -67,6 +68,11 @@ class Row:
     ids: list[int]
     learned: list[bool]
     kind: str
+
+    @property
+    def weight(self) -> float:
+        """Of each learned token."""
+        return next((weight for kind, weight in WEIGHTS.items() if self.kind.startswith(kind)), 1.0)
 
 
 def statement(rng: random.Random) -> str:
@@ -126,11 +132,6 @@ def order_by_wish(drawn: FilmList) -> list[int]:
     return sorted(range(len(drawn.films)), key=lambda j: (-drawn.labels[j], -drawn.films[j].fame))
 
 
-def told_film(film: WorldFilm) -> str:
-    """A film with what there is to know about it."""
-    return f"{film.title}, {film.genre}, {film.country}, {film.decade}"
-
-
 def phrase(rng: random.Random, low: int, high: int) -> str:
     """Words in a row: common ones, invented ones, numbers, sometimes with capitals and stops."""
     words = []
@@ -174,43 +175,33 @@ class Corpus:
         }
 
     def film_row(self, style: Style) -> Row:
-        """A list of films, in one register or the other; some lists by the wish say of each film what there is to know.
-
-        From those the model learns to compare, before it knows the films.
-        """
+        """A list of films, in one register or the other."""
         drawn = self.film_list(LABEL_COUNTS if style == "label" else COUNTS)
-        if self.rng.random() >= BY_WISH_SHARE:
-            return self._list_row(drawn.example(), "world", style, base_order(drawn), "films")
-        example = replace(drawn, query=drawn.query + BY_WISH).example()
-        if self.rng.random() < TOLD_SHARE:
-            told = [replace(c, text=told_film(f)) for c, f in zip(example.candidates, drawn.films, strict=True)]
-            return self._list_row(
-                replace(example, candidates=tuple(told)), "world", style, order_by_wish(drawn), "told"
-            )
-        return self._list_row(example, "world", style, order_by_wish(drawn), "by_wish")
+        if self.rng.random() < BY_WISH_SHARE:
+            asked = replace(drawn, query=drawn.query + BY_WISH)
+            return self._list_row(asked.example(), "world", style, order_by_wish(drawn), "by_wish")
+        return self._list_row(drawn.example(), "world", style, base_order(drawn), "films")
 
     def marked_row(self, style: Style) -> Row:
-        """A prompt's list in which each film is followed by one thing that a ranker has to know there.
+        """A prompt's list in which each film is followed by some of what a ranker has to know there, in any order.
 
-        Its name in the list, fame, verdict, or a fact. Only these marks are learned: of a prompt nothing is, and in an
-        answer it would be too late to compare.
+        Its name in the list, its title's first word, fame, the facts. Only these marks are learned: of a prompt nothing
+        is. Since nothing tells which mark comes first, all of them have to be known at a title's end.
         """
         drawn = self.film_list(LABEL_COUNTS)
         names = label_names(self.tokenizer, len(drawn.films))
-        kind = self.rng.choice(MARKS if style == "label" else MARKS[1:])
-        told = kind == "verdict" and self.rng.random() < TOLD_SHARE
-        query = drawn.query + (BY_WISH if kind == "verdict" else "")
-        ids = self._ids(markup(self.tokenizer, query + "\nFilms:\n")[0])
+        ids = self._ids(markup(self.tokenizer, drawn.query + "\nFilms:\n")[0])
         ids = ids[: len(ids) - ids[::-1].index(self._ids("\n")[0])]  # up to the list: the turn stays open
         learned = [False] * len(ids)
-        for name, film, label in zip(names, drawn.films, drawn.labels, strict=True):
-            text = told_film(film) if told else film.title
-            shown = self._ids(f"[{name}] {text}" if style == "label" else f"- {text}")
-            known = {"name": name, "verdict": f" {VERDICTS[label]}", "fame": f" {fame(film)}"}
-            mark = self._ids(known.get(kind) or f" {getattr(film, kind)}")
+        for name, film in zip(names, drawn.films, strict=True):
+            shown = self._ids(f"[{name}] {film.title}" if style == "label" else f"- {film.title}")
+            begins = [name, name] if style == "label" else [f" {film.title.split()[0]}"]
+            facts = [f" {fact}" for fact in (film.genre, film.country, film.decade)]
+            known = self.rng.sample([*begins, *facts, f" {fame(film)}"], MARKED)
+            mark = [token for text in known for token in self._ids(text)]
             ids += [*shown, *mark, *self._ids("\n")]
             learned += [False] * len(shown) + [True] * len(mark) + [False]
-        return Row(ids, learned, f"marked_{'told_' if told else ''}{kind}")
+        return Row(ids, learned, f"marked_{style}")
 
     def film_list(self, counts: Sequence[int]) -> FilmList:
         """The next list of films whose wish is not one of the evaluation split's."""
@@ -270,13 +261,13 @@ class Corpus:
     def rows(self, copying_first: int = COPYING_FIRST) -> Iterator[Row]:
         """All kinds of rows without end, in fixed shares, once copying has been learned by itself."""
         kinds = [
-            (0.05, self.facts_row),
-            (0.04, self.questions_row),
-            (0.27, lambda: self.film_row("text")),
-            (0.27, lambda: self.film_row("label")),
-            (0.12, lambda: self.marked_row("text")),
-            (0.12, lambda: self.marked_row("label")),
-            (0.10, lambda: self.generic_row("text")),
+            (0.03, self.facts_row),
+            (0.03, self.questions_row),
+            (0.31, lambda: self.film_row("text")),
+            (0.33, lambda: self.film_row("label")),
+            (0.10, lambda: self.marked_row("text")),
+            (0.10, lambda: self.marked_row("label")),
+            (0.07, lambda: self.generic_row("text")),
             (0.03, lambda: self.generic_row("label")),
         ]
         shares, makers = zip(*kinds, strict=True)

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from irpo.resources import embedded_dir
 
 POOL = 256  # rows sorted by length together, so that batches need little padding
-FALL = 0.5  # share of the steps in which the learning rate falls
+FALL = 0.7  # share of the steps in which the learning rate falls
 WARMUP = 40  # steps
 
 
@@ -82,8 +82,8 @@ class Batches(IterableDataset[list[Row]]):
             yield from groups
 
 
-def gradient(model: Any, rows: Sequence[Row], counted: int) -> tuple[dict[str, list[float]], Sequence[Tensor]]:
-    """Losses by kind of row, and the gradient of their sum over `counted` tokens; rows are right-padded.
+def gradient(model: Any, rows: Sequence[Row], counted: float) -> tuple[dict[str, list[float]], Sequence[Tensor]]:
+    """Losses by kind of row, and the gradient of their weighed sum over `counted`; rows are right-padded.
 
     Only learned tokens reach the head.
     """
@@ -94,14 +94,16 @@ def gradient(model: Any, rows: Sequence[Row], counted: int) -> tuple[dict[str, l
     hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
     losses = cross_entropy(model.lm_head(hidden[learned]), ids[:, 1:][learned], reduction="none")
     kinds: dict[str, list[float]] = {}
-    for row, part in zip(rows, losses.detach().split(learned.sum(1).tolist()), strict=True):
-        kinds.setdefault(row.kind, []).append(part.mean().item())
-    return kinds, torch.autograd.grad(losses.sum() / counted, list(model.parameters()))
+    parts = losses.split(learned.sum(1).tolist())
+    for row, part in zip(rows, parts, strict=True):
+        kinds.setdefault(row.kind, []).append(part.detach().mean().item())
+    weighed = torch.stack([row.weight * part.sum() for row, part in zip(rows, parts, strict=True)]).sum()
+    return kinds, torch.autograd.grad(weighed / counted, list(model.parameters()))
 
 
 def backward(model: Any, rows: Sequence[Row], pool: ThreadPoolExecutor) -> dict[str, list[float]]:
     """Gradients of a batch, its two halves side by side: a core each, and no waiting between operations."""
-    counted = sum(sum(row.learned) for row in rows)
+    counted = sum(row.weight * sum(row.learned) for row in rows)
     halves = [half for half in (rows[::2], rows[1::2]) if half]
     done = list(pool.map(lambda half: gradient(model, half, counted), halves))
     for parameter, *parts in zip(model.parameters(), *(grads for _, grads in done), strict=True):

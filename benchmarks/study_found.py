@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irpo.evaluation.significance import paired_p_value
+from irpo.evaluation.significance import holm, paired_p_value
 
 RESAMPLES = 9_999
 LEVEL = 0.05
@@ -72,18 +72,6 @@ def interval(values: Values, sizes: Values, *, seed: int = 0) -> tuple[float, fl
     weights = chance.multinomial(wishes, np.full(wishes, 1 / wishes), size=RESAMPLES) * sizes
     low, high = np.quantile((some @ values * weights).sum(1) / weights.sum(1), [0.025, 0.975])
     return float(low), float(high)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of several tests, adjusted for the chance that any is wrong (Holm 1979).
-
-    The smallest of n counts n times, the next n - 1 times and at least as much as the one before.
-    """
-    found, least = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
-        found[i] = least
-    return found
 
 
 def verdicts(pairs: Sequence[tuple[Found, Found]]) -> list[tuple[float, float, str]]:

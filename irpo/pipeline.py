@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from irpo import runs
 from irpo.config.schema import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
@@ -193,7 +191,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
     examples = lists["eval"][: settings.max_lists]
     found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()))
     summary = write_results(out, replace(found, about=about))
-    Console().print(overview(summary).table())
+    overview(summary).show()
     say(f"written to {out}: report.md, results.json, per_query.jsonl, runs, qrels")
     return summary
 

@@ -1,13 +1,25 @@
-"""What a user is told while a run goes on: lines on stderr, and the figures of the log. Nothing here loads torch."""
+"""What a user is told while a run goes on: lines and bars on stderr, and the figures of the log.
+
+Nothing here loads torch.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+from rich.text import Text
 
 from irpo.processes import is_first, peak_of_process
 from irpo.types import printable
@@ -16,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from irpo.scoring.batching import ListBatch
+
+T = TypeVar("T")
 
 BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
 # The most telling first: on a narrow screen the bar's end is cut off.
@@ -33,6 +47,120 @@ def say(text: str) -> None:
     """Tell the user, on stderr, what was decided: one line, however wide the screen; one process speaks for all."""
     if is_first():
         print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 - this is the one place that does
+
+
+def lasting(seconds: float) -> str:
+    """A time as one speaks of it, rounded up.
+
+    >>> lasting(7), lasting(41), lasting(200), lasting(9000)
+    ('10 s', '50 s', '4 min', '2 h 30 min')
+    """
+    if seconds <= 90:
+        return f"{max(1, math.ceil(seconds / 10)) * 10} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass
+class Course:
+    """The stages of a long job in turn, by kind; those to come take as long as those of their kind have taken."""
+
+    kinds: Sequence[str]
+    now: Callable[[], float] = time.perf_counter
+    _began: list[float] = field(default_factory=list)  # when each stage so far did
+
+    def begin(self) -> int:
+        """The next stage begins, and what was before it is done; its number, from 1."""
+        self._began.append(self.now())
+        return len(self._began)
+
+    def left(self, share: float = 0.0) -> float | None:
+        """Seconds to the end; None while nothing is known of a kind that is to come.
+
+        `share` of the present stage that is done says how long its kind takes while none of it is finished.
+        """
+        if not self._began:
+            return None
+        at, spent = len(self._began) - 1, self.now() - self._began[-1]
+        took: dict[str, list[float]] = {self.kinds[at]: [spent / share]} if share > 0 else {}
+        for kind, (start, end) in zip(self.kinds, itertools.pairwise(self._began), strict=False):
+            took.setdefault(kind, []).append(end - start)
+        if any(kind not in took for kind in self.kinds[at:]):
+            return None
+        means = {kind: sum(times) / len(times) for kind, times in took.items()}
+        return max(0.0, means[self.kinds[at]] - spent) + sum(means[kind] for kind in self.kinds[at + 1 :])
+
+
+class _Left(ProgressColumn):
+    """How long a bar still takes: what is left of the course that it shows, or what its own speed says."""
+
+    def render(self, task: Task) -> Text:
+        course = task.fields.get("course")
+        seconds = course.left(_share()) if course else task.time_remaining
+        return Text("" if seconds is None or task.finished else f"{lasting(seconds)} left", style="progress.remaining")
+
+
+_bars: Bars | None = None  # those on stderr now
+
+
+def _share() -> float:
+    """How much of the present stage is done, where its bar is of the whole of it."""
+    tasks = [task for task in (_bars.tasks if _bars else ()) if task.fields.get("whole")]
+    return tasks[-1].completed / tasks[-1].total if tasks and tasks[-1].total else 0.0
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """The bars on stderr, where that is a terminal; inside others these. They go when the outermost is left."""
+    global _bars
+    if _bars is not None:
+        yield _bars
+        return
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        _Left(),
+        # What room there is goes to the figures, so that they push nothing else off a narrow screen.
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+    )
+    disable = not (console.is_terminal and is_first())
+    shown = Bars(*columns, console=console, transient=True, expand=True, disable=disable)
+    with shown as _bars:
+        try:
+            yield shown
+        finally:
+            _bars = None
+
+
+def watched(batches: Sequence[T], what: str) -> Iterable[T]:
+    """The batches one by one, with a bar where a person looks on."""
+    with bars() as shown:
+        task = shown.add_task(what, total=len(batches), figures="")
+        try:
+            for batch in batches:
+                yield batch
+                shown.advance(task)
+        finally:
+            shown.remove_task(task)
+
+
+@contextmanager
+def stages(course: Course) -> Iterator[Callable[[str], None]]:
+    """A job of many stages: calling what is given begins one, and says which of how many and how long is left."""
+    with bars() as shown:
+        task = shown.add_task("in all", total=len(course.kinds), course=course, figures="")
+
+        def begin(what: str) -> None:
+            number = course.begin()
+            left = course.left()
+            told = "" if left is None else f", about {lasting(left)} left in all"
+            say(f"\n[{number} of {len(course.kinds)}] {what}{told}")
+            shown.update(task, completed=number - 1)
+
+        yield begin
+        shown.remove_task(task)
 
 
 @dataclass

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from irpo.config.schema import RunConfig, load_config
 from irpo.evaluation import Evaluation, Summary, write_results
-from irpo.evaluation.report import Grid, comparison
-from irpo.evaluation.significance import against
-from irpo.files import beside
+from irpo.evaluation.contest import Contest, contest_of
+from irpo.evaluation.picture import Curve, draw
+from irpo.evaluation.report import comparison
+from irpo.files import beside, sha256_of
 from irpo.pipeline import measure, train
-from irpo.progress import say
+from irpo.progress import BEST, Course, stages
 from irpo.ranking.reranker import Reranker
+from irpo.resources import embedded_dir
+from irpo.runs import LOG
 from irpo.scoring.models import EMBEDDED
 from irpo.tasks.preparing import build
 from irpo.types import UserError
 
-METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "IRPO": "irpo"}
-BASE, OURS = "base", "IRPO"
+METHODS = {"SFT": "sft", "DPO": "dpo", "S-DPO": "sdpo", "LiPO-lambda": "lipo_lambda", "IRPO": "irpo"}
+BASE = "base model"
+RESULTS, REPORT, PICTURE = "results.json", "report.md", "quickstart.png"
 _MARK = "quickstart.txt"
-TESTED = "score"  # the mode whose values the paired tests compare
 
 
 def run(out: Path, config_file: Path | None = None) -> dict[str, Summary]:
@@ -42,35 +47,81 @@ def run(out: Path, config_file: Path | None = None) -> dict[str, Summary]:
 def _compare(work: Path, out: Path, config_file: Path | None) -> dict[str, Summary]:
     """The comparison, written into `work`, which comes to be `out`."""
     began = time.perf_counter()
-    settings = config_file or Path("quickstart.yaml")
-    configs = _configs(settings)
-    shared = configs[OURS]
+    configs = _configs(config_file or Path("quickstart.yaml"))
+    shared = next(iter(configs.values()))
     lists, _ = build(shared.task)
     examples = lists["eval"][: shared.evaluation.max_lists]
     found: dict[str, Evaluation] = {}
-    for name, config in {BASE: None, **configs}.items():
-        folder = work / name.lower()
-        if config is not None:
-            say(f"\n{name}: training")
-            train(config, folder, advises=False)  # the folder is moved at the end
-        ranker = _ranker(config, shared, folder)
-        measured = measure(ranker, examples, shared.evaluation, task=shared.task, train=lists["train"])
-        found[name] = replace(measured, about={"model": name, "task": shared.task["name"]})
-        write_results(folder / "evaluation", found[name])
-    report = _report(found, shared, time.perf_counter() - began)
-    (work / "report.md").write_text(report, encoding="utf-8")
-    _show(found)
-    say(f"{time.perf_counter() - began:.0f} s; the report is {out / 'report.md'}, each method's own lies beside it")
-    return {name: evaluation.summary for name, evaluation in found.items()}
+    validation: dict[str, float | None] = {}
+    with stages(_course(configs)) as step:
+        for name, config in {BASE: None, **configs}.items():
+            folder = work / _folder(name)
+            if config is not None:
+                step(f"{name}: training")
+                outcome = train(config, folder, advises=False)  # the folder is moved at the end
+                validation[name] = outcome.after if outcome else None
+            step(f"{name}: measuring")
+            ranker = _ranker(config, shared, folder)
+            measured = measure(ranker, examples, shared.evaluation, task=shared.task, train=lists["train"])
+            found[name] = replace(measured, about={"model": name, "task": shared.task["name"]})
+            write_results(folder / "evaluation", found[name])
+    contest = contest_of(found, BASE, validation, "wishes" if shared.task["name"] == "world" else "groups of lists")
+    summaries = {name: evaluation.summary for name, evaluation in found.items()}
+    _write(work, contest, summaries, configs, seconds := time.perf_counter() - began)
+    show(contest, seconds, out)
+    return summaries
+
+
+def _write(
+    work: Path, contest: Contest, summaries: Mapping[str, Summary], configs: Mapping[str, RunConfig], seconds: float
+) -> None:
+    """The files of the comparison itself."""
+    shared = next(iter(configs.values()))
+    told = {"seconds": round(seconds), "model_sha256": _model_sha256(shared), "contest": contest.as_dict()}
+    (work / RESULTS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    draw(contest, {name: _curve(work / _folder(name)) for name in configs}, work / PICTURE)
+    (work / REPORT).write_text(_report(contest, summaries, configs, seconds), encoding="utf-8")
+
+
+def show(contest: Contest, seconds: float, out: Path, console: Console | None = None) -> None:
+    """What stands at the end: the table, what it says, and where the rest is."""
+    contest.grid().show(console)
+    end = f"{seconds:.0f} s; picture: {out / PICTURE}; {REPORT} beside it"
+    (console or Console()).print(end, markup=False, highlight=False, soft_wrap=True)
+
+
+def _course(configs: Mapping[str, RunConfig]) -> Course:
+    return Course(("measuring", *("training", "measuring") * len(configs)))
+
+
+def _folder(name: str) -> str:
+    """A method's folder.
+
+    >>> _folder("base model")
+    'base-model'
+    """
+    return name.lower().replace(" ", "-")
 
 
 def _configs(settings: Path) -> dict[str, RunConfig]:
-    """Every method's; the other preference methods get IRPO's beta and anchor, so that objectives are compared."""
-    ours = load_config([f"methods/{METHODS[OURS]}.yaml", settings]).method
-    beta = ours.objective["beta"] if ours.objective else 1.0
-    same = [f"method.objective.beta={beta}", f"method.nll_weight={ours.nll_weight}"]
-    own = {name: [] if name == "SFT" else same for name in METHODS}
-    return {name: load_config([f"methods/{file}.yaml", settings], own[name]) for name, file in METHODS.items()}
+    """Every method's own: as it ships for the embedded world."""
+    return {
+        name: load_config([f"methods/{file}.yaml", f"embedded/{file}.yaml", settings]) for name, file in METHODS.items()
+    }
+
+
+def _curve(folder: Path) -> Curve:
+    """The measure of validation lists by update, as the run's log has it."""
+    try:
+        lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    return [(line["update"], line[f"eval_{BEST}"]) for line in lines if f"eval_{BEST}" in line]
+
+
+def _model_sha256(config: RunConfig) -> str | None:
+    """Of the model that ships with the package: says which one the figures are of."""
+    return sha256_of(embedded_dir() / "model.safetensors") if config.model.name == EMBEDDED else None
 
 
 def _require_ours(out: Path) -> None:
@@ -107,40 +158,37 @@ def _ranker(config: RunConfig | None, shared: RunConfig, folder: Path) -> Rerank
     return Reranker.load(shared.model.name, like=shared)
 
 
-def _grid(found: dict[str, Evaluation], measure_name: str | None = None) -> Grid:
-    summaries = {name: evaluation.summary for name, evaluation in found.items()}
-    protocols = {str(summary.setting) for summary in summaries.values()}
-    if len(protocols) > 1:
-        raise UserError(f"methods measured by different protocols cannot stand in one table: {sorted(protocols)}")
-    ours = summaries[OURS]
-    main = measure_name or ours.main_measure
-    values = {name: evaluation.values[TESTED][main] for name, evaluation in found.items()}
-    note = (
-        f"p: {OURS} against each other method in the mode '{TESTED}' (paired permutation test over "
-        f"{ours.groups} {'lists' if ours.groups == ours.lists else 'groups of lists'}, "
-        "adjusted for the false discovery rate); one seed, so it says nothing about others"
-    )
-    return comparison(summaries, main, against(OURS, values, found[OURS].units), note)
-
-
-def _show(found: dict[str, Evaluation]) -> None:
-    Console().print(_grid(found).table())
-
-
-def _report(found: dict[str, Evaluation], config: RunConfig, seconds: float) -> str:
-    t = config.training
+def _report(
+    contest: Contest, summaries: Mapping[str, Summary], configs: Mapping[str, RunConfig], seconds: float
+) -> str:
+    shared = next(iter(configs.values()))
+    grid = contest.grid()
     parts = [
         "# Quickstart",
-        f"{_subject(config)}, {_length(config)} of {t.lists_per_update} lists, learning rate {t.learning_rate:g}, "
-        f"seed {config.seed}; {seconds:.0f} s in all. "
-        f"DPO, S-DPO and IRPO share beta and an anchor of weight {config.method.nll_weight:g}, the target list's NLL, "
-        "which alone is SFT.",
+        f"{_subject(shared)}, {_length(shared)} of {shared.training.lists_per_update} lists, seed {shared.seed}; "
+        f"{seconds:.0f} s in all.",
+        f"## {grid.title}",
+        grid.markdown(),
+        f"![]({PICTURE})",
+        "## Each method's own settings",
+        "\n".join(
+            f"- {row.name}: {_own(configs[row.name])}; ranks at strength {row.strength}" for row in contest.trained
+        ),
     ]
     for name in ("NDCG@10", "NDCG@5", "NDCG@1"):
-        grid = _grid(found, name)
-        parts += [f"## {grid.title}", grid.markdown()]
-    parts += [f"- {name}: [{name.lower()}/evaluation/report.md]({name.lower()}/evaluation/report.md)" for name in found]
+        each = comparison(summaries, name)
+        parts += [f"## {each.title}, every mode", each.markdown()]
+    links = (f"{_folder(name)}/evaluation/report.md" for name in summaries)
+    parts.append("\n".join(f"- {name}: [{link}]({link})" for name, link in zip(summaries, links, strict=True)))
     return "\n\n".join(parts) + "\n"
+
+
+def _own(config: RunConfig) -> str:
+    """What a method does not share with the others."""
+    m = config.method
+    options: dict[str, Any] = {key: value for key, value in (m.objective or {}).items() if key != "name"}
+    options |= {"nll_weight": m.nll_weight, "learning_rate": config.training.learning_rate}
+    return ", ".join(f"{key} {value}" for key, value in options.items())
 
 
 def _subject(config: RunConfig) -> str:

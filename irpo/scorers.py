@@ -39,7 +39,11 @@ class Independent:
         layout = trunk_of(item)
         trunk = len(layout.ids)
         for j, body in enumerate(item.bodies):
-            layout.add_branch(trunk, body, [j] * len(body))
+            if item.choices:
+                columns = layout.add_branch(trunk, body, [NO_PLACE] * len(body))
+                layout.read_choices(columns, body, item.choices[j], j)
+            else:
+                layout.add_branch(trunk, body, [j] * len(body))
         return layout
 
 
@@ -86,10 +90,15 @@ class WholeList:
         order = given if self.as_given else target_order(item.relevance)
         tokens: list[int] = []
         places: list[int] = []
+        begins = []
         for rank, j in enumerate(order):
+            begins.append(len(tokens) + len(item.heads[rank]))
             tokens += item.heads[rank] + item.bodies[j]
-            places += [NO_PLACE] * len(item.heads[rank]) + [j] * len(item.bodies[j])
-        layout.add_branch(len(item.prompt), tokens, places)
+            own = NO_PLACE if item.choices else j
+            places += [NO_PLACE] * len(item.heads[rank]) + [own] * len(item.bodies[j])
+        columns = layout.add_branch(len(item.prompt), tokens, places)
+        for begin, j in zip(begins, order, strict=True) if item.choices else ():
+            layout.read_choices(columns[begin:], tokens[begin:], item.choices[j], j)
         return layout
 
 

@@ -249,7 +249,8 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
     ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
     assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ALL_MODES, 4)
-    assert chosen == {"style": "label", "like": None, "max_tokens": None, "skip_bad_rows": False}
+    own = {"strength": None, "strength_by": None}  # the run's
+    assert chosen == {"style": "label", "like": None, "max_tokens": None, "skip_bad_rows": False} | own
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,8 @@ def test_rank_prints_documents_as_they_are(run, pipeline, tmp_path):
     assert code == 0
     assert "[b]old" in out
     assert "0.2500" in out
-    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}, None, None), {})]
+    own = dict.fromkeys(("style", "max_tokens", "strength", "strength_by"))
+    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}), own)]
 
 
 def test_rank_prints_json(run, pipeline):

@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 from test_objectives_irpo import slots
+from tiny import tiny_model
+from training_lists import bumped, encoded, method
 
 from irpo.lists import ScoredLists, more_noise
 from irpo.objectives import OBJECTIVES, loss
 from irpo.objectives.direct import policy_gradient
 from irpo.positional import POSITIONAL_METRICS
-from irpo.training.method import Noise
+from irpo.scoring.models import LoraOptions, add_lora
+from irpo.training.method import Noise, table_of
 from irpo.types import UserError
 
 DOUBLE = torch.float64
@@ -205,6 +208,26 @@ def test_a_slot_is_one_decision_of_the_policy():
     last = math.exp(s[2]) / (math.exp(s[0]) + math.exp(s[2])) * (second - 1 / 2)
     expected = (sum(p * r for p, r in zip(top, regrets, strict=True)) + last) / best
     assert rows.per_list(OBJECTIVES.build("pl_rank")(rows)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["pl_rank", "approx_ndcg"])
+@pytest.mark.parametrize("scorer", ["independent", "stepwise"])
+def test_a_lists_loss_is_its_own_whoever_stands_in_its_batch(name, scorer):
+    """Among lists of other lengths, and one without a label, which a walk does not walk."""
+    of, model = method(name, scorer), bumped(add_lora(tiny_model(), LoraOptions(r=4), seed=0))
+    items = encoded("label" if scorer == "stepwise" else "text", count=4)
+    items[1] = items[1].without_labels()
+
+    def losses(some):
+        batch, noise = of.batch(some, 0, Noise()), Noise()
+        reference = of.reference_scores(model, batch, noise, {})
+        return of.loss(table_of(batch, of.policy_scores(model, batch, noise, reference), reference, noise)).tolist()
+
+    with torch.no_grad():
+        together, alone = losses(items), [losses([item])[0] for item in items]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert together[1] == 0
+    assert min(together[0], together[2], together[3]) > 0.01
 
 
 def test_approx_ndcg_by_hand():

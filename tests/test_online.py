@@ -18,6 +18,7 @@ from irpo.config.schema import load_config
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking import SAMPLERS, Drawn, Sampling
+from irpo.ranking.choosing import choice_of_run
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.tokens import prompted
 from irpo.training.job import method_of
@@ -100,6 +101,19 @@ def test_rounds_leave_adapters_states_and_curves(method, tmp_path, scripted):
         assert load_config([tmp_path / f"rounds/{number:03d}/config.yaml"]) == run.config  # a run that can be used
     log = [json.loads(line) for line in (tmp_path / "rounds/002/log.jsonl").read_text().splitlines()]
     assert all(torch.tensor(line.get("loss", 0.0)).isfinite() for line in log)
+
+
+def test_every_round_keeps_and_is_measured_at_its_own_strength(tmp_path, scripted):
+    run = job("reinforce", "ranking.strength=auto", "ranking.temperature=2")
+    run_rounds(run, tmp_path, quiet)
+    for number in range(3):
+        home = tmp_path / f"rounds/{number:03d}"
+        choice = choice_of_run(home, run.config)
+        measures = json.loads((home / "state.json").read_text())["measures"]
+        assert measures["score NDCG@10"] == pytest.approx(max(choice.curve.values()), abs=1e-6)
+        assert (choice.lists, choice.temperature) == (3, 2.0)
+    assert choice_of_run(tmp_path / "rounds/000", run.config).strength.plain  # nothing is learnt yet
+    assert run.choice() == choice
 
 
 def test_dropped_answers_stand_in_the_state(tmp_path, scripted):

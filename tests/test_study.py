@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import study
 import study_trial
 from study_cases import ANCHORS, BETAS, GROUPS, QUICK, RATES, Piece, Setting, cases, chosen, pieces, points, trials
-from study_found import Found, holm, interval, short, verdicts
+from study_found import Found, interval, short, verdicts
 from study_tables import tables
 from study_trial import relabelled
 
@@ -152,12 +152,6 @@ def test_lines_of_another_model_or_protocol_are_not_taken(tmp_path):
     text = "".join(json.dumps(line) + "\n" for line in [*lines, other])
     (tmp_path / "study.0.jsonl").write_text(text)
     assert set(study.finished(tmp_path, QUICK)) == {"a", "c"}  # more trials or seeds make no other figures
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([3 * 0.01, 2 * 0.03, 2 * 0.03])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_an_interval_knows_seeds_and_wishes():

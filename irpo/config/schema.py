@@ -163,6 +163,9 @@ class OnlineConfig(_Section):
     updates_per_round: Positive = 20  # takes the place of training.updates and training.epochs
     prompts_per_round: Positive | None = None  # None: as many as the round's updates need
     samples: Positive = 4  # answers to each prompt
+    # constrained: along the walks of constrained decoding, so that every answer is whole; probabilities, in training as
+    # well, are then those among what was allowed
+    draw: Literal["free", "constrained"] = "free"
     temperature: Annotated[float, Field(gt=0)] = 1.0
     max_response_tokens: Positive | None = None  # None: a complete list and a few more; needed in the style response
     sampler: PluginSpec = {"name": "transformers"}

@@ -1,4 +1,4 @@
-"""Tables for people: one evaluation, or several side by side, as Markdown and for a terminal of 80 columns."""
+"""Tables for people: one evaluation, or several side by side, as Markdown, for a terminal and for a log file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,7 @@ STRICT = (
     "repaired: such candidates follow in a fixed random order"
 )
 NAMED = "named: share of a list's candidates that the answer names (coverage)"
+_UNBROKEN = 10_000  # columns: more than a line of ours has
 _SHORT = {"strict": "{mode} (named)", "repaired": "repaired"}  # headers that leave room for methods
 
 
@@ -45,9 +47,8 @@ class Grid:
         return "\n".join([table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
 
     def table(self) -> Table:
-        """The same for a terminal; the notes are its caption."""
-        table = Table(title=self.title, title_justify="left", title_style="bold", caption_justify="left")
-        table.caption = "\n".join(self.notes) or None
+        """The same for a terminal, without its notes."""
+        table = Table(title=self.title, title_justify="left", title_style="bold")
         for j, name in enumerate(self.header):
             table.add_column(name, justify="right" if j else "left", no_wrap=j > 0)
         for i, row in enumerate(self.rows):
@@ -56,6 +57,15 @@ class Grid:
             cells = (Text(printable(cell), style="bold" if (i, j) in self.best else "") for j, cell in enumerate(row))
             table.add_row(*cells)
         return table
+
+    def show(self, console: Console | None = None) -> None:
+        """Print table and notes on stdout: at a terminal's width; elsewhere no line is broken."""
+        console = console or Console()
+        if not console.is_terminal:
+            console = Console(file=console.file, width=_UNBROKEN)
+        console.print(self.table())
+        for note in self.notes:
+            console.print(Text(printable(note)))
 
 
 def _escaped(cell: str) -> str:
@@ -96,7 +106,7 @@ def overview(summary: Summary) -> Grid:
     rows = summary.rows
     answered = any(row.answers.problems is not None for row in rows)
     cells = tuple(
-        (row.name, *(_number(row.measures[c]) for c in columns), *([_named(row)] if answered else [])) for row in rows
+        (row.name, *(number(row.measures[c]) for c in columns), *([_named(row)] if answered else [])) for row in rows
     )
     best = frozenset(cell for j, c in enumerate(columns, 1) for cell in _best(rows, c, j))
     first = next((i for i, row in enumerate(rows) if row.baseline), 0)
@@ -129,16 +139,10 @@ def cuts(summary: Summary) -> str:
     )
 
 
-def comparison(
-    results: Mapping[str, Summary],
-    measure: str | None = None,
-    p_values: Mapping[str, float] | None = None,
-    p_note: str = "",
-) -> Grid:
+def comparison(results: Mapping[str, Summary], measure: str | None = None) -> Grid:
     """Methods by modes on one measure (the main one by default), the coverage of free generation in brackets.
 
-    All evaluations must be of the same lists and modes. `p_values`, where given, are shown for the methods that have
-    one; `p_note` says which test they are of.
+    All evaluations must be of the same lists and modes.
     """
     first = next(iter(results.values()))
     measure = measure or first.main_measure
@@ -146,24 +150,22 @@ def comparison(
     found = {method: {row.name: row for row in summary.rows} for method, summary in results.items()}
     cells = []
     for method, rows in found.items():
-        shown = [_number(rows[mode.name].measures[measure]) + _coverage(rows[mode.name]) for mode in modes]
-        cells.append((method, *shown, *([_p_value(p_values.get(method))] if p_values else [])))
+        shown = [number(rows[mode.name].measures[measure]) + _coverage(rows[mode.name]) for mode in modes]
+        cells.append((method, *shown))
     best = frozenset(
         cell
         for j, mode in enumerate(modes, start=1)
         for cell in _best([rows[mode.name] for rows in found.values()], measure, j)
     )
-    without = [f"{row.name} {_number(row.measures[measure])}" for row in first.rows if row.baseline]
+    without = [f"{row.name} {number(row.measures[measure])}" for row in first.rows if row.baseline]
     answered = [STRICT, NAMED] if any(mode.part for mode in modes) else []
     notes = (
         *([f"without a model: {', '.join(without)}"] if without else []),
         *answered,
         gains([measure], first.relevant_from),
-        *([p_note] if p_values and p_note else []),
     )
     headers = (_SHORT[mode.part].format(mode=mode.mode) if mode.part else mode.name for mode in modes)
-    header = ("method", *headers, *(["p"] if p_values else []))
-    return Grid(f"{measure} on {first.lists} lists", header, tuple(cells), notes, best)
+    return Grid(f"{measure} on {first.lists} lists", ("method", *headers), tuple(cells), notes, best)
 
 
 def markdown(summary: Summary) -> str:
@@ -193,7 +195,7 @@ def _told(value: object) -> str:
 
 def _every_measure(summary: Summary) -> Grid:
     rows = summary.rows
-    cells = tuple((m, *(_number(row.measures[m]) for row in rows)) for m in _telling(summary))
+    cells = tuple((m, *(number(row.measures[m]) for row in rows)) for m in _telling(summary))
     notes = (gains(_telling(summary), summary.relevant_from),)
     return Grid("Every measure", ("measure", *(row.name for row in rows)), cells, notes)
 
@@ -203,8 +205,8 @@ def _intervals(summary: Summary) -> Grid:
     cells = tuple(
         (
             row.name,
-            _number(row.measures[main]),
-            "-" if summary.groups < 2 else f"{_number(row.interval[0])} to {_number(row.interval[1])}",
+            number(row.measures[main]),
+            "-" if summary.groups < 2 else f"{number(row.interval[0])} to {number(row.interval[1])}",
             str(row.tied_lists),
             "-" if row.seconds is None else f"{row.seconds:.1f}",
             "-" if row.lists_per_second is None else f"{row.lists_per_second:.3g}",
@@ -223,7 +225,7 @@ def _problems(answers: Answers) -> Grid:
         ("answers that are exact permutations", answers.exact_permutations),
     )
     counts = (answers.problems or {}).items()
-    cells = (*((name, _percent(value)) for name, value in shares), *((name, str(count)) for name, count in counts))
+    cells = (*((name, percent(value)) for name, value in shares), *((name, str(count)) for name, count in counts))
     notes = (
         "missing: candidates not named; repeated: named again; unknown: names that no candidate has; "
         "unparseable: answers in which nothing could be read",
@@ -252,15 +254,16 @@ def _columns(summary: Summary) -> list[str]:
 
 def _best(rows: Sequence[Measured], measure: str, column: int) -> list[tuple[int, int]]:
     """The cells of the rows that are highest as printed, where not all are."""
-    shown = [_number(row.measures[measure]) for row in rows]
+    shown = [number(row.measures[measure]) for row in rows]
     return [(i, column) for i, text in enumerate(shown) if text == max(shown) != min(shown)]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A measure, as every table has it."""
     return f"{value:.3f}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     """Whole percent, but never 100 % where something is missing, nor 0 % where something is there."""
     whole = f"{100 * value:.0f}"
     if whole == "0" and value > 0:
@@ -271,14 +274,8 @@ def _percent(value: float) -> str:
 
 
 def _named(row: Measured) -> str:
-    return "" if row.baseline else _percent(row.answers.coverage)
+    return "" if row.baseline else percent(row.answers.coverage)
 
 
 def _coverage(row: Measured) -> str:
-    return f" ({_percent(row.answers.coverage)})" if row.part == "strict" else ""
-
-
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return ""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f" ({percent(row.answers.coverage)})" if row.part == "strict" else ""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import track
+from typing import Any
 
 from irpo.evaluation.baselines import baselines
 from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
 from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
+from irpo.progress import watched
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking.choosing import spelt
 from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
@@ -21,8 +19,6 @@ from irpo.scorers import SCORERS
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.strength import PLAIN, Strength
 from irpo.types import RankingExample, UserError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     _require_apart(examples)
-    common = (options.length, options.seed, options.lists_per_batch, _watched, options.strength)
+    common = (options.length, options.seed, options.lists_per_batch, watched, options.strength)
     ranker = Ranker(model, builder, scorer, *common)
     for mode in options.built:
         ranker.require(mode)
@@ -104,9 +100,3 @@ def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerRe
         query_tokens_cut=sum(x.query_cut for x in lists),
         special_texts=sum(x.special_texts for x in lists),
     )
-
-
-def _watched(batches: Sequence[T], what: str) -> Iterable[T]:
-    """A progress bar where a person looks on."""
-    console = Console(stderr=True)
-    return track(batches, what, console=console, transient=True, disable=not console.is_terminal)

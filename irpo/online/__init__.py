@@ -33,6 +33,7 @@ class Course:
 
     compares: bool = True  # the answers to a prompt are its candidates; False: each drawn ranking is a list of its own
     every_update: bool = False  # answers are drawn anew at each update, from the policy as it then is, not once a round
+    constrains: bool = False  # it trains on answers that were drawn along walks as well (`online.draw: constrained`)
     earlier: int | None = 0  # rounds whose answers compete again, so that all ask the same prompts; None: all of them
 
 

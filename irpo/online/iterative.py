@@ -12,7 +12,7 @@ from irpo.evaluation.results import kind_of
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Policy, Round
 from irpo.prompting.parsing import parse_ranking
-from irpo.ranking import Drawn
+from irpo.ranking import Drawn, path_of
 from irpo.scoring.tokens import EncodedList, PromptedList
 from irpo.training.method import Method
 from irpo.types import Style, UserError
@@ -23,7 +23,7 @@ from irpo.types import Style, UserError
 class Iterative:
     """Rankings that the policy drew become in-context lists with the ground truth's labels (IRPO 6.1)."""
 
-    course: ClassVar[Course] = Course(compares=False)
+    course: ClassVar[Course] = Course(compares=False, constrains=True)
 
     def require_sound(self, online: OnlineConfig, style: Style, method: Method) -> None:
         drawn = method.scorer.as_given or getattr(method.objective, "target_order", "") == "given"
@@ -32,10 +32,18 @@ class Iterative:
                 "online.method 'iterative' trains on the drawn order: method.scorer={name: list, order: given}, or an "
                 "objective with target_order: given"
             )
+        if online.draw == "constrained" and not method.scorer.as_given:
+            raise UserError(
+                "online.draw 'constrained' with the method 'iterative' scores the choices of the drawn order: set "
+                "method.scorer={name: list, order: given}"
+            )
 
     def lists(self, policy: Policy, now: Round) -> tuple[list[EncodedList], Account]:
         answers = policy.draw(now.questions, now.key)
-        kept, dropped = drawn_lists(now.questions, answers)
+        if policy.options.draw == "constrained":
+            kept, dropped = whole_lists(now.questions, answers), Counter[str]()
+        else:
+            kept, dropped = drawn_lists(now.questions, answers)
         return kept, {"answers": sum(map(len, answers)), "kept": len(kept), "dropped": dict(sorted(dropped.items()))}
 
     def measures(self, policy: Policy, questions: Sequence[PromptedList]) -> dict[str, float]:
@@ -60,6 +68,17 @@ def drawn_lists(
             else:
                 kept.append(in_order(question.tokens, ranking.order, f"{question.example.id}#{number}"))
     return kept, dropped
+
+
+def whole_lists(questions: Sequence[PromptedList], answers: Sequence[Sequence[Drawn]]) -> list[EncodedList]:
+    """Answers drawn along walks, as lists in their order that are scored by their choices; none is left out."""
+    kept: list[EncodedList] = []
+    for question, samples in zip(questions, answers, strict=True):
+        for number, sample in enumerate(samples):
+            path = path_of(question.tokens, sample.tokens)
+            item = in_order(question.tokens, path.order, f"{question.example.id}#{number}")
+            kept.append(replace(item, choices=path.of_candidates(question.tokens)))
+    return kept
 
 
 def in_order(item: EncodedList, order: Sequence[int], id: str) -> EncodedList:

@@ -9,8 +9,8 @@ from typing import Any
 
 from irpo.config.schema import OnlineConfig
 from irpo.online.questions import seed_of
-from irpo.ranking import SAMPLERS, Drawn, Sampler, Sampling
-from irpo.scoring.tokens import EncodedList, PromptedList
+from irpo.ranking import SAMPLERS, Drawn, Sampler, Sampling, WholeSampler
+from irpo.scoring.tokens import Choices, EncodedList, PromptedList
 
 Key = tuple[str | int, ...]
 
@@ -31,6 +31,10 @@ class Policy:
         sampler: Sampler = SAMPLERS.build(self.options.sampler)
         sampling = Sampling(temperature or self.options.temperature, self.options.samples, seed_of(self.seed, *key))
         items = [question.tokens for question in questions]
+        if self.options.draw == "constrained":
+            if not isinstance(sampler, WholeSampler):
+                raise ValueError(f"sampler {self.options.sampler['name']!r} draws free answers alone")
+            return sampler.whole(self.model, self.tokenizer, items, sampling)
         return sampler(self.model, self.tokenizer, items, sampling, self.options.max_response_tokens)
 
 
@@ -54,6 +58,11 @@ class Round:
         return [self.folder.parent / f"{number:03d}" for number in range(first, self.number)]
 
 
-def as_answers(item: EncodedList, answers: Sequence[tuple[int, ...]], rewards: Sequence[float]) -> EncodedList:
-    """Whole answers to the item's prompt as its candidates, with rewards for labels."""
-    return EncodedList(item.id, item.prompt, ((),) * len(answers), tuple(answers), (), tuple(rewards))
+def as_answers(
+    item: EncodedList,
+    answers: Sequence[tuple[int, ...]],
+    rewards: Sequence[float],
+    choices: tuple[Choices, ...] = (),
+) -> EncodedList:
+    """Whole answers to the prompt as its candidates, rewards for labels; `choices` where drawn along walks."""
+    return EncodedList(item.id, item.prompt, ((),) * len(answers), tuple(answers), (), tuple(rewards), choices)

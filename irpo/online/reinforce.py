@@ -11,8 +11,9 @@ from irpo.objectives.policy_gradient import Reinforce as Objective
 from irpo.online import ON_POLICY, Account, Course
 from irpo.online.policy import Policy, Round, as_answers
 from irpo.online.rewards import REWARDS, Reward, require_judge
+from irpo.ranking import path_of
 from irpo.registry import plugin_field
-from irpo.scoring.tokens import EncodedList, PromptedList
+from irpo.scoring.tokens import Choices, EncodedList, PromptedList
 from irpo.training.method import Method
 from irpo.types import Style, UserError
 
@@ -22,7 +23,7 @@ from irpo.types import Style, UserError
 class Reinforce:
     """Answers drawn at every update, with a reward; for the objective `reinforce` (Williams 1992)."""
 
-    course: ClassVar[Course] = Course(every_update=True)
+    course: ClassVar[Course] = Course(every_update=True, constrains=True)
 
     reward: Reward = plugin_field(REWARDS, "labels")
 
@@ -42,10 +43,13 @@ class Reinforce:
 
     def lists(self, policy: Policy, now: Round) -> tuple[list[EncodedList], Account]:
         drawn = policy.draw(now.questions, now.key)
-        lists = [
-            as_answers(q.tokens, [s.tokens for s in samples], self.reward(q, [s.text for s in samples]))
-            for q, samples in zip(now.questions, drawn, strict=True)
-        ]
+        lists = []
+        for question, samples in zip(now.questions, drawn, strict=True):
+            rewards = self.reward(question, [s.text for s in samples])
+            choices: tuple[Choices, ...] = ()
+            if policy.options.draw == "constrained":
+                choices = tuple(path_of(question.tokens, s.tokens).of_answer for s in samples)
+            lists.append(as_answers(question.tokens, [s.tokens for s in samples], rewards, choices))
         return lists, {"answers": sum(map(len, drawn)), "kept": len(lists)}
 
     def measures(self, policy: Policy, questions: Sequence[PromptedList]) -> dict[str, float]:

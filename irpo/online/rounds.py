@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from irpo.config.schema import RUN_CONFIG, OnlineConfig, RunConfig
 from irpo.evaluation import EvaluationOptions, evaluate
-from irpo.online import ON_POLICY, Account, OnPolicy
+from irpo.online import ON_POLICY, Account, Course, OnPolicy
 from irpo.online.curves import State, write_curves
 from irpo.online.policy import Policy, Round, as_answers
 from irpo.online.questions import choose, seed_of
 from irpo.progress import BEST
 from irpo.prompting.prompts import PromptBuilder
-from irpo.ranking import SAMPLERS
+from irpo.ranking import SAMPLERS, WholeSampler
 from irpo.ranking.choosing import Choice
 from irpo.runs import chooses, finished_rounds, fresh_round, restore, round_folder, save_round, write_choice
 from irpo.scoring.strength import Strength
@@ -30,7 +30,7 @@ from irpo.tasks import TASKS, relevant_from
 from irpo.training.job import computes_mixed
 from irpo.training.method import Method
 from irpo.training.validation import Validation, choice_of
-from irpo.types import RankingExample, UserError
+from irpo.types import RankingExample, Style, UserError
 
 if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
     from irpo.training.trainer import ListTrainer
@@ -125,6 +125,8 @@ def require_sound(config: RunConfig, method: Method) -> None:
         # The policy that draws would be another than the one that is differentiated.
         raise UserError(f"model.lora.dropout = {lora.dropout:g}; {name} draws from the policy: set it to 0")
     on_policy.require_sound(online, style, method)
+    if online.draw == "constrained":
+        _require_walks(online, on_policy.course, style, method)
     if getattr(SAMPLERS.build(online.sampler), "by_name", False):
         what = f"sampler {online.sampler['name']!r} loads the base model by name"
         if (Path(config.model.name) / RUN_CONFIG).is_file():
@@ -144,6 +146,28 @@ def _require_comparable(online: OnlineConfig, method: Method) -> None:
         method.lay_out([as_answers(EncodedList("", (1,), (), (), (), ()), [(1, 1), (1, 2)], [1.0, 0.0])])
     except UserError as error:
         raise UserError(f"{what} scores whole answers: set method.scorer=independent ({error})") from None
+
+
+def _require_walks(online: OnlineConfig, course: Course, style: Style, method: Method) -> None:
+    """`UserError` where answers cannot be drawn along walks, or cannot be scored by their choices."""
+    what = "online.draw 'constrained'"
+    if style == "response":
+        raise UserError(
+            f"{what} draws permutations of the candidates; prompt.style 'response' has none: set it to free"
+        )
+    if not course.constrains:
+        raise UserError(f"{what}: online.method {online.method['name']!r} trains on free answers; set it to free")
+    if not isinstance(SAMPLERS.build(online.sampler), WholeSampler):
+        raise UserError(
+            f"{what}: sampler {online.sampler['name']!r} draws free answers; set online.sampler=transformers"
+        )
+    if online.max_response_tokens is not None:
+        raise UserError(f"{what} draws whole answers; online.max_response_tokens, which cuts them, must be null")
+    if method.length != "sum":
+        raise UserError(f"{what} follows the probability of a walk's choices: method.length is sum")
+    toy = EncodedList("", (1,), ((1,),) * 2, ((1, 2), (1, 3)), (4,), (1.0, 0.0), (((1, (2, 3)),), ()))
+    if not method.scorer.layout(toy).among:
+        raise UserError(f"{what}: scorer {type(method.scorer).__name__} does not score the choices of a walk")
 
 
 def asked(questions: Sequence[PromptedList], on_policy: OnPolicy, config: RunConfig, number: int) -> list[PromptedList]:

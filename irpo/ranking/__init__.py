@@ -10,7 +10,8 @@ from irpo.ranking.decoding import (
     sample_answers,
     sample_text,
 )
-from irpo.ranking.sampling import SAMPLERS, Sampler
+from irpo.ranking.drawing import draw_whole, path_of
+from irpo.ranking.sampling import SAMPLERS, Sampler, WholeSampler
 from irpo.ranking.walk import Walk
 
 __all__ = [
@@ -19,10 +20,13 @@ __all__ = [
     "Sampler",
     "Sampling",
     "Walk",
+    "WholeSampler",
     "answer_tokens",
     "constrained_ranking",
+    "draw_whole",
     "generate_text",
     "in_batches",
+    "path_of",
     "sample_answers",
     "sample_text",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from irpo.config.schema import RunConfig
 from irpo.measures import ndcg
@@ -38,7 +39,7 @@ def strength_value(word: str | float) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
+    if not value > 0:
         raise UserError(f"strength {word!r}: give a number above 0, or 'reward'; a run's own choice is the default")
     return value
 
@@ -113,7 +114,7 @@ def choice_of_run(folder: str | Path, config: RunConfig) -> Choice:
         return Choice.of(read_json(Path(folder) / CHOICE))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
-            f"{folder}: the run has no whole '{CHOICE}', its choice of a strength; use train --resume, or give one"
+            f"{folder}: the run has no whole '{CHOICE}', its choice of a strength; use train --resume"
         ) from None
 
 
@@ -141,29 +142,34 @@ def best_of(curve: Mapping[float, float]) -> float:
 
 
 def fitted_temperature(scores: Sequence[Tensor], relevant: Sequence[Sequence[bool]]) -> float | None:
-    """The T in [1e-4, 1e4] under which softmax(s / T) over a list is likeliest, or None where no list tells.
+    """The T under which softmax(s / T) over a list is likeliest, None where no T in 1e-4 to 1e4 is or no list tells.
 
     Temperature scaling (Guo et al. 2017, arXiv 1706.04599): it maximises the sum over lists of sum_j q_j log
     softmax(s / T)_j, the target q the relevant candidates' share, 1 / their number for each and 0 for the others. In
     1 / T that is concave; its slope sum_j (q_j - softmax(s / T)_j) s_j is brought to 0 by halving the interval. A list
-    without a relevant candidate, with equal scores alone, or with one that is no number, tells nothing.
+    without a relevant candidate, with equal scores alone, or with one that is no number, tells nothing; where scores
+    part the relevant candidates wholly from the others, or have them behind, the likeliest T is 0 or has no end.
     """
     pairs = zip(scores, (torch.tensor(list(row), dtype=torch.float64) for row in relevant), strict=True)
-    told = [(s.double(), y / y.sum()) for s, y in pairs if y.any() and s.isfinite().all() and s.min() < s.max()]
+    # From the highest score on, so that what is lost in rounding a probability to 1 is multiplied by 0.
+    told = [
+        (s.double() - s.max(), y / y.sum()) for s, y in pairs if y.any() and s.isfinite().all() and s.min() < s.max()
+    ]
     if not told:
         return None
-    table = torch.nn.utils.rnn.pad_sequence([s for s, _ in told], batch_first=True, padding_value=-math.inf)
-    wanted = sum(float((q * s).sum()) for s, q in told)
+    table = pad_sequence([s for s, _ in told], batch_first=True, padding_value=-math.inf)
+    target = pad_sequence([q for _, q in told], batch_first=True)
     finite = torch.where(table.isfinite(), table, 0.0)
 
     def too_cold(temperature: float) -> bool:
-        return float((torch.softmax(table / temperature, -1) * finite).sum()) > wanted
+        return bool(((target - torch.softmax(table / temperature, -1)) * finite).sum() < 0)
 
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if too_cold(math.exp(middle)) else (low, middle)
-    return math.exp((low + high) / 2)
+    ends = (math.log(COLDEST), math.log(HOTTEST))
+    return math.exp((low + high) / 2) if ends[0] < low and high < ends[1] else None
 
 
 def probabilities(scores: Sequence[float], temperature: float) -> list[float]:

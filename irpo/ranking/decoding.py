@@ -14,7 +14,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 
 from irpo.chance import key_of, number_of
 from irpo.prompting.prompts import positions
-from irpo.ranking.guided import follow
+from irpo.ranking.guided import Pick, follow, most_likely
 from irpo.ranking.walk import Walk
 from irpo.scoring.head import soft_cap
 from irpo.scoring.strength import PLAIN, Strength, Way
@@ -45,6 +45,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.samples < 1:
             raise ValueError(f"sampling needs a temperature > 0 and at least one sample: {self}")
+
+    def seeds(self, items: Sequence[EncodedList]) -> list[int]:
+        """The seed of each answer's own random state: the samples of the first list, then those of the next."""
+        numbers = range(self.samples)
+        return [number_of(key_of(self.seed, item.id, number), octets=7) for item in items for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,8 @@ def sample_answers(
     `UserError` at strength `reward`.
     """
     repeated = [item for item in items for _ in range(sampling.samples)]
-    noise = [
-        number_of(key_of(sampling.seed, item.id, number), octets=7)
-        for item in items
-        for number in range(sampling.samples)
-    ]
-    how = _Writing(lists_per_batch, max_new_tokens, sampling.strength, (sampling.temperature, noise))
+    noise = (sampling.temperature, sampling.seeds(items))
+    how = _Writing(lists_per_batch, max_new_tokens, sampling.strength, noise)
     found = _answers(model, tokenizer, repeated, how)
     return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
@@ -145,11 +146,22 @@ def constrained_ranking(
     tokens the first is named first. Ends as soon as one candidate is left; a token that is forced costs no decision
     (`irpo.ranking.guided`).
     """
+    return [Ranking(order) for order in whole_orders(model, items, lists_per_batch, strength)]
 
-    def decode(runner: Any, chosen: Sequence[int]) -> list[Ranking]:
+
+def whole_orders(
+    model: Any,
+    items: Sequence[EncodedList],
+    lists_per_batch: int | None,
+    strength: Strength,
+    picks: Callable[[Sequence[int]], Pick] = lambda _: most_likely,
+) -> list[tuple[int, ...]]:
+    """The orders in which walks place the candidates; `picks` says what the walks of a batch, by index, choose by."""
+
+    def decode(runner: Any, chosen: Sequence[int]) -> list[tuple[int, ...]]:
         walks = [Walk(items[i]) for i in chosen]
-        follow(runner, [items[i].prompt for i in chosen], walks, strength)
-        return [Ranking(walk.order) for walk in walks]
+        follow(runner, [items[i].prompt for i in chosen], walks, strength, picks(chosen))
+        return [walk.order for walk in walks]
 
     return _in_batches(model, items, lists_per_batch, decode)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,24 @@ from irpo.scoring.whole import one_row, sequence_states
 
 _NOBODY = -1  # the position of a column that is padding
 
+# Walks by their number, and the logits (R, A) of the tokens that each may take, -inf behind them: the columns taken.
+Pick = Callable[[Sequence[int], Tensor], list[int]]
 
-def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk], strength: Strength = PLAIN) -> int:
-    """Take every walk to its end, always by the most likely of the allowed tokens; returns the number of passes.
+
+def most_likely(_: Sequence[int], logits: Tensor) -> list[int]:
+    """The highest of each row, the first of equals."""
+    best: list[int] = logits.masked_fill(logits.isnan(), -torch.inf).argmax(-1).tolist()
+    return best
+
+
+def follow(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    walks: Sequence[Walk],
+    strength: Strength = PLAIN,
+    pick: Pick = most_likely,
+) -> int:
+    """Take every walk to its end by the tokens that `pick` takes of those allowed; returns the number of passes.
 
     A row's tokens up to its next decision go through the model in one pass, padded on the left, so that the last column
     of a pass is a decision in every row. A row that is done leaves the batch. A pass waits for the device once, for its
@@ -36,9 +51,9 @@ def follow(model: Any, prompts: Sequence[Sequence[int]], walks: Sequence[Walk], 
         allowed = [walks[row].allowed() for row in rows]
         logits = text.extend([runs[row] for row in rows], allowed)
         passes += len(ways)
-        for row, token in zip(rows, _most_likely(strength.of(logits), allowed), strict=True):
-            walks[row].step(token)
-            runs[row] = [token, *walks[row].advance()]
+        for row, tokens, taken in zip(rows, allowed, pick(rows, strength.of(logits)), strict=True):
+            walks[row].step(tokens[taken])
+            runs[row] = [tokens[taken], *walks[row].advance()]
         going = [index for index, row in enumerate(rows) if not walks[row].done]
         if 0 < len(going) < len(rows):
             text.keep(going)
@@ -60,7 +75,21 @@ class _Cached:
         self.fed = [0] * count  # tokens of each row that are cached
 
     def extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The allowed tokens' logits behind the rows' new runs, for each way; see `_logits`."""
+        """The allowed tokens' logits behind the rows' new runs, for each way; see `_logits`.
+
+        Texts that begin alike, as answers drawn to one prompt do, go through the model once.
+        """
+        begins = [(tuple(run), tuple(tokens)) for run, tokens in zip(runs, allowed, strict=True)]
+        different = list(dict.fromkeys(begins))
+        if self.held.shape[1] or len(different) == len(begins):
+            return self._extend(runs, allowed)
+        self.held, self.fed = self.held[: len(different)], self.fed[: len(different)]
+        found = self._extend([run for run, _ in different], [tokens for _, tokens in different])
+        places = [different.index(begin) for begin in begins]
+        self.keep(places)
+        return [logits[places] for logits in found]
+
+    def _extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
         width = max(map(len, runs))
         ids = torch.zeros(len(runs), width, dtype=torch.long)
         positions = torch.full_like(ids, _NOBODY)
@@ -143,9 +172,3 @@ def _logits(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> Ten
         logits = head(states)[row, token].float()
     values = torch.split(soft_cap(logits, model.config.get_text_config()), [len(tokens) for tokens in allowed])
     return pad_sequence(list(values), batch_first=True, padding_value=-torch.inf)
-
-
-def _most_likely(logits: Tensor, allowed: Sequence[Sequence[int]]) -> list[int]:
-    """Of each row's allowed tokens the most likely, the first of equals."""
-    best = logits.masked_fill(logits.isnan(), -torch.inf).argmax(-1).tolist()
-    return [tokens[index] for tokens, index in zip(allowed, best, strict=True)]

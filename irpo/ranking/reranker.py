@@ -71,32 +71,26 @@ class Reranker:
     ) -> Reranker:
         """A run's folder, `embedded`, a model's folder or a hub id; prompt, scorer and strength are the run's own.
 
-        `strength`, a number or "reward", takes the place of the one that the run was given or chose; so that the run's
-        temperature, which was fitted to other scores, no longer serves. A model without an adapter has strength 1.
-        `max_tokens` of prompt and answer may be as many as the model has positions. `like` lends a base model the
-        prompt, the scorer and the way of loading of a run.
+        `strength`, a number or "reward", takes the place of the one that the run was given or chose; a temperature
+        serves the scores that it was fitted to, of the run's own strength and prompt. `max_tokens`
+        of prompt and answer may be as many as the model has positions. `like` lends a base model the prompt, the scorer
+        and the way of loading of a run.
         """
         if max_tokens is not None:
             _require_room(name, max_tokens)
-        own_config = run_config(name)
-        choice = strengthened(choice_of_run(name, own_config) if own_config else Choice(), strength, strength_by)
-        config = own_config or like
+        own = run_config(name)
+        choice = strengthened(choice_of_run(name, own) if own else Choice(), strength, strength_by)
+        config = own or like
         load_plugins(config.plugins if config else ())
-        tokenizer = load_tokenizer(base_name(name))
+        builder = _builder(name, config, style, template, max_tokens)
+        model = _checked(load_weights(name, load_options(config) if config else None))
+        choice.strength.require(model)
         if config is None:
-            limit = max_tokens or (1024 if name == EMBEDDED else 4096)
-            builder = prompt_builder(tokenizer, template or "default", style or "text", limit)
-            model = _adapted(_checked(load_weights(name)), choice.strength)
-            return cls(model, tokenizer, builder, SCORERS.build("independent"), strength=choice.strength)
-        own = config.prompt
-        task = str(config.task["name"])
-        builder = prompt_builder(
-            tokenizer, template or own.template or task, style or own.style, max_tokens or own.max_tokens
-        )
-        scorer = SCORERS.build(config.method.scorer if style in (None, own.style) else "independent")
-        model = _adapted(_checked(load_weights(name, load_options(config))), choice.strength)
-        length = config.method.length
-        return cls(model, tokenizer, builder, scorer, length, choice.strength, choice.temperature)
+            return cls(model, builder.tokenizer, builder, SCORERS.build("independent"), strength=choice.strength)
+        as_trained = style in (None, config.prompt.style)
+        scorer = SCORERS.build(config.method.scorer if as_trained else "independent")
+        temperature = choice.temperature if as_trained and template is None else None
+        return cls(model, builder.tokenizer, builder, scorer, config.method.length, choice.strength, temperature)
 
     @property
     def ranker(self) -> Ranker:
@@ -152,10 +146,17 @@ def _checked(model: Any) -> Any:
     return model
 
 
-def _adapted(model: Any, strength: Strength) -> Any:
-    """The model, of which it is known from here on that it has the adapter that its strength needs."""
-    strength.require(model)
-    return model
+def _builder(
+    name: str, config: RunConfig | None, style: Style | None, template: str | None, max_tokens: int | None
+) -> PromptBuilder:
+    """How the model is asked: as the run was trained where nothing else is said."""
+    tokenizer = load_tokenizer(base_name(name))
+    if config is None:
+        limit = max_tokens or (1024 if name == EMBEDDED else 4096)
+        return prompt_builder(tokenizer, template or "default", style or "text", limit)
+    own = config.prompt
+    chosen = template or own.template or str(config.task["name"])
+    return prompt_builder(tokenizer, chosen, style or own.style, max_tokens or own.max_tokens)
 
 
 def _require_room(name: str, max_tokens: int) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from irpo.ranking.decoding import Drawn, Sampling, answer_limit, as_drawn, sample_answers
+from irpo.ranking.drawing import draw_whole
 from irpo.registry import Registry
 from irpo.scoring.models import four_bit_layers
 from irpo.scoring.tokens import EncodedList
@@ -19,7 +20,8 @@ from irpo.types import UserError
 class Sampler(Protocol):
     """A way of drawing answers; its fields are its options.
 
-    It may say `by_name`: that it loads the base model by its name, and is given the policy as a LoRA adapter.
+    It may say `by_name`: that it loads the base model by its name, and is given the policy as a LoRA adapter. It may be
+    a `WholeSampler` as well.
     """
 
     def __call__(
@@ -31,6 +33,15 @@ class Sampler(Protocol):
         max_new_tokens: int | None = None,
     ) -> list[list[Drawn]]:
         """`sampling.samples` answers to each list's prompt, in the given order of lists."""
+        ...
+
+
+@runtime_checkable
+class WholeSampler(Protocol):
+    """A sampler that can draw along walks too, for `online.draw: constrained`."""
+
+    def whole(self, model: Any, tokenizer: Any, items: Sequence[EncodedList], sampling: Sampling) -> list[list[Drawn]]:
+        """`sampling.samples` complete answers to each list's prompt, as `draw_whole` has them."""
         ...
 
 
@@ -54,6 +65,9 @@ class Transformers:
     ) -> list[list[Drawn]]:
         size = self.answers_per_batch
         return sample_answers(model, tokenizer, items, sampling, lists_per_batch=size, max_new_tokens=max_new_tokens)
+
+    def whole(self, model: Any, tokenizer: Any, items: Sequence[EncodedList], sampling: Sampling) -> list[list[Drawn]]:
+        return draw_whole(model, tokenizer, items, sampling, answers_per_batch=self.answers_per_batch)
 
 
 @SAMPLERS.register("vllm")

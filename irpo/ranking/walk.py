@@ -27,6 +27,11 @@ class Walk:
         return len(self._placed) >= len(self.item.bodies) - 1
 
     @property
+    def rank(self) -> int:
+        """The rank that the next choice decides, counted from 0: where there is a choice, the candidates placed."""
+        return len(self._placed)
+
+    @property
     def order(self) -> tuple[int, ...]:
         """The candidates placed, best first, then those left in the given order (at most one, once `done`)."""
         return (*self._placed, *self._left())

@@ -20,7 +20,12 @@ KEY = "run.json"  # of a run's folder: its key and the contents that it is made 
 Settings = dict[str, Any]  # by dotted name
 
 # Settings that came after there were runs, and what these did: at it they do not count, so that a run keeps its key.
-LATER: Settings = {"ranking.strength": 1, "ranking.strength_by": "logits", "ranking.temperature": None}
+LATER: Settings = {
+    "ranking.strength": 1,
+    "ranking.strength_by": "logits",
+    "ranking.temperature": None,
+    "online.draw": "free",
+}
 
 # What may differ between the halves of a run: it changes what is shown, measured afterwards, or how fast it goes.
 FREE = (

@@ -36,8 +36,11 @@ class ListBatch:
     cells: Tensor  # (N,)
     read_cell: Tensor  # (M,) into cells
     read_token: Tensor  # (M,)
-    read_place: Tensor  # (M,) into the flat table; B * I * K + b is the target list of list b
+    read_place: Tensor  # (M,) into the flat table; B * I * K + b is the target list of list b, and behind all those
+    # come the choices: what is allowed at the c-th is read to B * I * K + B + c, and its sum taken off `among_place[c]`
     read_ends: tuple[int, ...]  # (N,) reads of the cells up to each; reads are sorted by cell
+    among_read: Tensor  # (A,) the reads of tokens that are allowed at a choice
+    among_place: Tensor  # (C,)
     relevance: Tensor  # (B, K)
     mask: Tensor  # (B, K), True = a real candidate
     ranks: int  # I
@@ -85,7 +88,7 @@ def collate(
             starts[index] = number * width + column
             column += lengths[index]
         rows.append(_padded([(index, layouts[index]) for index in row], width, pad_id, left))
-    cells, reads = _places(layouts, [starts[index] for index in range(len(layouts))])
+    cells, reads, among, among_places = _places(layouts, [starts[index] for index in range(len(layouts))])
     size = max(layout.size for layout in layouts)
     relevance = torch.zeros(len(items), size)
     mask = torch.zeros(len(items), size, dtype=torch.bool)
@@ -106,6 +109,8 @@ def collate(
         read_token=read_token,
         read_place=read_place,
         read_ends=tuple(bisect_right(reads, (n, math.inf)) for n in range(len(cells))),
+        among_read=torch.tensor(among, dtype=torch.long),
+        among_place=torch.tensor(among_places, dtype=torch.long),
         relevance=relevance,
         mask=mask,
         ranks=max(layout.ranks for layout in layouts),
@@ -147,18 +152,32 @@ def _balanced(lengths: Sequence[int], by_length: Sequence[int], count: int) -> l
     return rows
 
 
-def _places(layouts: Sequence[Layout], starts: Sequence[int]) -> tuple[list[int], list[tuple[int, int, int]]]:
-    """The cells to take, and the reads (index of the cell, token, place in the flat table), sorted by cell."""
+def _places(
+    layouts: Sequence[Layout], starts: Sequence[int]
+) -> tuple[list[int], list[tuple[int, int, int]], list[int], list[int]]:
+    """The cells to take; the reads (index of the cell, token, place in the flat table), sorted by cell; which of them
+    are of tokens allowed at a choice; each choice's own place.
+    """
     size, ranks = max(layout.size for layout in layouts), max(layout.ranks for layout in layouts)
+    table = len(layouts) * ranks * size
+    first_choice = table + len(layouts)
     cells: dict[int, int] = {}
-    reads = []
+    reads: list[tuple[int, int, int]] = []
+    places: list[int] = []
+
+    def place_of(index: int, own: int) -> int:
+        rank, candidate = divmod(own, layouts[index].size)
+        return table + index if own == layouts[index].target_place else (index * ranks + rank) * size + candidate
+
     for index, layout in enumerate(layouts):
         for column, token, own in layout.reads:
-            rank, candidate = divmod(own, layout.size)
-            table = (index * ranks + rank) * size + candidate
-            place = len(layouts) * ranks * size + index if own == layout.target_place else table
-            reads.append((cells.setdefault(starts[index] + column, len(cells)), token, place))
-    return list(cells), sorted(reads)
+            reads.append((cells.setdefault(starts[index] + column, len(cells)), token, place_of(index, own)))
+        for column, tokens, own in layout.among:
+            cell = cells.setdefault(starts[index] + column, len(cells))
+            reads += [(cell, token, first_choice + len(places)) for token in tokens]
+            places.append(place_of(index, own))
+    reads.sort()
+    return list(cells), reads, [n for n, (_, _, place) in enumerate(reads) if place >= first_choice], places
 
 
 def _padded(parts: Sequence[tuple[int, Layout]], width: int, pad_id: int, left: bool) -> list[list[int]]:

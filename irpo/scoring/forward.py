@@ -50,20 +50,34 @@ class Scores:
 
 
 def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> Scores:
-    """One forward pass over a batch. `length: mean` divides a candidate's sum by its tokens; the target stays a sum."""
+    """One forward pass over a batch. `length: mean` divides a candidate's sum by its tokens; the target stays a sum.
+
+    A place that is read by choices gets log p(token) - log sum p(allowed) of each: the log-probability of the walk.
+    """
     lm = causal_lm(model)
     reads = (batch.read_cell, batch.read_token)
     head, config = lm.get_output_embeddings(), lm.config.get_text_config()
     logp = read_logprobs(head, config, hidden_states(model, batch), reads, batch.read_ends)
     lists, size = batch.mask.shape
     places = lists * batch.ranks * size
-    flat = logp.new_zeros(places + lists * batch.target).index_add(0, batch.read_place, logp)
+    ends = places + lists  # of the table, and of the target lists behind it
+    flat = logp.new_zeros(ends + len(batch.among_place)).index_add(0, batch.read_place, logp)
     tokens = torch.zeros_like(flat).index_add(0, batch.read_place, torch.ones_like(logp))
+    if len(batch.among_place):
+        flat = flat.index_add(0, batch.among_place, -_allowed(logp, batch, ends))
     counts = tokens[:places]
     table = flat[:places] / counts.clamp(min=1) if length == "mean" else flat[:places]
     shape = (lists, batch.ranks, size)
-    target = (flat[places:], tokens[places:]) if batch.target else (None, None)
+    target = (flat[places:ends], tokens[places:ends]) if batch.target else (None, None)
     return Scores(table.view(shape), (counts > 0).view(shape), *target)
+
+
+def _allowed(logp: Tensor, batch: ListBatch, ends: int) -> Tensor:
+    """log sum p of the tokens allowed at each choice, (C,)."""
+    values, choice = logp[batch.among_read], batch.read_place[batch.among_read] - ends
+    peak = values.new_full(batch.among_place.shape, -torch.inf)
+    peak = peak.scatter_reduce(0, choice, values.detach(), "amax")
+    return peak + torch.zeros_like(peak).index_add(0, choice, (values - peak[choice]).exp()).log()
 
 
 @torch.no_grad()

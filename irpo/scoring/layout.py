@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
-from irpo.scoring.tokens import EncodedList
+from irpo.scoring.tokens import Choices, EncodedList, Tokens
 from irpo.types import Style, target_order
 
 NO_PLACE = -1  # a token that is fed but whose log-probability nobody asks for
@@ -23,6 +23,9 @@ class Layout:
     `reads` are (column, token, place): log p(token | column's prefix) goes to that place of the list's table, candidate
     j at place j; where a scorer scores the candidates anew at each of `ranks` ranks, candidate j at rank i + 1 at place
     i * size + j. The target list's log-likelihood, where asked for, goes to the place after them.
+
+    `among` are (column, tokens, place): log sum p(tokens | column's prefix) is taken off that place, so that what is
+    read there is a choice among these tokens alone.
     """
 
     size: int
@@ -32,6 +35,7 @@ class Layout:
     positions: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)  # 0 = trunk
     reads: list[tuple[int, int, int]] = field(default_factory=list)
+    among: list[tuple[int, Tokens, int]] = field(default_factory=list)
 
     def grow_trunk(self, tokens: Sequence[int]) -> None:
         """Append tokens that every later branch sees; before the first branch only."""
@@ -59,6 +63,12 @@ class Layout:
         self.positions += range(trunk, trunk + len(tokens))
         self.branches += [branch] * len(tokens)
         return columns
+
+    def read_choices(self, columns: Sequence[int], tokens: Sequence[int], choices: Choices, place: int) -> None:
+        """Read of the tokens, which these columns predict, the choices alone; a token without one has probability 1."""
+        for at, allowed in choices:
+            self.reads.append((columns[at], tokens[at], place))
+            self.among.append((columns[at], allowed, place))
 
     @property
     def target_place(self) -> int:

@@ -12,6 +12,7 @@ from irpo.prompting.specials import tokenize
 from irpo.types import RankingExample, UserError
 
 Tokens = tuple[int, ...]
+Choices = tuple[tuple[int, Tokens], ...]  # places in an answer, counted from somewhere, and the tokens allowed there
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class EncodedList:
 
     `bodies[j]` is candidate j's own part, its terminator included; the scored span. Where there is no tail, the
     candidates make no list: each body is a whole answer of its own, its end of turn included.
+
+    `choices` are those of a list that was drawn in this very order along a walk, candidate by candidate, counted from
+    the first token of its body: all that it is scored by, each choice renormalised over the tokens allowed there.
     """
 
     id: str
@@ -28,6 +32,7 @@ class EncodedList:
     bodies: tuple[Tokens, ...]
     tail: Tokens
     relevance: tuple[float, ...]
+    choices: tuple[Choices, ...] = ()
 
     def answer(self, order: Sequence[int]) -> Tokens:
         """The complete answer that ranks the candidates in this order, end of turn included."""
@@ -47,7 +52,8 @@ class EncodedList:
     def only(self, chosen: Sequence[int]) -> EncodedList:
         """The same prompt with some of the candidates to score, in this order."""
         bodies, relevance = tuple(self.bodies[j] for j in chosen), tuple(self.relevance[j] for j in chosen)
-        return replace(self, bodies=bodies, relevance=relevance)
+        choices = tuple(self.choices[j] for j in chosen) if self.choices else ()
+        return replace(self, bodies=bodies, relevance=relevance, choices=choices)
 
     def without_labels(self) -> EncodedList:
         """The same list with every label 0: what evaluation may show to a scorer, so that no label can leak."""

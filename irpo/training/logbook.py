@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from irpo.processes import is_first
-from irpo.progress import BEST, SHOWN, say
+from irpo.progress import BEST, SHOWN, bars, lasting, say
 from irpo.runs import BEFORE, LOG, write_text
 from irpo.runs.checkpoints import PARTIAL
 from irpo.runs.key import read_json
@@ -78,26 +79,46 @@ class GoesOn(TrainerCallback):
         self._trainer.go_on(self._partial)
 
 
-class Progress(ProgressCallback):
-    """The Trainer's bar, with the latest figures beside it instead of a line of text for each."""
+class Progress(TrainerCallback):
+    """A bar with the latest figures beside it, where stderr is a terminal; else a line for each of them."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._latest: dict[str, str] = {}
+        self._task: Any = None
+        self._since, self._from = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The clock starts."""
+        self._since, self._from = time.perf_counter(), state.global_step
+        with bars() as shown:
+            of = {"total": state.max_steps, "completed": state.global_step, "whole": True}
+            self._task = shown.add_task("training", **of, figures="")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One update further."""
+        with bars() as shown:
+            shown.update(self._task, completed=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The bar goes."""
+        with bars() as shown:
+            shown.remove_task(self._task)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show what is new."""
-        self._latest |= {name: f"{logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})}
-        if self.training_bar is not None:
-            # In the order of `SHOWN`, not of their coming: what is last falls off a narrow screen.
-            self.training_bar.set_postfix({name: self._latest[name] for name in SHOWN.values() if name in self._latest})
+        new = {name: f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})}
+        self._latest |= new
+        with bars() as shown:
+            if not shown.disable:
+                # In the order of `SHOWN`, not of their coming: what is last falls off a narrow screen.
+                latest = ", ".join(self._latest[name] for name in SHOWN.values() if name in self._latest)
+                shown.update(self._task, figures=latest)
+            elif new:
+                say(f"update {state.global_step} of {state.max_steps}{self._left(state)}: {', '.join(new.values())}")
 
-
-class Lines(TrainerCallback):
-    """The same figures, a line each, where stderr is no terminal."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Say what is new."""
-        figures = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})]
-        if figures:
-            say(f"update {state.global_step} of {state.max_steps}: {', '.join(figures)}")
+    def _left(self, state: Any) -> str:
+        """How long the rest takes at the speed so far."""
+        done, rest = state.global_step - self._from, state.max_steps - state.global_step
+        if done <= 0 or rest <= 0:
+            return ""
+        return f" ({lasting((time.perf_counter() - self._since) / done * rest)} left)"

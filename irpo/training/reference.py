@@ -70,7 +70,9 @@ def reference_tables(  # noqa: PLR0913 - a model, its lists and how they are sco
 
 def list_key(layout: Layout, length: Length) -> str:
     """32 hex digits of everything that a list's scores depend on, the model aside."""
-    told = [layout.ids, layout.positions, layout.branches, layout.reads, layout.size, layout.ranks, length]
+    told: list[Any] = [layout.ids, layout.positions, layout.branches, layout.reads, layout.size, layout.ranks, length]
+    if layout.among:
+        told.append(layout.among)
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 

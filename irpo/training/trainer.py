@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from transformers import (
 
 from irpo.config.schema import RankingConfig, TrainingConfig
 from irpo.lists import ScoredLists
-from irpo.progress import BEST, Tally, forget_peak, say
+from irpo.progress import BEST, Tally, bars, forget_peak, say
 from irpo.runs import checkpoints
 from irpo.scoring.batching import ListBatch
 from irpo.scoring.forward import TOKENS_PER_BATCH
@@ -36,7 +35,7 @@ from irpo.scoring.models import trainable_parameters
 from irpo.scoring.strength import named
 from irpo.scoring.tokens import EncodedList
 from irpo.training.figures import figures
-from irpo.training.logbook import GoesOn, Lines, Logbook, Progress
+from irpo.training.logbook import GoesOn, Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
@@ -92,7 +91,7 @@ class ListTrainer(Trainer):
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
         if not args.disable_tqdm:
-            self.add_callback(Progress() if sys.stderr.isatty() else Lines())
+            self.add_callback(Progress())
         if method.reference == "precomputed" and method.objective.needs.reference:
             # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
             with self._autocast():
@@ -183,6 +182,11 @@ class ListTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
+
+    def train(self, *given: Any, **named: Any) -> Any:
+        """The Trainer's own; its bar goes whatever happens."""
+        with bars():
+            return super().train(*given, **named)
 
     def go(self, checkpoint: str | Path | None) -> None:
         """Train to the end, from the start or a checkpoint; one that is already at the end takes no further step."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from irpo.config.schema import RankingConfig
 from irpo.processes import gather, share
+from irpo.progress import say
 from irpo.ranking.choosing import Choice, best_of, fitted_temperature, ndcg_of, strength_value
 from irpo.ranking.modes import key_of
 from irpo.scoring.forward import TOKENS_PER_BATCH, score_lists
@@ -125,5 +126,10 @@ def choice_of(
         return Choice(Strength(strength_value(ranking.strength), ranking.strength_by), given)
     relevant = [[label >= relevant_from for label in example.relevance] for example in examples]
     fitted = fitted_temperature(look.scores, relevant) if ranking.temperature == "auto" else given
+    if ranking.temperature == "auto" and fitted is None:
+        say(
+            "note: no temperature fits the validation lists: scores part the relevant candidates wholly from the "
+            "others, or not at all"
+        )
     groups = len({example.unit for example in examples})
     return Choice(look.strength, fitted, look.curve, lists=len(examples), groups=groups)

@@ -93,9 +93,9 @@ def test_w3_lists_of_one_wish_are_one_group():
     for examples in build_lists(TASKS.build("world", train_lists=60, eval_lists=60), Intake()).values():
         assert {e.group for e in examples} == {e.unit for e in examples}
         for example in examples:
-            genre, country = str(example.group).split(" from ")
-            assert genre in example.query
-            assert country in example.query
+            first, second = str(example.group).split(", rather ")
+            assert first in example.query
+            assert second in example.query
 
 
 def test_w3_questions_that_are_asked_twice_are_one_group(tmp_path):

@@ -66,23 +66,26 @@ def test_u10_cut_prompts_of_both_splits_are_counted_and_the_remedy_stands_beside
     assert "prompt.max_tokens = 160: raise it" in note
 
 
-def test_u11_at_80_columns_the_validation_figure_stays(capsys):
+def test_u11_at_80_columns_the_validation_figure_stays(capsys, monkeypatch):
     from types import SimpleNamespace
 
-    from tqdm import tqdm
-
+    from irpo.progress import bars
     from irpo.training.logbook import Progress
 
-    bar = Progress()
-    calls = []
-    bar.training_bar = SimpleNamespace(set_postfix=calls.append)
-    state = SimpleNamespace(global_step=50, max_steps=100)
-    bar.on_log(None, state, None, {"loss": 164.9123, "train_NDCG@10": 0.81234, "objective": 9.0, "anchor": 155.9})
-    bar.on_log(None, state, None, {"eval_NDCG@10": 0.67812})
-    postfix = ", ".join(f"{name}={value}" for name, value in calls[-1].items())
-    text = tqdm.format_meter(50, 100, 3600, ncols=80, postfix=postfix)
-    assert "0.6781" in text
-    assert "164.9" in text
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    bar, state = Progress(), SimpleNamespace(global_step=0, max_steps=100)
+    with bars() as shown:
+        bar.on_train_begin(None, state, None)
+        state.global_step = 50
+        bar.on_step_end(None, state, None)
+        bar.on_log(None, state, None, {"loss": 164.9123, "train_NDCG@10": 0.81234, "objective": 9.0, "anchor": 155.9})
+        bar.on_log(None, state, None, {"eval_NDCG@10": 0.67812})
+        shown.refresh()
+    said = capsys.readouterr().err
+    assert "50/100" in said
+    assert "0.6781" in said
+    assert "164.9" in said
 
 
 def test_u11_a_line_is_a_line(capsys):

@@ -1,0 +1,214 @@
+"""Figures in the READMEs, read from the results' files, so that none is of a run that is no more.
+
+    python benchmarks/reading.py            # writes every marked figure anew
+    python benchmarks/reading.py --check    # says which differ from the results, and which are not marked; exit code 1
+
+A table stands between `<!-- results: SOURCE -->` and `<!-- /results -->`. A figure in a sentence is followed by where
+it stands: `.974<!--= SOURCE: ROW, COLUMN -->` is the first number of that cell of the table, `... COLUMN #2 -->` its
+second; ROW is the row's first cell, or its first few with " / " between them. `<!--given-->` behind a figure says that
+it was not measured here: a setting, or what others report. Sources: the tables of `study.py table` as `study NAME`;
+`online methods` and `online tests`, those of `online.py table`; `quickstart table`, `quickstart screen` (as it is
+printed) and `quickstart about`, of results/quickstart.json, which is results.json of a quickstart's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = RESULTS.parents[1]
+MISSING = "(not measured yet)"
+# The sections, by their headings, in which every figure is marked: up to the next heading of any rank.
+COVERED = {"README.md": ("irpo",), "benchmarks/README.md": ("Studies", "On-policy")}
+
+NUMBER = r"(?:(?<![\d.])[-+])?(?:\d[\d,]*)?\.?\d+(?: ?%)?"
+_BLOCK = re.compile(r"(<!-- results: (?P<source>[^>]+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_CELL = r"<!--= (?P<source>[^:>]+): (?P<row>[^>]+), (?P<column>[^,>#]+?)(?: #(?P<at>\d+))? -->"
+_MARK = re.compile(rf"(?P<number>{NUMBER})\**{_CELL}")
+_ANY_MARK = re.compile(r"<!--(?:=|given).*?-->")
+_GIVEN = re.compile(rf"{NUMBER}\**<!--given-->")
+_FIGURE = re.compile(r"(?<![\w.])(?:[-+]?\d*\.\d+(?: ?%)?|\d+ ?%)(?![\w])")
+# What holds no figure of ours: blocks of code, code within a line, the targets of links.
+_NO_TEXT = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL)
+
+
+class Unread(ValueError):
+    """A mark that leads nowhere."""
+
+
+def rewritten(text: str) -> str:
+    """The text with every table and every marked figure as the results have them now."""
+    text = _BLOCK.sub(lambda m: f"{m[1]}{made(m['source']).strip()}\n{m[3]}", text)
+    text = _MARK.sub(_figure, text)
+    if lost := [m[0] for m in _ANY_MARK.finditer(_GIVEN.sub("", _MARK.sub("", _NO_TEXT.sub("", text))))]:
+        raise Unread(f"{lost[0]}: a mark stands right behind a figure, as `.9<!--= SOURCE: ROW, COLUMN -->`")
+    return text
+
+
+def unmarked(text: str, heading: str) -> list[str]:
+    """The figures of a section, with a decimal point or a percent sign, that nothing says the origin of."""
+    bare = _GIVEN.sub("", _MARK.sub("", _BLOCK.sub("", section(text, heading))))
+    return _FIGURE.findall(_NO_TEXT.sub("", bare))
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of any rank outside of code."""
+    parts = re.split(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if heading not in found:
+        raise Unread(f"no heading {heading!r}; there are {', '.join(found)}")
+    return found[heading]
+
+
+def _figure(mark: re.Match[str]) -> str:
+    """The marked figure as its cell has it; a text's own way of writing the same number stays."""
+    table = made(mark["source"].strip())
+    if table == MISSING:
+        raise Unread(f"{mark[0]}: {mark['source']} is not measured yet")
+    numbers = re.findall(NUMBER, cell(table, mark["row"].strip(), mark["column"].strip()))
+    at = int(mark["at"] or 1)
+    if len(numbers) < at:
+        raise Unread(f"{mark[0]}: the cell holds {len(numbers)} number(s)")
+    now = numbers[at - 1]
+    return mark[0] if _plain(now) == _plain(mark["number"]) else f"{now}{mark[0][len(mark['number']) :]}"
+
+
+def _plain(number: str) -> str:
+    """A number however it is written.
+
+    >>> _plain("0.970"), _plain(".970"), _plain("2,048"), _plain("97 %")
+    ('.970', '.970', '2048', '97%')
+    """
+    return re.sub(r"^([-+]?)0\.", r"\1.", re.sub("[ ,]", "", number))
+
+
+def cell(table: str, row: str, column: str) -> str:
+    """A cell of a table in markdown."""
+    lines = [[_bare(part) for part in line.strip().strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    header, rows = lines[0], lines[2:]
+    if column not in header:
+        raise Unread(f"no column {column!r}; there are {', '.join(header)}")
+    names = [name.strip() for name in row.split(" / ")]
+    found = [cells for cells in rows if cells[: len(names)] == names]
+    if len(found) != 1:
+        raise Unread(f"{len(found)} rows begin with {row!r}; there are {', '.join(cells[0] for cells in rows)}")
+    return found[0][header.index(column)]
+
+
+def _bare(text: str) -> str:
+    return text.replace("**", "").replace("`", "").strip()
+
+
+@cache
+def made(source: str) -> str:
+    """A source's text, from the results as they are; `MISSING` where there are none yet."""
+    kind, _, name = source.partition(" ")
+    if kind not in SOURCES:
+        raise Unread(f"no source {source!r}; there are {', '.join(f'{kind} NAME' for kind in SOURCES)}")
+    found = SOURCES[kind]()
+    if found and name not in found:
+        raise Unread(f"no source {source!r}; {kind} has {', '.join(found)}")
+    return found.get(name, MISSING)
+
+
+@cache
+def study() -> Mapping[str, str]:
+    """The studies' tables by name; nothing where there is no line of the present model and protocol."""
+    from study import finished
+    from study_cases import Protocol
+    from study_tables import tables
+
+    protocol = Protocol()
+    done = finished(RESULTS, protocol)
+    return tables(done, protocol) if done else {}
+
+
+@cache
+def online() -> Mapping[str, str]:
+    """The tables of on-policy methods."""
+    from online import Plan, Reader, finished
+
+    plan = Plan()
+    done = finished(RESULTS, plan)
+    reader = Reader(plan, done)
+    return {"methods": reader.table(), "tests": reader.tests()} if done else {}
+
+
+def quickstart() -> Mapping[str, str]:
+    """What is said of a quickstart."""
+    path = RESULTS / "quickstart.json"
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return {"table": table(told), "screen": screen(told), "about": about(told)}
+
+
+SOURCES: dict[str, Callable[[], Mapping[str, str]]] = {
+    "study": study,
+    "online": online,
+    "quickstart": quickstart,
+}
+
+
+def screen(told: Mapping[str, Any]) -> str:
+    """What a terminal of 80 columns shows at the end of a quickstart."""
+    from rich.console import Console
+
+    from irpo.evaluation.contest import Contest
+    from irpo.quickstart import show
+
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    show(Contest.read(told["contest"]), told["seconds"], Path("runs/quickstart"), console)
+    lines = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    return f"```\n{lines}\n```"
+
+
+def table(told: Mapping[str, Any]) -> str:
+    """The same table in markdown, without its notes."""
+    from dataclasses import replace
+
+    from irpo.evaluation.contest import Contest
+
+    return replace(Contest.read(told["contest"]).grid(), notes=()).markdown()
+
+
+def about(told: Mapping[str, Any]) -> str:
+    """What else can be said of a quickstart."""
+    rows = {"seconds": told["seconds"], **{name: told["contest"][name] for name in ("lists", "units")}}
+    return "| what | value |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def wrong(root: Path = ROOT) -> Iterator[str]:
+    """What the texts say otherwise than the results, or without saying where from; a line each."""
+    for name, headings in COVERED.items():
+        text = (root / name).read_text(encoding="utf-8")
+        for was, now in zip(text.splitlines(), rewritten(text).splitlines(), strict=False):
+            if was != now:
+                yield f"{name}: {was!r} is now {now!r}"
+                break
+        for heading in headings:
+            yield from (f"{name}, {heading}: {figure} is not marked" for figure in unmarked(text, heading))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something differs")
+    if parser.parse_args().check:
+        found = list(wrong())
+        print("\n".join(found) or "every figure is as the results have it")
+        sys.exit(bool(found))
+    for name in COVERED:
+        path = ROOT / name
+        path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
