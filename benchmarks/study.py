@@ -33,7 +33,8 @@ from study_tables import report
 from irpo.files import sha256_of
 from irpo.resources import embedded_dir
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 STYLES = ("text", "label")
 
 Call = tuple[Callable[..., dict[str, Any]], Any, Protocol]
@@ -45,9 +46,14 @@ def about(protocol: Protocol) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the code that runs; a + behind it where files were changed since."""
-    asked = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of the code that runs; a + behind it where that was changed since."""
+
+    def git(*words: str) -> str:
+        asked = ["git", "-C", str(HERE.parent), *words]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "irpo", "configs", "prompts", "benchmarks/*.py")
+    return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
 
 
 def finished(folder: Path, protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -106,7 +112,8 @@ def run(work: Work, folder: Path, workers: int) -> None:
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(work.done[key]) + "\n")
                 count += 1
-                print(f"{time.perf_counter() - began:7.0f} s  {count:4} done  {key}", flush=True)
+                ready = sum(1 for _ in work.waiting())
+                print(f"{time.perf_counter() - began:7.0f} s  {count:4} done, {ready:4} ready  {key}", flush=True)
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ class Protocol:
     """What all pieces share, and how many there are."""
 
     train_lists: int = 2048
-    validation_lists: int = 200
+    validation_lists: int = 128
     eval_lists: int = 400
     read_lists: int = 120  # of these, those that are decoded too
     candidates: int = 10
@@ -195,7 +195,7 @@ class Piece:
     setting: Setting
     seed: int
     updates: int
-    lists: int | None = None  # training lists, the first of them; None: all
+    lists: int | None = None  # training lists, drawn by the seed; None: all
     labels: str | None = None  # what is done to them; None: nothing
 
     @property

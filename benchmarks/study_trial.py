@@ -24,7 +24,7 @@ from study_cases import MAIN, MEASURE, Piece, Protocol, Setting, cases
 from torch import Tensor
 from transformers.utils import logging
 
-from irpo.chance import number_of
+from irpo.chance import number_of, order_of
 from irpo.config.schema import RunConfig
 from irpo.measures import ndcg
 from irpo.pipeline import trainer_of
@@ -251,7 +251,10 @@ def trained(parts: Parts) -> tuple[Any, float]:
 
 def _given(lists: Shared, piece: Piece) -> tuple[tuple[PromptedList, ...], list[EncodedList]]:
     """Training and validation lists as the piece has them."""
-    train, validation = lists.parts.train[: piece.lists], lists.validation
+    train, validation = lists.parts.train, lists.validation
+    if piece.lists is not None:
+        order = order_of([f"{piece.seed}/{p.example.id}" for p in train])
+        train = tuple(train[i] for i in order[: piece.lists])
     if piece.labels is None:
         return train, validation
     change = partial(relabelled, how=piece.labels)

@@ -203,6 +203,16 @@ def test_tables_rank_by_what_was_measured():
     assert rows[-1] == "base model"
 
 
+def test_fewer_lists_are_drawn_by_the_seed():
+    lists = study_trial.shared(QUICK, "text")
+    drawn = [
+        study_trial._given(lists, Piece("lists", "irpo", Setting(1.0), seed, 2, lists=16))[0] for seed in (0, 0, 1)
+    ]
+    ids = [{p.example.id for p in train} for train in drawn]
+    assert [len(some) for some in ids] == [16] * 3
+    assert ids[0] == ids[1] != ids[2]
+
+
 GRADED = EncodedList("a", (1, 2), ((3,),) * 4, ((4,), (5,), (6,), (7,)), (8,), (0.0, 3.0, 1.0, 2.0))
 
 
