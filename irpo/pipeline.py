@@ -108,7 +108,7 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
         seed=config.seed,
         mixed=computes_mixed(config, model),
     )
-    loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference", config.ranking)
+    loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference", config.ranks)
     return ListTrainer(
         model=model,
         tokenizer=parts.builder.tokenizer,
@@ -131,7 +131,7 @@ def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, C
         taken = f"update {best.rpartition('-')[2]} of {trainer.state.global_step}"
         say(f"kept: {taken}, the first with the best {BEST} on {len(examples)} validation lists")
     look = trainer.look() if examples else None
-    choice = choice_of(look, parts.config.ranking, examples, relevant_from(TASKS.build(parts.config.task)))
+    choice = choice_of(look, parts.config.ranks, examples, relevant_from(TASKS.build(parts.config.task)))
     found = outcome_of(trainer.before, look.values if look else {}, examples, trainer.validations)
     return found, choice
 

@@ -121,11 +121,26 @@ def test_a_base_model_has_no_strength():
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["strength", "temperature"])
-def test_nothing_is_chosen_without_lists_to_choose_by(name, tmp_path):
-    with pytest.raises(UserError, match=rf"ranking\.{name} 'auto' is chosen on validation lists, and there is none"):
-        pipeline.train(config_of(f"ranking.{name}=auto", "training.validation_fraction=0"), tmp_path / "run")
+def test_no_temperature_is_fitted_without_lists_to_fit_it_to(tmp_path):
+    with pytest.raises(
+        UserError, match=r"ranking\.temperature 'auto' is fitted to validation lists, and there is none"
+    ):
+        pipeline.train(config_of("ranking.temperature=auto", "training.validation_fraction=0"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_lists_to_choose_by_auto_is_the_policy_and_says_so(tmp_path, capsys):
+    config = config_of("ranking.strength=auto", "training.validation_fraction=0", "training.updates=1")
+    pipeline.train(config, tmp_path / "run")
+    assert "ranking.strength stays 1" in " ".join(capsys.readouterr().err.split())
+    assert Reranker.load(str(tmp_path / "run")).strength.plain
+    assert pipeline.train(config, tmp_path / "run", resume=True) is None  # it is finished
+
+
+def test_without_an_adapter_auto_is_the_policy():
+    full = config_of("ranking.strength=auto", "model.tuning=full", "method.reference=precomputed")
+    assert full.ranks.strength == 1
+    assert config_of("ranking.strength=auto").ranks.strength == "auto"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +150,7 @@ def test_nothing_is_chosen_without_lists_to_choose_by(name, tmp_path):
         (["ranking.strength=most"], "'reward' or 'auto'"),
         (["ranking.temperature=-1"], "greater than 0"),
         (["ranking.strength=reward", "ranking.strength_by=adapter"], "set strength_by to 'logits'"),
-        (["ranking.strength=auto", "model.tuning=full", "method.reference=precomputed"], "needs model.tuning 'lora'"),
+        (["ranking.strength=2", "model.tuning=full", "method.reference=precomputed"], "needs model.tuning 'lora'"),
         (["ranking.strenght=2"], "did you mean 'ranking.strength'"),
     ],
 )

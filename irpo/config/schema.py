@@ -142,7 +142,8 @@ class RankingConfig(_Section):
     """How a user ranks with the run, and so what its checkpoint is chosen by."""
 
     # score = log pi_ref + strength (log pi - log pi_ref), log pi_ref with the adapter off: 1 is the policy; reward, the
-    # limit, their difference alone; auto the best of a grid on the validation lists (irpo/scoring/strength.py)
+    # limit, their difference alone; auto the best of a grid on the validation lists (irpo/scoring/strength.py), and 1
+    # where there is no such list, or no adapter
     strength: Literal["reward", "auto"] | Annotated[float, Field(gt=0)] = 1.0
     strength_by: Literal["logits", "adapter"] = "logits"  # two passes; or one, the adapter scaled: an approximation
     # softmax(score / temperature) over a list are the probabilities; auto: fitted on the validation lists; None: none
@@ -208,11 +209,18 @@ class RunConfig(_Section):
         first = self.online is not None and self.online.reference == "first"
         if first and self.model.tuning == "full" and self.method.reference != "none":
             raise ValueError("online.reference 'first' needs model.tuning 'lora'; with 'full' choose previous")
-        if self.model.tuning == "full" and self.ranking.strength != 1:
+        if self.model.tuning == "full" and self.ranking.strength not in (1, "auto"):
             raise ValueError(
                 "ranking.strength needs model.tuning 'lora': its reference is the model with the adapter off"
             )
         return self
+
+    @property
+    def ranks(self) -> RankingConfig:
+        """How the run can rank: without an adapter `auto` has nothing to choose from, and is the policy."""
+        if self.ranking.strength == "auto" and self.model.tuning == "full":
+            return self.ranking.model_copy(update={"strength": 1.0})
+        return self.ranking
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:

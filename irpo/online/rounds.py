@@ -68,7 +68,7 @@ class Job:
     def _aside(self) -> Validation:
         """The validation lists, whose reference is taken once for all rounds."""
         items = [asked.tokens for asked in prompted(self.builder, self.validation, labels=True)]
-        return Validation(items, self.method.scorer, self.method.length, self.config.ranking)
+        return Validation(items, self.method.scorer, self.method.length, self.config.ranks)
 
     def choice(self) -> Choice:
         """How the model as it is ranks best, or as configured."""
@@ -76,7 +76,7 @@ class Job:
             return Choice()
         look = self._aside.look(self.model, self.builder.tokenizer) if self.validation else None
         start = relevant_from(TASKS.build(self.config.task))
-        return choice_of(look, self.config.ranking, self.validation, start)
+        return choice_of(look, self.config.ranks, self.validation, start)
 
 
 def _online(config: RunConfig) -> OnlineConfig:

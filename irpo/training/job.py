@@ -185,6 +185,7 @@ def describe(parts: Parts) -> None:
         say(
             f"note: no list to validate on (training.validation_fraction = {t.validation_fraction:g}): nothing will "
             "say whether training helped, and the last update is kept"
+            + ("; ranking.strength stays 1" if parts.config.ranking.strength == "auto" else "")
         )
     elif (units := len({p.example.unit for p in validation})) < FEW:
         grouped = f" in {units} group(s) that share nothing with each other" if units < len(validation) else ""

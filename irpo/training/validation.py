@@ -108,13 +108,12 @@ class Validation:
 
 
 def require_lists(ranking: RankingConfig, validation: Sequence[Any]) -> None:
-    """`UserError` where something is to be chosen and there is no list to choose by."""
-    for name in ("strength", "temperature"):
-        if getattr(ranking, name) == "auto" and not validation:
-            raise UserError(
-                f"ranking.{name} 'auto' is chosen on validation lists, and there is none: raise "
-                "training.validation_fraction, or give a number"
-            )
+    """`UserError` where a temperature is to be fitted and there is no list to fit it to."""
+    if ranking.temperature == "auto" and not validation:
+        raise UserError(
+            "ranking.temperature 'auto' is fitted to validation lists, and there is none: raise "
+            "training.validation_fraction, or give a number"
+        )
 
 
 def choice_of(
@@ -122,8 +121,9 @@ def choice_of(
 ) -> Choice:
     """How a run ranks, from what its validation lists, in their order, say of what it kept; None: there are none."""
     given = None if ranking.temperature == "auto" else ranking.temperature
-    if look is None:
-        return Choice(Strength(strength_value(ranking.strength), ranking.strength_by), given)
+    if look is None:  # `auto` is the policy then, as `training.job.describe` has said
+        value = 1.0 if ranking.strength == "auto" else strength_value(ranking.strength)
+        return Choice(Strength(value, ranking.strength_by), given)
     relevant = [[label >= relevant_from for label in example.relevance] for example in examples]
     fitted = fitted_temperature(look.scores, relevant) if ranking.temperature == "auto" else given
     if ranking.temperature == "auto" and fitted is None:
