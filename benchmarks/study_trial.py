@@ -36,7 +36,7 @@ from irpo.scoring.strength import GRID, Strength, adapter_scaled, at_strength, n
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks.preparing import build
 from irpo.training.job import Parts, Splits, assemble, method_of, policy_model, split_training
-from irpo.training.logbook import Lines
+from irpo.training.logbook import Progress
 from irpo.training.method import Method
 from irpo.types import Ranking, RankingExample, Style, UserError
 
@@ -241,7 +241,7 @@ def trained(parts: Parts) -> tuple[Any, float]:
         trainer = trainer_of(parts, model, Path(folder))
         trainer.args.disable_tqdm, trainer.args.save_strategy, trainer.args.eval_strategy = True, "no", "no"
         trainer.args.load_best_model_at_end, trainer.args.logging_strategy = False, "no"
-        trainer.remove_callback(Lines)
+        trainer.remove_callback(Progress)
         began = time.perf_counter()
         loss = trainer.train().training_loss
         if not math.isfinite(loss):
