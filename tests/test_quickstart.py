@@ -27,7 +27,7 @@ def test_methods_and_the_base_are_compared_by_one_protocol(tmp_path, capsys, mon
     for name in found:
         assert (out / name.lower().replace(" ", "-") / "evaluation" / "report.md").is_file()
     report = (out / "report.md").read_text()
-    assert "## NDCG@10 on 4 lists of " in report
+    assert "## NDCG@10 on 4 lists" in report
     assert "![](quickstart.png)" in report
     assert (out / "quickstart.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     told = capsys.readouterr()

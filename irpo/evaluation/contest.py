@@ -117,7 +117,8 @@ class Contest:
         return {side: names for side, names in sides.items() if names}
 
     def _sure(self) -> str:
-        drawn = self.unit if self.units == self.lists else f"the {self.units} {self.unit}, not the {self.lists} lists"
+        grouped = self.units < self.lists
+        drawn = f"the {self.units} {self.unit}, not the {self.lists} lists" if grouped else f"the {self.unit}"
         return (
             f"How sure? Intervals (95 %) and p draw {drawn}. p: paired permutation tests against the {self.base} and "
             f"against the best, Holm-corrected for all {self.tests}; above and below mean p < {LEVEL:g}. One seed: "

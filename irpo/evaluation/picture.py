@@ -57,6 +57,7 @@ def _learning(axes: Any, curves: Mapping[str, Curve], colours: Mapping[str, str]
             axes.plot(*zip(*points, strict=True), label=name, color=colours.get(name), marker="o", markersize=4)
     axes.set_title("validation lists, while training", fontsize=10)
     axes.set(xlabel="update (0: before training)", ylabel=f"{BEST} by score")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if any(curves.values()):
         axes.legend(fontsize="small", loc="lower right", frameon=False)
