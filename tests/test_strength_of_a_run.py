@@ -169,7 +169,7 @@ def test_a_run_without_a_strength_keeps_its_key(tmp_path):
 
 
 def test_what_came_later_stands_at_its_default():
-    shown = load_config(["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]).model_dump(mode="json")
+    shown = load_config(["models/embedded.yaml", "tasks/world.yaml", "methods/reinforce.yaml"]).model_dump(mode="json")
     for name, value in LATER.items():
         section, _, key = name.partition(".")
         assert shown[section][key] == value
