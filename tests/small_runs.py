@@ -8,6 +8,7 @@ SMALL = [
     *("task.train_lists=60", "task.eval_lists=4", "model.lora.r=2", "prompt.style=label", "prompt.max_tokens=512"),
     *("method.scorer=label", "training.updates=4", "training.lists_per_update=2", "training.evaluate_every=2"),
     *("training.max_validation_lists=4", "training.learning_rate=0.01", "model.lora.targets=[q_proj]"),
+    "ranking.strength=1",
 ]
 
 
