@@ -42,8 +42,8 @@ class Protocol:
     """What all pieces share, and how many there are."""
 
     train_lists: int = 2048
-    validation_lists: int = 128
-    eval_lists: int = 400
+    validation_lists: int = 120
+    eval_lists: int = 480
     read_lists: int = 120  # of these, those that are decoded too
     candidates: int = 10
     updates: int = 64
