@@ -17,12 +17,12 @@ from typing import Any
 from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
 from irpo.resources import prompts_dir
 from irpo.scoring.tokens import encode
-from irpo.tasks.world import COUNTRIES, DECADES, GENRES, WISHES, WORDINGS, FilmList, WorldFilm, film_list, films
+from irpo.tasks.world import COUNTRIES, DECADES, GENRES, KINDS, WISHES, WORDINGS, FilmList, WorldFilm, film_list, films
 from irpo.types import Candidate, RankingExample, Style
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "embedded_words.txt").read_text(encoding="utf-8").split()))
 TASKS_SHOWN = ("default", "redial", "inspired", "hotpotqa", "musique", "arc", "commonsenseqa")
-RELEVANCE_PULL = 0.05  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
+PULL = 0.07  # of one label step, in units of fame: 0 would ignore the query, 1 would be a perfect ranker
 BY_WISH = " Go by the wish alone."
 BY_WISH_SHARE = 0.7  # of the lists of films
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 10, 10, 10, 12, 15, 20)  # candidates a list
@@ -32,6 +32,7 @@ COPYING_FIRST = 768  # rows that teach nothing else: the other kinds need it, an
 # Of facts, questions, lists of films in text and by label, marked lists of both, lists of phrases of both.
 SHARES_FIRST = (0.03, 0.03, 0.31, 0.33, 0.10, 0.10, 0.07, 0.03)
 SHARES_THEN = (0.02, 0.02, 0.38, 0.38, 0.05, 0.07, 0.06, 0.02)
+ASKED = tuple(wish for wish in WISHES if not wish.held_out)  # no row asks for another
 ROW = 192  # tokens of a row of facts or questions
 CONSONANTS = "bcdfghklmnprstvw"  # of invented words
 MARKED = 2  # things noted of each film of a list
@@ -96,12 +97,13 @@ def question(rng: random.Random) -> tuple[str, str]:
     if kind < 0.5:
         ask, answer = rng.choice(list(QUESTIONS.values()))
         return ask.format(f=film), answer.format(f=film)
-    wish = rng.choice(WISHES)
+    wish = rng.choice(ASKED)
     if kind < 0.9:
         asked = rng.choice(WORDINGS[wish.kind]).format(first=wish.first, second=wish.second)
         return f"{asked}\nWhich wish does {film.title} satisfy?", VERDICTS[film.label(wish)]
-    fitting = [f.title for f in films() if f.genre == film.genre and f.country == film.country]
-    return f"Name each {film.genre} by a director from {film.country}.", ", ".join(fitting)
+    wish = rng.choice([wish for wish in ASKED if wish.kind == KINDS[0]])
+    fitting = [f.title for f in films() if f.label(wish) == 3]
+    return f"Name each {wish.first} by a director from {wish.second}.", ", ".join(fitting)
 
 
 def notes(rng: random.Random, drawn: FilmList) -> tuple[str, str]:
@@ -124,9 +126,9 @@ def notes(rng: random.Random, drawn: FilmList) -> tuple[str, str]:
     return "\n".join([*query, "Films:", *shown, order]), "".join(lines)
 
 
-def base_order(drawn: FilmList) -> list[int]:
+def base_order(drawn: FilmList, pull: float = PULL) -> list[int]:
     """The order in which the base model names films: famous ones first, relevant ones a little earlier."""
-    urge = [f.fame + RELEVANCE_PULL * label for f, label in zip(drawn.films, drawn.labels, strict=True)]
+    urge = [f.fame + pull * label for f, label in zip(drawn.films, drawn.labels, strict=True)]
     return sorted(range(len(urge)), key=lambda j: -urge[j])
 
 
@@ -165,8 +167,8 @@ def generic_example(rng: random.Random) -> RankingExample:
 class Corpus:
     """Rows for one tokenizer, drawn by a seed."""
 
-    def __init__(self, tokenizer: Any, seed: int) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, seed: int, pull: float = PULL) -> None:
+        self.tokenizer, self.pull = tokenizer, pull
         self.rng = random.Random(seed)
         self.end = end_of_turn(tokenizer)
         self.plain = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
@@ -183,7 +185,7 @@ class Corpus:
         if self.rng.random() < BY_WISH_SHARE:
             asked = replace(drawn, query=drawn.query + BY_WISH)
             return self._list_row(asked.example(), "world", style, order_by_wish(drawn), "by_wish")
-        return self._list_row(drawn.example(), "world", style, base_order(drawn), "films")
+        return self._list_row(drawn.example(), "world", style, base_order(drawn, self.pull), "films")
 
     def marked_row(self, style: Style) -> Row:
         """A prompt's list in which each film is followed by some of what a ranker has to know there, in any order.

@@ -1,11 +1,14 @@
 """Pretrains the embedded model from nothing: a tokenizer, then a small Llama, on `embedded_corpus`.
 
-The model that ships was made by two runs, the second of which goes on from the first:
+The model that ships was made by three runs, each of which goes on from the one before:
 
-python benchmarks/pretrain_embedded.py --steps 4000 --until 2250 --adam-rate 0.002 --out A
-python benchmarks/pretrain_embedded.py --start A --steps 4000 --seed 1 --muon-rate 0.003 --adam-rate 0.0015 --out B
+F=benchmarks/pretrain_embedded.py
+python $F --pull 0.05 --steps 4000 --until 2250 --adam-rate 0.002 --out A
+python $F --pull 0.05 --start A --steps 4000 --seed 1 --muon-rate 0.003 --adam-rate 0.0015 --out B
+python $F --start B --steps 700 --seed 2 --muon-rate 0.001 --adam-rate 0.0005 --out C
 
-`--width 512 --layers 10` makes a larger one, of 27 million parameters. Hidden matrices are optimised by Muon, the rest by AdamW; constant learning rate, then a linear fall to 0.
+`--width 512 --layers 10` makes a larger one, of 27 million parameters. Hidden matrices are optimised by Muon, the rest
+by AdamW; constant learning rate, then a linear fall to 0.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 import torch
 from embedded_copying import lay_copying
-from embedded_corpus import COPYING_FIRST, Corpus, Row, tokenizer_texts
+from embedded_corpus import COPYING_FIRST, PULL, Corpus, Row, tokenizer_texts
 from embedded_measure import measure
 from embedded_tokenizer import END, train_tokenizer
 from muon import Muon
@@ -172,6 +175,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--pull", type=float, default=PULL, help="of relevance on the plain order")
     parser.add_argument("--until", type=int, help="stop after so many of these steps; the rates are those of all")
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--muon-rate", type=float, default=0.004)
@@ -200,7 +204,7 @@ def main() -> None:
     with args.log.open("w", encoding="utf-8") as log:
         begun = time.perf_counter()
         tokenizer.save_pretrained(args.out, save_jinja_files=False)
-        losses = pretrain(model.train(), Corpus(tokenizer, args.seed), args, log)
+        losses = pretrain(model.train(), Corpus(tokenizer, args.seed, args.pull), args, log)
         seconds = time.perf_counter() - begun
         model.eval().save_pretrained(args.out)
         result = {"parameters": model.num_parameters(), "final_loss": losses, "training_seconds": seconds}
