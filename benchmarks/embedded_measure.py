@@ -148,6 +148,7 @@ def main() -> None:
     torch.set_num_threads(2)
     text = json.dumps(measure(options.folder, options.lists), indent=1)
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n", encoding="utf-8")
     print(text)
 

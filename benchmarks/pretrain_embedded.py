@@ -1,11 +1,12 @@
 """Pretrains the embedded model from nothing: a tokenizer, then a small Llama, on `embedded_corpus`.
 
-The model that ships was made by three runs, each of which goes on from the one before:
+The model that ships was made by four runs, each of which goes on from the one before:
 
 F=benchmarks/pretrain_embedded.py
 python $F --pull 0.05 --steps 4000 --until 2250 --adam-rate 0.002 --out A
 python $F --pull 0.05 --start A --steps 4000 --seed 1 --muon-rate 0.003 --adam-rate 0.0015 --out B
 python $F --start B --steps 700 --seed 2 --muon-rate 0.001 --adam-rate 0.0005 --out C
+python $F --pull 0.05 --start C --steps 900 --seed 3 --muon-rate 0.0015 --adam-rate 0.0008 --out D
 
 `--width 512 --layers 10` makes a larger one, of 27 million parameters. Hidden matrices are optimised by Muon, the rest
 by AdamW; constant learning rate, then a linear fall to 0.

@@ -7,7 +7,8 @@ A table stands between `<!-- results: SOURCE -->` and `<!-- /results -->`. A fig
 it stands: `.974<!--= SOURCE: ROW, COLUMN -->` is the first number of that cell of the table, `... COLUMN #2 -->` its
 second; ROW is the row's first cell, or its first few with " / " between them. `<!--given-->` behind a figure says that
 it was not measured here: a setting, or what others report. Sources: the tables of `study.py table` as `study NAME`;
-`online methods` and `online tests`, those of `online.py table`; `quickstart table`, `quickstart screen` (as it is
+`online methods` and `online tests`, those of `online.py table`; `embedded rankings` and `embedded facts`, of
+`embedded_measure.py`; `quickstart table`, `quickstart screen` (as it is
 printed) and `quickstart about`, of results/quickstart.json, which is results.json of a quickstart's folder.
 """
 
@@ -27,7 +28,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = RESULTS.parents[1]
 MISSING = "(not measured yet)"
 # The sections, by their headings, in which every figure is marked: up to the next heading of any rank.
-COVERED = {"README.md": ("irpo",), "benchmarks/README.md": ("Studies", "On-policy")}
+COVERED = {"README.md": ("irpo",), "benchmarks/README.md": ("The embedded model", "Studies", "On-policy")}
 
 NUMBER = r"(?:(?<![\d.])[-+])?(?:\d[\d,]*)?\.?\d+(?: ?%)?"
 _BLOCK = re.compile(r"(<!-- results: (?P<source>[^>]+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -142,6 +143,32 @@ def online() -> Mapping[str, str]:
     return {"methods": reader.table(), "tests": reader.tests()} if done else {}
 
 
+def embedded() -> Mapping[str, str]:
+    """What the embedded model is before any fine-tuning."""
+    path = RESULTS / "embedded.json"
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return {"rankings": ability(told["ndcg@10"]), "facts": _named("share of questions", told["facts"], "{:.3f}")}
+
+
+def ability(told: Mapping[str, Any]) -> str:
+    """NDCG@10 by what ranks, in markdown: without a model, and by the model in each register and style."""
+    rows = ["| NDCG@10 | score | constrained | free, strict | named |", "| --- | --- | --- | --- | --- |"]
+    for name, value in told.items():
+        if isinstance(value, float):
+            rows.append(f"| {name} | {value:.3f} | | | |")
+        elif isinstance(value, Mapping):
+            low, high = value["interval"]
+            measured = [f"{value['score']:.3f} ({low:.3f} to {high:.3f})", f"{value['constrain']:.3f}"]
+            rows.append(f"| {name} | {' | '.join(measured)} | {value['free']:.3f} | {value['named']:.1%} |")
+    return "\n".join(rows)
+
+
+def _named(what: str, values: Mapping[str, float], form: str) -> str:
+    return f"| of | {what} |\n| --- | --- |\n" + "\n".join(f"| {n} | {form.format(v)} |" for n, v in values.items())
+
+
 def quickstart() -> Mapping[str, str]:
     """What is said of a quickstart."""
     path = RESULTS / "quickstart.json"
@@ -154,6 +181,7 @@ def quickstart() -> Mapping[str, str]:
 SOURCES: dict[str, Callable[[], Mapping[str, str]]] = {
     "study": study,
     "online": online,
+    "embedded": embedded,
     "quickstart": quickstart,
 }
 

@@ -44,9 +44,9 @@ class Protocol:
     train_lists: int = 2048
     validation_lists: int = 120
     eval_lists: int = 480
-    read_lists: int = 120  # of these, those that are decoded too
+    read_lists: int = 96  # of these, those that are decoded too
     candidates: int = 10
-    updates: int = 64
+    updates: int = 48
     lists_per_update: int = 8
     trials: int = 8  # of each case
     seeds: int = 5  # of what the search chose

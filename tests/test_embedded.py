@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from irpo.measures import ndcg
 from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
+from irpo.ranking.modes import RANKING_MODES
+from irpo.ranking.reranker import Reranker
 from irpo.resources import embedded_dir, prompts_dir
 from irpo.scoring.tokens import encode
 from irpo.tasks import Intake
@@ -117,10 +122,17 @@ def test_free_lists_are_complete(style: Style) -> None:
     assert named >= 0.95 * sum(len(prompt.names) for prompt in prompts)
 
 
-def test_knows_the_world() -> None:
-    right = 0
-    asked = [(f"What genre is {f.title}?", f.genre) for f in films()[::3]]
-    prompts = [tuple(tokenizer()(markup(tokenizer(), q)[0], add_special_tokens=False)["input_ids"]) for q, _ in asked]
-    for answer, (_, genre) in zip(answers(prompts, 6), asked, strict=True):
-        right += answer == genre
-    assert right >= 0.9 * len(asked)
+@pytest.mark.parametrize("style", STYLES)
+def test_ranks_unseen_wishes_when_asked_to_go_by_the_wish(style: Style) -> None:
+    """In the register that fine-tuning can bring out; plain lists it ranks little better than a random order (.61)."""
+    examples = World(train_lists=1, eval_lists=24).build(Intake())["eval"]
+    asked = [replace(example, query=f"{example.query} Go by the wish alone.") for example in examples]
+    ranker = Reranker.load("embedded", style=style, template="world").ranker
+    found = {
+        name: fmean(
+            ndcg(ranked.ranking.order, example.relevance, 10)
+            for example, ranked in zip(lists, RANKING_MODES.build("score")(ranker, lists), strict=True)
+        )
+        for name, lists in {"plain": examples, "by the wish": asked}.items()
+    }
+    assert found["by the wish"] > 0.9 > 0.8 > found["plain"]
