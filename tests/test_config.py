@@ -60,7 +60,7 @@ def test_later_layers_win_and_mappings_merge(write):
 
 
 def test_a_plugin_with_another_name_replaces_the_options_of_the_earlier_one(write):
-    assert load_config(BASE).method.objective == {"name": "irpo", "beta": 0.1, "metric": "ndcg"}
+    assert load_config(BASE).method.objective == {"name": "irpo", "beta": 1.0, "metric": "ndcg"}
     layer = write("method: {objective: {name: dpo, beta: 0.5}}\n")
     assert load_config([*BASE, layer]).method.objective == {"name": "dpo", "beta": 0.5}
     assert load_config(BASE, ["method.objective=sft"]).method.objective == {"name": "sft"}

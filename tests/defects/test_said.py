@@ -57,13 +57,13 @@ def test_u6_the_losss_terms_stand_apart(tmp_path):
 
 
 def test_u10_cut_prompts_of_both_splits_are_counted_and_the_remedy_stands_beside(tmp_path, capsys):
-    pipeline.train(config_of("prompt.max_tokens=160", "training.updates=1"), tmp_path / "run")
+    pipeline.train(config_of("prompt.max_tokens=144", "training.updates=1"), tmp_path / "run")
     said = capsys.readouterr().err
     (split,) = (line for line in said.splitlines() if line.startswith("lists: "))
     (note,) = (line for line in said.splitlines() if "prompts are cut" in line)
     counts = [int(word) for word in split.replace(",", " ").split() if word.isdigit()]
     assert f"of {counts[0] + counts[1]} prompts" in note
-    assert "prompt.max_tokens = 160: raise it" in note
+    assert "prompt.max_tokens = 144: raise it" in note
 
 
 def test_u11_at_80_columns_the_validation_figure_stays(capsys, monkeypatch):
