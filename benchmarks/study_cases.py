@@ -32,7 +32,8 @@ SEARCH_SEED = 1000  # of training in the search; the final runs have the seeds 0
 MAIN = ("sft", "dpo", "sdpo", "lipo_lambda", "irpo")
 MEASURE = ("pl_rank", "approx_ndcg")
 LABELS = ("pair", "binary", "flip10", "flip30")
-GROUPS = ("main", "measure", "policy", "others", "scorers", "lists", "labels", "adapter")
+PUBLISHED = ("dpo", "sdpo", "lipo_lambda", "irpo")  # searched over rate and beta alone, too: alpha 1, no anchor
+GROUPS = ("main", "measure", "published", "adapter", "policy", "others", "scorers", "lists", "labels")
 
 Lines = Mapping[str, Mapping[str, Any]]  # the finished pieces by their key
 
@@ -93,6 +94,7 @@ class Case:
     name: str
     method: str
     overrides: tuple[str, ...] = ()
+    published: bool = False  # whether alpha and anchor stay at the method's own, 1 and 0
 
     @property
     def objective(self) -> str:
@@ -135,8 +137,8 @@ def _has(case: Case) -> Setting:
     return Setting(
         1.0,
         1.0 if _options(case) & {"beta", "tau"} else None,
-        1.0 if "reference_weight" in _options(case) else None,
-        None if target else 1.0,  # the likelihood of the target list is its loss already
+        1.0 if "reference_weight" in _options(case) and not case.published else None,
+        None if target or case.published else 1.0,  # the likelihood of the target list is its loss already
     )
 
 
@@ -151,7 +153,7 @@ def _loaded(case: Case, overrides: Sequence[str]) -> RunConfig:
 
 @cache
 def cases() -> dict[str, Case]:
-    """All of them by name: every offline objective with the scorer `independent`, four with the others."""
+    """All of them by name: every offline objective with the scorer `independent`, four as published and with others."""
     own = {"point_sigmoid": ("method.objective.max_label=3",)}
     offline = sorted(name for name in OBJECTIVES if name != "reinforce")
     found = [Case(name, name, own.get(name, ())) for name in [*offline, "sft_positives"]]
@@ -159,7 +161,13 @@ def cases() -> dict[str, Case]:
         for scorer in sorted(name for name in SCORERS if name != "independent"):
             style = SCORERS.build(scorer).style or "text"
             found.append(Case(f"{name}, {scorer}", name, (f"method.scorer={scorer}", f"prompt.style={style}")))
+    found += [Case(as_published(name), name, published=True) for name in PUBLISHED]
     return {case.name: case for case in found}
+
+
+def as_published(name: str) -> str:
+    """The case of a method with the reference and without an anchor, as its paper has it."""
+    return f"{name} as published"
 
 
 def points(count: int) -> list[Setting]:
@@ -233,7 +241,7 @@ def reached(line: Mapping[str, Any], by: str) -> float:
 def pieces(group: str, protocol: Protocol, done: Lines) -> Iterator[Piece]:
     """A group's pieces in the order of what they say, those left out whose setting is not yet chosen."""
     names = _searched(group)
-    if group in ("main", "measure", "others", "scorers"):
+    if group in ("main", "measure", "published", "others", "scorers"):
         for name in names:
             yield from trials(cases()[name], protocol)
     settings = {name: chosen(cases()[name], protocol, done, "1" if group == "policy" else "auto") for name in names}
@@ -252,14 +260,16 @@ def pieces(group: str, protocol: Protocol, done: Lines) -> Iterator[Piece]:
 
 def _searched(group: str) -> list[str]:
     """The cases of a group."""
-    first = [*MAIN, *MEASURE]
-    if group == "measure":
-        return [name for name in MEASURE if name in cases()]
-    if group == "others":
-        return [name for name in cases() if name not in first and ", " not in name]
-    if group == "scorers":
-        return [name for name in cases() if ", " in name]
-    return [name for name in first if name in cases()] if group == "policy" else list(MAIN)
+    first, published = [*MAIN, *MEASURE], [as_published(name) for name in PUBLISHED]
+    named = {
+        "measure": [*MEASURE],
+        "published": published,
+        "adapter": published,
+        "policy": [*first, *published],
+        "others": [name for name in cases() if name not in [*first, *published] and ", " not in name],
+        "scorers": [name for name in cases() if ", " in name],
+    }
+    return named.get(group, [*MAIN])
 
 
 def curve_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> Iterator[Piece]:

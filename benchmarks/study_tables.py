@@ -11,10 +11,12 @@ from study_cases import (
     LABELS,
     MAIN,
     MEASURE,
+    PUBLISHED,
     RATES,
     Lines,
     Piece,
     Protocol,
+    as_published,
     cases,
     chosen,
     curve_pieces,
@@ -147,7 +149,11 @@ class Reader:
 
     def tests(self, by: str) -> str:
         """The main methods in pairs, the better mean first."""
-        found = [x for name in (*MAIN, *MEASURE) if name in cases() and (x := self.finals(name, "score", by))]
+        found = [
+            x
+            for name in (*MAIN, *MEASURE, *map(as_published, PUBLISHED))
+            if name in cases() and (x := self.finals(name, "score", by))
+        ]
         found = sorted([*found, *self.base("score")], key=lambda x: -x.mean)
         pairs = list(combinations(found, 2))
         told = verdicts(pairs)
@@ -190,7 +196,7 @@ class Reader:
     def adapter(self) -> str:
         """Strength by logits and by the adapter's scale, each at its best value on validation lists, the same seeds."""
         rows = []
-        for name in MAIN:
+        for name in map(as_published, PUBLISHED):
             setting = chosen(cases()[name], self.protocol, self.done)
             if setting is None:
                 continue

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_cases import MAIN, MEASURE, Piece, Protocol, Setting, cases
+from study_cases import MAIN, MEASURE, PUBLISHED, Piece, Protocol, Setting, as_published, cases
 from torch import Tensor
 from transformers.utils import logging
 
@@ -202,7 +202,9 @@ class Run:
 
     def _writes(self, strength: Strength) -> bool:
         """Free lists: as the policy writes them, and of the main cases at their strength; the reward cannot write."""
-        return strength.plain or (self.case in (*MAIN, *MEASURE) and math.isfinite(strength.value))
+        return strength.plain or (
+            self.case in (*MAIN, *MEASURE, *map(as_published, PUBLISHED)) and math.isfinite(strength.value)
+        )
 
     @property
     def _eval(self) -> list[EncodedList]:
