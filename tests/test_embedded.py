@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from irpo.files import sha256_of
 from irpo.measures import ndcg
 from irpo.prompting.prompts import STYLES, PromptBuilder, end_of_turn, label_names, load_template, markup
 from irpo.ranking.modes import RANKING_MODES
@@ -136,3 +138,11 @@ def test_ranks_unseen_wishes_when_asked_to_go_by_the_wish(style: Style) -> None:
         for name, lists in {"plain": examples, "by the wish": asked}.items()
     }
     assert found["by the wish"] > 0.9 > 0.8 > found["plain"]
+
+
+def test_the_benchmarks_name_the_weights_that_ship():
+    """What was decided on before methods were compared is this model, and no later one."""
+    own = sha256_of(embedded_dir() / "model.safetensors")
+    folder = Path(__file__).parents[1] / "benchmarks"
+    assert own in (folder / "README.md").read_text(encoding="utf-8")
+    assert json.loads((folder / "results/embedded.json").read_text(encoding="utf-8"))["sha256"] == own
