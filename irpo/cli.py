@@ -143,7 +143,8 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="The task; the run's own where --model is a run.")] = None,
     data: Data = None,
     mode: Annotated[
-        list[str] | None, typer.Option(help="score, generate or constrain; may be repeated; default: all three.")
+        list[str] | None,
+        typer.Option(help="score, generate, constrain (default: these), generate_strengthened; may be repeated."),
     ] = None,
     style: Style = None,
     strength: Strength = None,
@@ -183,7 +184,7 @@ def rank(
     query: Annotated[str, typer.Argument(help="What the documents are ranked for.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOC...", help="Two or more documents.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file of documents, one a line.")] = None,
-    mode: Annotated[str, typer.Option(help="score, generate or constrain.")] = "score",
+    mode: Annotated[str, typer.Option(help="score, generate, generate_strengthened or constrain.")] = "score",
     style: Style = None,
     strength: Strength = None,
     strength_by: StrengthBy = None,

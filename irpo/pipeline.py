@@ -46,7 +46,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, advises: bool =
     config = runs.anchored(config)
     with runs.claimed(out):
         runs.require_place(out, config, resume=resume)
-        if resume and runs.is_finished(out, config):
+        if resume and runs.is_finished(out, config) and _has_chosen(out, config):
             say(f"{out}: the run is finished; nothing is left to do")
             return None
         require_sound(config, method_of(config))
@@ -56,6 +56,15 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, advises: bool =
     if advises:
         advise(out, config, measurable="eval" in parts.card["splits"])
     return outcome
+
+
+def _has_chosen(out: Path, config: RunConfig) -> bool:
+    """Whether the run's choice of a strength can be read, where it makes one."""
+    try:
+        choice_of_run(out, config)
+    except UserError:
+        return False
+    return True
 
 
 def fit(parts: Parts, out: Path) -> Outcome | None:
@@ -73,13 +82,14 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
         job = Job(config, model, parts.builder, parts.method, train, validation)
         runs.begin(out, config, held)
         outcome, choice = _fit_online(job, out)
-    if outcome is not None and runs.chooses(config):
-        outcome = replace(outcome, choice=choice)
+    told = choice if runs.chooses(config) else None
+    if outcome is not None:
+        outcome = replace(outcome, choice=told)
     runs.write_choice(out, config, choice.as_dict())
     runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
     cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
-    runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held)))
-    tell(outcome)
+    runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held), choice=told))
+    tell(outcome, told)
     return outcome
 
 

@@ -160,6 +160,15 @@ def test_a_round_whose_weights_are_damaged_is_taken_anew(damage, tmp_path, scrip
     assert_same_weights(weights(again.model), weights(whole.model))
 
 
+def test_a_round_whose_choice_of_a_strength_is_damaged_is_taken_anew(tmp_path, scripted, capsys):
+    whole, again = (job("iterative_irpo", "ranking.strength=2") for _ in range(2))
+    run_rounds(whole, tmp_path, quiet)
+    (tmp_path / "rounds/002/strength.json").write_text("{}")
+    run_rounds(again, tmp_path, quiet)
+    assert "round 2: strength.json is damaged; going back" in capsys.readouterr().err
+    assert_same_weights(weights(again.model), weights(whole.model))
+
+
 def test_the_first_and_the_previous_policy_are_different_references(tmp_path, scripted):
     runs = {}
     for reference in ("first", "previous"):

@@ -7,11 +7,11 @@ import pytest
 from small_runs import config_of, lines
 
 from irpo import api, cli, pipeline
-from irpo.config.schema import OnlineConfig, RankingConfig
+from irpo.config.schema import OnlineConfig, RankingConfig, to_yaml
 from irpo.progress import BEST
-from irpo.ranking.choosing import Choice
+from irpo.ranking.choosing import Choice, choice_of_run
 from irpo.ranking.reranker import Reranker
-from irpo.runs import CHOICE
+from irpo.runs import CHOICE, require_place
 from irpo.runs.key import LATER, run_key, settings
 from irpo.scoring.strength import GRID, PLAIN, Strength, named
 from irpo.types import UserError
@@ -69,7 +69,7 @@ def test_an_evaluation_says_its_strength(chosen, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["setting"]["strength"] == "reward by logits"
     report = (tmp_path / "report.md").read_text()
     assert "- strength: reward by logits" in report
-    assert "score and constrain at strength reward by logits: log pi - log pi_ref" in report
+    assert "\n- score at strength reward by logits: log pi - log pi_ref\n" in report  # constrain was not measured
     plain = api.evaluate(str(out), tmp_path, modes=["score"], max_lists=4, strength=1)
     assert "at strength" not in (tmp_path / "report.md").read_text()
     assert plain.setting.strength == "1"
@@ -106,11 +106,23 @@ def test_a_choice_that_is_lost_is_missed_and_made_anew(tmp_path):
     config = config_of(*CHOOSES, "training.updates=2")
     first = pipeline.train(config, out)
     (out / CHOICE).unlink()
-    with pytest.raises(UserError, match=r"no whole 'strength\.json'"):
+    with pytest.raises(UserError, match=r"'strength\.json', .* is missing or damaged; use train"):
         Reranker.load(str(out))
     assert pipeline.train(config, out, resume=True).choice == first.choice
     assert Reranker.load(str(out)).strength == first.choice.strength
     assert pipeline.train(config, out, resume=True) is None  # it is finished
+    (out / CHOICE).write_text('{"strength": 3}')
+    assert pipeline.train(config, out, resume=True).choice == first.choice
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"by": "weights"}, {"by": "adapter", "strength": "reward"}, {"strength": -1}, {"temperature": 0}, {"curve": None}],
+)
+def test_a_choice_that_cannot_be_is_damaged(damage, tmp_path):
+    (tmp_path / CHOICE).write_text(json.dumps(Choice(temperature=2).as_dict() | damage))
+    with pytest.raises(UserError, match=r"'strength\.json', .* is missing or damaged"):
+        choice_of_run(tmp_path, config_of(*CHOOSES))
 
 
 def test_a_base_model_has_no_strength():
@@ -135,6 +147,13 @@ def test_without_lists_to_choose_by_auto_is_the_policy_and_says_so(tmp_path, cap
     assert "ranking.strength stays 1" in " ".join(capsys.readouterr().err.split())
     assert Reranker.load(str(tmp_path / "run")).strength.plain
     assert pipeline.train(config, tmp_path / "run", resume=True) is None  # it is finished
+
+
+def test_a_strength_that_is_given_is_told_where_nothing_is_measured(tmp_path, capsys):
+    config = config_of("ranking.strength=3", "training.validation_fraction=0", "training.updates=1")
+    pipeline.train(config, tmp_path / "run")
+    assert "\nstrength: 3 by logits\n" in capsys.readouterr().err
+    assert "\n- strength: 3 by logits\n" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_without_an_adapter_auto_is_the_policy():
@@ -166,6 +185,12 @@ def test_a_run_without_a_strength_keeps_its_key(tmp_path):
     assert run_key(config_of("ranking.strength=1.0"), {}) == run_key(plain, {})
     keys = {run_key(config_of(*some), {}) for some in ([], ["ranking.strength=2"], ["ranking.temperature=auto"])}
     assert len(keys) == 3
+
+
+def test_a_run_that_goes_on_otherwise_is_told_what_it_was(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(config_of()))
+    with pytest.raises(UserError, match=r"ranking\.strength_by is 'adapter' and was 'logits' in "):
+        require_place(tmp_path, config_of("ranking.strength_by=adapter"), resume=True)
 
 
 def test_what_came_later_stands_at_its_default():

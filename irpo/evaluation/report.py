@@ -120,12 +120,13 @@ def overview(summary: Summary) -> Grid:
 
 def at_strength(summary: Summary) -> list[str]:
     """How scores were made of policy and reference, where they are not the policy's own."""
-    if summary.setting is None or summary.setting.strength == summary.setting.protocol.strength:
+    modes = dict.fromkeys(row.mode for row in summary.rows if row.mode is not None and row.mode != "generate")
+    if not modes or summary.setting is None or summary.setting.strength == summary.setting.protocol.strength:
         return []
     value = summary.setting.strength.partition(" ")[0]
     formula = "log pi - log pi_ref" if value == "reward" else f"log pi_ref + {value} (log pi - log pi_ref)"
-    told = "the adapter's scale" if summary.setting.strength.endswith("adapter") else formula
-    return [f"score and constrain at strength {summary.setting.strength}: {told}"]
+    told = f"the adapter {value} times as large" if summary.setting.strength.endswith("adapter") else formula
+    return [f"{', '.join(modes)} at strength {summary.setting.strength}: {told}"]
 
 
 def cuts(summary: Summary) -> str:

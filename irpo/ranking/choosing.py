@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -93,10 +93,12 @@ class Choice:
     def of(cls, told: Mapping[str, Any]) -> Choice:
         """What `as_dict` told; `KeyError`, `TypeError` or `ValueError` where it is something else."""
         by: StrengthBy = told["by"]
-        temperature = told["temperature"]
+        temperature = None if told["temperature"] is None else float(told["temperature"])
+        if by not in get_args(StrengthBy) or not (temperature is None or 0 < temperature < math.inf):
+            raise ValueError(f"by {by!r}, temperature {temperature}")
         return cls(
             Strength(strength_value(told["strength"]), by),
-            None if temperature is None else float(temperature),
+            temperature,
             {strength_value(word): float(mean) for word, mean in told["curve"].items()},
             *(str(told["measure"]), int(told["lists"]), int(told["groups"])),
         )
@@ -114,7 +116,7 @@ def choice_of_run(folder: str | Path, config: RunConfig) -> Choice:
         return Choice.of(read_json(Path(folder) / CHOICE))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
-            f"{folder}: the run has no whole '{CHOICE}', its choice of a strength; use train --resume"
+            f"{folder}: '{CHOICE}', the run's choice of a strength, is missing or damaged; use train --resume"
         ) from None
 
 

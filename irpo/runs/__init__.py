@@ -30,14 +30,14 @@ from irpo.config.schema import RUN_CONFIG, RankingConfig, RunConfig, load_config
 from irpo.files import atomic_file, sha256_of, sweep, whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
-from irpo.runs.key import KEY, MAY_GROW, Settings, differing, read_json, run_key, settings
+from irpo.runs.key import KEY, LATER, MAY_GROW, Settings, differing, fingerprint, read_json, run_key, settings
 from irpo.types import UserError
 
 ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
 CHECKPOINTS, ROUNDS, LOG = "checkpoints", "rounds", "log.jsonl"
 BEFORE, STATE, CARD = "before.json", "state.json", "README.md"
 CHOICE = "strength.json"
-LOCK, WEIGHTS = ".lock", "weights.json"  # of a round: the digests of its weights' files
+LOCK, WEIGHTS = ".lock", "weights.json"  # of a round: the digests of its weights' files and of its choice
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
 
@@ -176,8 +176,9 @@ def require_place(out: Path, config: RunConfig, *, resume: bool) -> None:
         return
     for key, (old, new) in differing(settings(load_config([written])), settings(config)).items():
         if not _grows(key, old, new):
+            now, then = (_word(LATER.get(key) if value is None else value) for value in (new, old))
             raise UserError(
-                f"--resume: {key} is {_word(new)} and was {_word(old)} in {written}; a run goes on as it began"
+                f"--resume: {key} is {now} and was {then} in {written}; a run goes on as it began"
                 + (f", but {key} may grow" if key in MAY_GROW else "")
             )
 
@@ -200,7 +201,7 @@ def is_finished(out: Path, config: RunConfig) -> bool:
     there, key = run_config(out), read_json(out / KEY).get("key")
     if there is None or key is None or differing(settings(there), settings(config)):
         return False
-    if not (out / _learnt(config.model.tuning)).is_dir() or (chooses(config) and not read_json(out / CHOICE)):
+    if not (out / _learnt(config.model.tuning)).is_dir():
         return False
     try:
         return (out / CARD).read_text(encoding="utf-8").endswith(card_end(key))
@@ -300,6 +301,9 @@ def load_weights(name: str, options: Any = None, *, merge: bool = False) -> Any:
     if merge and options.quantization == "nf4":
         raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
     model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
+    was, base = read_json(folder / KEY).get("contents", {}).get("model.name"), config.model.name
+    if was not in (None, fingerprint(base)):
+        say(f"note: {name}: {base!r} is not as it was when this adapter was trained; it may rank otherwise")
     return model.merge_and_unload() if merge else model.eval()
 
 
@@ -330,7 +334,7 @@ def fresh_round(out: Path, number: int) -> Path:
 
 
 def finished_rounds(out: Path) -> list[dict[str, Any]]:
-    """The states of the rounds that are whole, from 0 on; last ones with damaged weights are told of and left out."""
+    """The states of the rounds that are whole, from 0 on; last ones with damaged files are told of and left out."""
     states: list[dict[str, Any]] = []
     while state := read_json(round_folder(out, len(states)) / STATE):
         states.append(state)
@@ -341,7 +345,7 @@ def finished_rounds(out: Path) -> list[dict[str, Any]]:
 
 
 def _damaged(home: Path) -> str | None:
-    """The first file of a round's weights that is not as it was written, None where all are."""
+    """The first file of a round's weights and choice that is not as it was written, None where all are."""
     for name, digest in read_json(home / WEIGHTS).items():
         try:
             if sha256_of(home / name) != digest:
@@ -358,6 +362,7 @@ def save_round(home: Path, config: RunConfig, model: Any, tokenizer: Any, state:
         return
     write_text(home / RUN_CONFIG, to_yaml(config))
     files = sorted(path for path in (home / _learnt(config.model.tuning)).rglob("*") if path.is_file())
+    files += [home / CHOICE] if (home / CHOICE).is_file() else []
     digests = {path.relative_to(home).as_posix(): sha256_of(path) for path in files}
     write_text(home / WEIGHTS, json.dumps(digests, indent=2) + "\n")
     write_text(home / STATE, json.dumps(state, indent=2) + "\n")

@@ -57,12 +57,16 @@ def _flat(value: Any, name: str) -> Settings:
 
 
 def contents(config: RunConfig, template: str, lists_sha256: str) -> Settings:
-    """Digests of what the settings only point at: the model, the prompt template, the training lists."""
-    return {
+    """Digests of what the settings only point at: the model, the prompt template, the training lists.
+
+    And what a setting means where that has changed: an anchor was once weighed by the list's NLL, not by its token's.
+    """
+    held = {
         "model.name": fingerprint(config.model.name),
         "prompt.template": hashlib.sha256(template.encode()).hexdigest(),
         "the training lists": lists_sha256,
     }
+    return held | ({"the unit of method.nll_weight": "a token's NLL"} if config.method.nll_weight else {})
 
 
 def run_key(config: RunConfig, held: Settings) -> str:

@@ -76,14 +76,14 @@ def outcome_of(
     return Outcome(len(after), mean, sum(before.values()) / len(before), interval, chosen, groups)
 
 
-def tell(outcome: Outcome | None) -> None:
-    """Whether a run helped."""
+def tell(outcome: Outcome | None, choice: Choice | None) -> None:
+    """Whether a run helped, and how it ranks."""
     if outcome is not None:
         say(str(outcome))
         if outcome.verdict:
             say(f"note: {outcome.verdict}")
-        if outcome.choice is not None:
-            say(str(outcome.choice))
+    if choice is not None:
+        say(str(choice))
 
 
 def advise(out: Path, config: RunConfig, *, measurable: bool) -> None:
@@ -99,7 +99,13 @@ def advise(out: Path, config: RunConfig, *, measurable: bool) -> None:
 
 
 def model_card(
-    config: RunConfig, card: Mapping[str, Any], cuts: Mapping[str, int], outcome: Outcome | None, *, key: str
+    config: RunConfig,
+    card: Mapping[str, Any],
+    cuts: Mapping[str, int],
+    outcome: Outcome | None,
+    *,
+    key: str,
+    choice: Choice | None = None,
 ) -> str:
     """README.md of a run: what it is, how to use it, and how it came about."""
     m, base = config.method, base_name(config.model.name)
@@ -128,7 +134,7 @@ def model_card(
             "```",
             "",
             "## Measures",
-            *_measures(outcome),
+            *_measures(outcome, choice),
             "",
             "## Data",
             *data,
@@ -139,13 +145,12 @@ def model_card(
     )
 
 
-def _measures(outcome: Outcome | None) -> list[str]:
+def _measures(outcome: Outcome | None, choice: Choice | None) -> list[str]:
     """What the card says that came out."""
+    told = [] if choice is None else [f"- {choice}", *_curve(choice)]
     if outcome is None:
-        return ["No validation lists were set aside; nothing was measured in training."]
-    told = [str(outcome), *filter(None, [outcome.verdict])]
-    choice = [] if outcome.choice is None else [f"- {outcome.choice}", *_curve(outcome.choice)]
-    return [f"- {line}" for line in told] + choice
+        return ["No validation lists were set aside; nothing was measured in training.", *([""] if told else []), *told]
+    return [f"- {line}" for line in (str(outcome), outcome.verdict) if line] + told
 
 
 def _curve(choice: Choice) -> list[str]:

@@ -214,6 +214,18 @@ def test_l13_the_adapters_configuration_does_not_follow_the_hash_seed(tmp_path):
     assert len(targets) > 3
 
 
+def test_an_adapter_whose_base_has_changed_says_so(run, capsys):
+    from irpo.runs import load_weights
+
+    told = json.loads((run / "run.json").read_text())
+    load_weights(str(run))
+    assert "note" not in capsys.readouterr().err
+    told["contents"]["model.name"] = "another"
+    (run / "run.json").write_text(json.dumps(told))
+    load_weights(str(run))
+    assert "'embedded' is not as it was when this adapter was trained" in capsys.readouterr().err
+
+
 def test_b5_a_key_does_not_depend_on_paths_or_logging(tmp_path):
     from irpo.runs.key import contents, run_key
 
@@ -234,6 +246,16 @@ def test_b5_a_key_does_not_depend_on_paths_or_logging(tmp_path):
     assert len(keys) == 1
     (folders[0] / "model.safetensors").write_bytes(b"Weights")
     assert key(config_of(f"model.name={folders[0]}")) not in keys
+
+
+def test_a_run_whose_anchor_was_weighed_by_the_whole_list_does_not_go_on_by_its_tokens():
+    from irpo.runs.key import contents, differing
+
+    changed = "the unit of method.nll_weight"
+    anchored, plain = (contents(config_of(f"method.nll_weight={weight}"), "template", "lists") for weight in (1, 0))
+    before = {name: value for name, value in anchored.items() if name != changed}  # as such a run has it
+    assert set(differing(before, anchored)) == {changed}
+    assert changed not in plain
 
 
 def test_b5_a_run_goes_on_with_other_logging_and_names_the_setting_that_differs(unfinished, capsys):
