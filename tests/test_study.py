@@ -14,7 +14,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import study
 import study_trial
-from study_cases import ANCHORS, BETAS, GROUPS, QUICK, RATES, Piece, Setting, cases, chosen, pieces, points, trials
+from study_cases import (
+    ANCHORS,
+    BETAS,
+    GROUPS,
+    PUBLISHED,
+    QUICK,
+    RATES,
+    Piece,
+    Setting,
+    cases,
+    chosen,
+    pieces,
+    points,
+    trials,
+)
 from study_found import Found, interval, short, verdicts
 from study_tables import tables
 from study_trial import relabelled
@@ -131,7 +145,7 @@ def test_nothing_is_measured_before_its_setting_is_chosen():
     kinds = Counter(key.split("/")[0] for key in done)
     assert kinds["trial"] == 8 * len(cases())
     assert kinds["final"] == 2 * len(cases())  # both strengths chose the same setting
-    assert kinds["adapter"] == EIGHT.curve_seeds * 5
+    assert kinds["adapter"] == EIGHT.curve_seeds * len(PUBLISHED)
 
 
 def test_shards_share_the_pieces_out():
