@@ -37,7 +37,7 @@ def sampled(text: str) -> Drawn:
 BASE = ["models/embedded.yaml", "tasks/world.yaml"]
 SMALL = [
     "training.lists_per_update=4", "training.learning_rate=0.01",
-    "online.rounds=2", "online.updates_per_round=2", "online.samples=3", "online.min_valid=2",
+    "online.rounds=2", "online.updates_per_round=2", "online.samples=3", "online.min_valid=2", "online.draw=free",
 ]  # fmt: skip
 
 
