@@ -140,7 +140,7 @@ def test_ranks_unseen_wishes_when_asked_to_go_by_the_wish(style: Style) -> None:
     assert found["by the wish"] > 0.9 > 0.8 > found["plain"]
 
 
-def test_the_benchmarks_name_the_weights_that_ship():
+def test_the_benchmarks_name_the_weights_that_ship() -> None:
     """What was decided on before methods were compared is this model, and no later one."""
     own = sha256_of(embedded_dir() / "model.safetensors")
     folder = Path(__file__).parents[1] / "benchmarks"
