@@ -10,8 +10,8 @@ whatever becomes of them. A drawn answer is a list of iterative IRPO, where it n
 to a prompt are one list of REINFORCE. `iterative` is the paper's (beta 1, nothing added), `iterative, anchored` has
 beta 0.1 and an anchor by token. Each gets the same search: of four learning rates the one with the best constrained
 NDCG@10 on validation lists after the last round (seed 1000); then five seeds, measured after every round on evaluation
-lists, and after the last as the policy too. What is ranked is ranked at strength `auto`, chosen on validation lists by the scorer `independent`,
-which is the same for all. About an hour of one core.
+lists, and after the last as the policy too. What is ranked is ranked at strength `auto`, chosen on validation lists by
+the scorer `independent`, which is the same for all. About an hour of one core.
 """
 
 from __future__ import annotations

@@ -68,7 +68,10 @@ def test_it_answers_in_words(contest):
     assert helps == (
         "Does fine-tuning help? Above the base model: good, perfect; not told apart from the base model: poor."
     )
-    assert which == "Which method? Validation lists choose good. Below it: poor; not told apart from it: perfect."
+    assert which == (
+        "Which method? Validation lists choose good. "
+        "Below it in this run: poor; not told apart from it in this run: perfect."
+    )
     assert "the 12 wishes, not the 24 lists" in sure
     assert "for all 5" in sure
     assert "named" in columns

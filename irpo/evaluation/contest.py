@@ -105,7 +105,7 @@ class Contest:
         if self.best is None:
             return []
         sides = self._sides([(row, row.to_best) for row in self.trained if row.name != self.best], self.best)
-        return [f"Which method? Validation lists choose {self.best}. {_told(sides, 'it')}"]
+        return [f"Which method? Validation lists choose {self.best}. {_told(sides, 'it in this run')}"]
 
     def _sides(self, rows: Sequence[tuple[Entrant, float | None]], to: str) -> dict[str, list[str]]:
         """The names beyond chance above and below a row, and those of which the tests say neither."""
