@@ -115,11 +115,15 @@ class Reader:
     def methods(self, by: str) -> str:
         """Every method that was measured, best first, and what the tests say of it against SFT."""
         found = sorted([*self.all(by), *self.base("score")], key=lambda x: -x.mean)
-        pairs = [(x, sft) for sft in found if sft.name == "sft" for x in found if x is not sft]
+        pairs = [(x, sft) for sft in found if sft.name == "sft" for x in found if x is not sft and self._whole(x)]
         against = {x.name: told for (x, _), told in zip(pairs, verdicts(pairs), strict=True)}
         rows = [self._method(x, by, against.get(x.name)) for x in found]
         header = ["", "NDCG@10 by score", "@1", "@5", "strength, by seed", "constrained", "free", "named", "whole"]
         return markdown([*header, "against SFT", "seeds"], rows)
+
+    def _whole(self, x: Found) -> bool:
+        """Whether every seed is there, without which nothing is said to be better or worse."""
+        return x.name == BASE or len(x.rows) == self.protocol.seeds
 
     def _method(self, x: Found, by: str, against: tuple[float, float, str] | None) -> list[str]:
         if x.name == BASE:
@@ -154,7 +158,7 @@ class Reader:
             for name in (*MAIN, *MEASURE, *map(as_published, PUBLISHED))
             if name in cases() and (x := self.finals(name, "score", by))
         ]
-        found = sorted([*found, *self.base("score")], key=lambda x: -x.mean)
+        found = sorted(filter(self._whole, [*found, *self.base("score")]), key=lambda x: -x.mean)
         pairs = list(combinations(found, 2))
         told = verdicts(pairs)
         rows = [[a.name, b.name, *_test(test)] for (a, b), test in zip(pairs, told, strict=True)]

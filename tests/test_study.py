@@ -217,6 +217,18 @@ def test_tables_rank_by_what_was_measured():
     assert rows[-1] == "base model"
 
 
+def test_nothing_is_called_better_before_every_seed_is_there():
+    done = all_done(EIGHT)
+    last = next(key for key in done if key.startswith("final/dpo/") and key.endswith("/1"))
+    row = next(line for line in tables(done, EIGHT)["methods"].splitlines() if line.startswith("| dpo |"))
+    assert "p = " in row
+    made = tables({key: line for key, line in done.items() if key != last}, EIGHT)
+    (row,) = (line for line in made["methods"].splitlines() if line.startswith("| dpo |"))
+    assert "p = " not in row
+    assert row.endswith("| 1 |")
+    assert "| dpo |" not in made["tests"]
+
+
 def test_fewer_lists_are_drawn_by_the_seed():
     lists = study_trial.shared(QUICK, "text")
     drawn = [
