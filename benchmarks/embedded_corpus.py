@@ -107,7 +107,7 @@ def question(rng: random.Random) -> tuple[str, str]:
 
 
 def notes(rng: random.Random, drawn: FilmList) -> tuple[str, str]:
-    """A request for one thing about each film of a list, and the answer, a line a film."""
+    """A request for one thing about each film of a list, and the answer: for the tokenizer, no row holds one."""
     values = {
         "genre": [f.genre for f in drawn.films],
         "country": [f.country for f in drawn.films],
@@ -181,7 +181,7 @@ class Corpus:
 
     def film_row(self, style: Style) -> Row:
         """A list of films, in one register or the other."""
-        drawn = self.film_list(LABEL_COUNTS if style == "label" else COUNTS)
+        drawn = self.asked_films(LABEL_COUNTS if style == "label" else COUNTS)
         if self.rng.random() < BY_WISH_SHARE:
             asked = replace(drawn, query=drawn.query + BY_WISH)
             return self._list_row(asked.example(), "world", style, order_by_wish(drawn), "by_wish")
@@ -193,7 +193,7 @@ class Corpus:
         Its name in the list, its title's first word, fame, the facts. Only these marks are learned: of a prompt nothing
         is. Since nothing tells which mark comes first, all of them have to be known at a title's end.
         """
-        drawn = self.film_list(LABEL_COUNTS)
+        drawn = self.asked_films(LABEL_COUNTS)
         names = label_names(self.tokenizer, len(drawn.films))
         ids = self._ids(markup(self.tokenizer, drawn.query + "\nFilms:\n")[0])
         ids = ids[: len(ids) - ids[::-1].index(self._ids("\n")[0])]  # up to the list: the turn stays open
@@ -208,7 +208,7 @@ class Corpus:
             learned += [False] * len(shown) + [True] * len(mark) + [False]
         return Row(ids, learned, f"marked_{style}")
 
-    def film_list(self, counts: Sequence[int]) -> FilmList:
+    def asked_films(self, counts: Sequence[int]) -> FilmList:
         """The next list of films whose wish is not one of the evaluation split's."""
         while True:
             self.drawn += 1

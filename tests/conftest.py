@@ -7,7 +7,27 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("busy machine", deadline=None)  # a time limit would fail where others share the cores
 settings.load_profile("busy machine")
+
+
+@pytest.fixture
+def irpo(monkeypatch, capsys, tmp_path):
+    """Runs `irpo ...` in an empty folder; gives exit code, stdout, stderr."""
+    from irpo import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["irpo", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return (code, *capsys.readouterr())
+
+    return run

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from irpo import cli
-
 GOOD = {
     "id": "q",
     "query": "which?",
@@ -29,18 +27,12 @@ BAD_LINES = {
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs `irpo ...` and gives (exit code, stderr); stays in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def command(irpo):
+    """Runs `irpo ...` in an empty folder; gives (exit code, stderr)."""
 
     def run(*words):
-        monkeypatch.setattr("sys.argv", ["irpo", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, capsys.readouterr().err
+        code, _, err = irpo(*words)
+        return code, err
 
     return run
 
