@@ -69,7 +69,7 @@ class Contest:
         return cls(**dict(told) | {"rows": rows})
 
     def grid(self) -> Grid:
-        """The table, 72 columns wide with names of 11, and its notes."""
+        """The table, 77 columns wide with names of 11, and its notes."""
         shown = [name for name in OPTIONAL if name in self._headed]
         header = ("ranked by", self.mode, "95 %", *shown, "p base", "p best")
         cells = tuple(
