@@ -149,7 +149,10 @@ def embedded() -> Mapping[str, str]:
     if not path.is_file():
         return {}
     told = json.loads(path.read_text(encoding="utf-8"))
-    return {"rankings": ability(told["ndcg@10"]), "facts": _named("share of questions", told["facts"], "{:.3f}")}
+    return {
+        "rankings": ability(told["ndcg@10"]),
+        "facts": _pairs(("of", "share of questions"), told["facts"], "{:.3f}"),
+    }
 
 
 def ability(told: Mapping[str, Any]) -> str:
@@ -165,8 +168,10 @@ def ability(told: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _named(what: str, values: Mapping[str, float], form: str) -> str:
-    return f"| of | {what} |\n| --- | --- |\n" + "\n".join(f"| {n} | {form.format(v)} |" for n, v in values.items())
+def _pairs(header: tuple[str, str], values: Mapping[str, Any], form: str = "{}") -> str:
+    """Names and values, a row each, in markdown."""
+    rows = [header, ("---", "---"), *((name, form.format(value)) for name, value in values.items())]
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
 def quickstart() -> Mapping[str, str]:
@@ -211,7 +216,7 @@ def table(told: Mapping[str, Any]) -> str:
 def about(told: Mapping[str, Any]) -> str:
     """What else can be said of a quickstart."""
     rows = {"seconds": told["seconds"], **{name: told["contest"][name] for name in ("lists", "units")}}
-    return "| what | value |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return _pairs(("what", "value"), rows)
 
 
 def wrong(root: Path = ROOT) -> Iterator[str]:
