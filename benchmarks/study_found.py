@@ -93,6 +93,15 @@ def short(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
 
 
+def p_value(p: float) -> str:
+    """A p-value as a table has it.
+
+    >>> p_value(0.0324), p_value(0.0002)
+    ('p = .032', 'p < .001')
+    """
+    return "p < .001" if p < 0.001 else f"p = {short(p)}"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; nothing where it has no row."""
     if not rows:

@@ -23,7 +23,7 @@ from study_cases import (
     reached,
     trials,
 )
-from study_found import Found, markdown, short, verdicts
+from study_found import Found, markdown, p_value, short, verdicts
 
 BASE = "base model"
 MODES = ("score", "constrain", "generate")
@@ -231,4 +231,4 @@ def _told(test: tuple[float, float, str] | None) -> str:
 
 def _test(test: tuple[float, float, str]) -> list[str]:
     apart, p, word = test
-    return [f"{'+' if apart >= 0 else ''}{short(apart)}", f"p = {short(p)}", word]
+    return [f"{'+' if apart >= 0 else ''}{short(apart)}", p_value(p), word]

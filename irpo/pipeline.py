@@ -16,7 +16,8 @@ from irpo.evaluation.writing import require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
-from irpo.ranking.choosing import Choice, choice_of_run
+from irpo.ranking.choosing import Choice, choice_of_run, spelt
+from irpo.ranking.modes import RANKING_MODES
 from irpo.ranking.reranker import Ranked, Reranker, notes_on
 from irpo.registry import Spec
 from irpo.resources import cache_dir
@@ -234,12 +235,14 @@ def measure(
 
 
 def rank(model: str, query: str, documents: Sequence[str], mode: Spec, **loaded: Any) -> list[Ranked]:
-    """The documents for a query, best first; tells what was cut and what stands where it does by chance.
+    """The documents for a query, best first; tells at which strength, what was cut, and what stands where it does by chance.
 
     `loaded` are options of `Reranker.load`.
     """
-    ranker = Reranker.load(model, **loaded)
-    rows = ranker.rank(query, documents, mode)
+    ranker, chosen = Reranker.load(model, **loaded), RANKING_MODES.build(mode)
+    rows = ranker.rank(query, documents, chosen)
+    if not ranker.strength.plain and RANKING_MODES.described(chosen) != "generate":
+        say(f"note: ranked at strength {spelt(ranker.strength)}")
     for note in notes_on(rows, ranker.builder.max_tokens):
         say(f"note: {note}")
     return rows

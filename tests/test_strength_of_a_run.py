@@ -77,7 +77,7 @@ def test_an_evaluation_says_its_strength(chosen, tmp_path):
 
 
 def test_the_command_ranks_at_a_strength(chosen, capsys, monkeypatch):
-    out, outcome = chosen
+    out, _ = chosen
 
     def ranked(*flags):
         monkeypatch.setattr("sys.argv", ["irpo", "rank", "--model", str(out), "a film", *DOCUMENTS, "--json", *flags])
@@ -88,8 +88,13 @@ def test_the_command_ranks_at_a_strength(chosen, capsys, monkeypatch):
     code, said = ranked()
     assert code == 0
     assert all(0 < row["probability"] < 1 for row in json.loads(said.out))
-    code, said = ranked("--strength", "1")
-    assert [row["probability"] for row in json.loads(said.out)] == [None] * 3 or outcome.choice.strength.plain
+    assert "no probabilities" not in said.err
+    code, said = ranked("--strength", "7", "--strength-by", "adapter")  # no value of the grid
+    assert [row["probability"] for row in json.loads(said.out)] == [None] * 3
+    assert "note: no probabilities, for the run's temperature was fitted at its own strength and prompt\n" in said.err
+    assert "note: ranked at strength 7 by adapter\n" in said.err
+    code, said = ranked("--strength", "7", "--mode", "generate")
+    assert "ranked at strength" not in said.err  # a free answer is the policy's
     for flags in (
         ("--strength", "auto"),
         ("--strength-by", "weights"),

@@ -79,7 +79,8 @@ class Reranker:
         if max_tokens is not None:
             _require_room(name, max_tokens)
         own = run_config(name)
-        choice = strengthened(choice_of_run(name, own) if own else Choice(), strength, strength_by)
+        chosen = choice_of_run(name, own) if own else Choice()
+        choice = strengthened(chosen, strength, strength_by)
         config = own or like
         load_plugins(config.plugins if config else ())
         builder = _builder(name, config, style, template, max_tokens)
@@ -90,6 +91,8 @@ class Reranker:
         as_trained = style in (None, config.prompt.style)
         scorer = SCORERS.build(config.method.scorer if as_trained else "independent")
         temperature = choice.temperature if as_trained and template is None else None
+        if own and chosen.temperature and not temperature:
+            say("note: no probabilities, for the run's temperature was fitted at its own strength and prompt")
         return cls(model, builder.tokenizer, builder, scorer, config.method.length, choice.strength, temperature)
 
     @property
