@@ -110,6 +110,7 @@ def test_an_unknown_key_on_top_lists_the_sections():
         ("evaluation.measures=[ndcg@10]", "unknown measure 'ndcg@10'; choose from NDCG@k, Recall@k, P@k, MRR, MAP"),
         ("method.objective=3", "give a plug-in's name"),
         ("training=3", "training = 3"),
+        ("ranking.strength=true", "ranking.strength = True: true and false are no value of this key"),
         ("model.tuning=full", "choose method.reference precomputed or none"),
         ("seed", "write key.sub=value"),
         ("=3", "write key.sub=value"),
