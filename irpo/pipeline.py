@@ -235,7 +235,7 @@ def measure(
 
 
 def rank(model: str, query: str, documents: Sequence[str], mode: Spec, **loaded: Any) -> list[Ranked]:
-    """The documents for a query, best first; tells at which strength, what was cut, and what stands where it does by chance.
+    """The documents for a query, best first; tells at which strength, and what was cut or stands there by chance.
 
     `loaded` are options of `Reranker.load`.
     """
