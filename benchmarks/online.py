@@ -8,10 +8,11 @@
 The embedded model, 5 rounds of 10 updates, 8 drawn answers an update: 400 answers, 4 to a prompt, in every run,
 whatever becomes of them. A drawn answer is a list of iterative IRPO, where it names every candidate once; four answers
 to a prompt are one list of REINFORCE. `iterative` is the paper's (beta 1, nothing added), `iterative, anchored` has
-beta 0.1 and an anchor by token. Each gets the same search: of four learning rates the one with the best constrained
-NDCG@10 on validation lists after the last round (seed 1000); then five seeds, measured after every round on evaluation
-lists, and after the last as the policy too. What is ranked is ranked at strength `auto`, chosen on validation lists by
-the scorer `independent`, which is the same for all. About an hour of one core.
+beta 0.1 and an anchor by token: the list in the order of its labels, from which SFT learns. Each gets the same
+search: of four learning rates the one with the best constrained NDCG@10 on validation lists after the last round that
+it trained (seed 1000); then five seeds, measured after every round on evaluation lists, and after the last as the
+policy too. What is ranked is ranked at strength `auto`, chosen on validation lists by the scorer `independent`, which
+is the same for all. About an hour of one core.
 """
 
 from __future__ import annotations
@@ -203,11 +204,14 @@ def finished(folder: Path, plan: Plan) -> Lines:
 
 
 def best_rate(cell: Cell, plan: Plan, done: Lines) -> float | None:
-    """The rate that got furthest and then had the best value, of equals the lowest; None before all were tried."""
+    """The rate with the best value after its last trained round, of equals the lowest; None before all were tried.
+
+    What is chosen by is what is reported: a rate that stops early is taken where it has got higher till then.
+    """
     tried = {rate: done.get(cell.key(rate, SEARCH_SEED)) for rate in plan.rates}
     if not all(tried.values()):
         return None
-    return max(plan.rates, key=lambda rate: (tried[rate]["round"], tried[rate]["value"], -rate))  # type: ignore[index]
+    return max(plan.rates, key=lambda rate: (tried[rate]["value"], -rate))  # type: ignore[index]
 
 
 def run(plan: Plan, folder: Path, shard: str) -> None:
