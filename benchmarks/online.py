@@ -262,7 +262,7 @@ class Reader:
     def table(self) -> str:
         """A row a cell: NDCG@10 with its interval by seeds and wishes, what of the drawn answers became lists."""
         header = ["method, draw", "rate", "seeds", "rounds", "lists of answers", "strength"]
-        header += [f"{mode}, strength {strength}" for mode, strength in MEANS] + ["named, free"]
+        header += [f"{mode} at strength {strength}" for mode, strength in MEANS] + ["named"]
         rows = []
         for cell in CELLS:
             runs, found = self.runs(cell), [self.found(cell, mode, strength) for mode, strength in MEANS]
