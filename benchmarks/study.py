@@ -9,8 +9,9 @@ A finished piece is a line of `benchmarks/results/study.<shard>.jsonl`, with the
 protocol; a run that was stopped goes on where it was. Lines of another model or protocol stay where they are and count
 for nothing. `main`, `measure` (objectives that are the measure), `published` (with the reference and without an anchor,
 as the papers have it), `others` and `scorers` search and then measure in three modes; `adapter` scales the adapter of
-the published ones instead; `policy` measures at the setting that was best ranked by the policy itself; `lists` and
-`labels` follow NDCG against training lists, updates, and labels of which less is known.
+the published ones instead; `policy` measures at the setting that was best ranked by the policy itself; `lists`, `early`
+and `labels` follow NDCG against training lists and updates, a few updates and the learning rate, and labels of which
+less is known.
 """
 
 from __future__ import annotations

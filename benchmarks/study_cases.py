@@ -31,9 +31,10 @@ DRAWS = 500  # hypercubes that a block is chosen from
 SEARCH_SEED = 1000  # of training in the search; the final runs have the seeds 0, 1, ...
 MAIN = ("sft", "dpo", "sdpo", "lipo_lambda", "irpo")
 MEASURE = ("pl_rank", "approx_ndcg")
+EARLY = (4, 8, 16)  # updates
 LABELS = ("pair", "binary", "flip10", "flip30")
 PUBLISHED = ("dpo", "sdpo", "lipo_lambda", "irpo")  # searched over rate and beta alone, too: alpha 1, no anchor
-GROUPS = ("main", "measure", "published", "adapter", "policy", "others", "scorers", "lists", "labels")
+GROUPS = ("main", "measure", "published", "adapter", "policy", "others", "scorers", "lists", "early", "labels")
 
 Lines = Mapping[str, Mapping[str, Any]]  # the finished pieces by their key
 
@@ -246,8 +247,8 @@ def pieces(group: str, protocol: Protocol, done: Lines) -> Iterator[Piece]:
             yield from trials(cases()[name], protocol)
     settings = {name: chosen(cases()[name], protocol, done, "1" if group == "policy" else "auto") for name in names}
     ready = [(name, setting) for name, setting in settings.items() if setting is not None]
-    if group == "lists":
-        yield from curve_pieces(ready, protocol)
+    if group in ("lists", "early"):
+        yield from (curve_pieces if group == "lists" else early_pieces)(ready, protocol)
         return
     what: Sequence[str | None] = LABELS if group == "labels" else (None,)
     seeds = protocol.curve_seeds if group in ("labels", "adapter") else protocol.seeds
@@ -281,3 +282,13 @@ def curve_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> It
         for lists, updates in dict.fromkeys(grid):
             for name, setting in ready:
                 yield replace(Piece("lists", name, setting, seed, updates), lists=lists)
+
+
+def early_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> Iterator[Piece]:
+    """After a few updates on all the lists, at each learning rate that is not too high for all, and else as chosen."""
+    for seed in range(protocol.curve_seeds):
+        for updates in EARLY:
+            for rate in RATES[:-1]:
+                for name, setting in ready:
+                    piece = Piece("lists", name, replace(setting, rate=rate), seed, updates)
+                    yield replace(piece, lists=protocol.train_lists)

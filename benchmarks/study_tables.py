@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -16,14 +16,18 @@ from study_cases import (
     Lines,
     Piece,
     Protocol,
+    Setting,
     as_published,
     cases,
     chosen,
     curve_pieces,
+    early_pieces,
     reached,
     trials,
 )
 from study_found import Found, markdown, p_value, short, verdicts
+
+Curve = Callable[[Sequence[tuple[str, Setting]], Protocol], Iterator[Piece]]
 
 BASE = "base model"
 MODES = ("score", "constrain", "generate")
@@ -41,6 +45,7 @@ def tables(done: Lines, protocol: Protocol) -> dict[str, str]:
         "tests": read.tests("auto"),
         "tests-1": read.tests("1"),
         "lists": read.lists(),
+        "early": read.early(),
         "labels": read.labels(),
         "adapter": read.adapter(),
     }
@@ -166,18 +171,28 @@ class Reader:
 
     def lists(self) -> str:
         """NDCG@10 by score at strength `auto` and 1, by training lists and updates."""
-        points: dict[tuple[int | None, int], dict[str, list[Piece]]] = {}
+        rows = self._points(curve_pieces, lambda piece: (str(piece.lists), str(piece.updates)))
+        return markdown(["lists", "updates", "", *MAIN], rows)
+
+    def early(self) -> str:
+        """The same after a few updates, by learning rate."""
+        rows = self._points(early_pieces, lambda piece: (str(piece.updates), f"{piece.setting.rate:g}"))
+        return markdown(["updates", "rate", "", *MAIN], rows)
+
+    def _points(self, pieces: Curve, point: Callable[[Piece], tuple[str, str]]) -> list[list[str]]:
+        """Rows of the main methods at each point of a curve, at strength `auto` and 1."""
+        points: dict[tuple[str, str], dict[str, list[Piece]]] = {}
         for name in MAIN:
             setting = chosen(cases()[name], self.protocol, self.done)
-            for piece in curve_pieces([(name, setting)] if setting else [], self.protocol):
-                points.setdefault((piece.lists, piece.updates), {}).setdefault(name, []).append(piece)
+            for piece in pieces([(name, setting)] if setting else [], self.protocol):
+                points.setdefault(point(piece), {}).setdefault(name, []).append(piece)
         rows = []
-        for (lists, updates), by_name in points.items():
+        for at, by_name in points.items():
             for by in ("auto", "1"):
                 cells = [self.found(name, by_name.get(name, []), "score", by) for name in MAIN]
                 if any(cells):
-                    rows.append([str(lists), str(updates), NAMES[by], *(x.cell() if x else "" for x in cells)])
-        return markdown(["lists", "updates", "", *MAIN], rows)
+                    rows.append([*at, NAMES[by], *(x.cell() if x else "" for x in cells)])
+        return rows
 
     def labels(self) -> str:
         """NDCG@10 by score where less is known of the labels in training and validation."""
