@@ -25,6 +25,7 @@ from study_cases import (
     Setting,
     cases,
     chosen,
+    early_pieces,
     pieces,
     points,
     trials,
@@ -203,7 +204,9 @@ def test_figures_are_short(value, text):
 
 def test_tables_tell_every_case_that_is_there():
     made = tables(all_done(EIGHT), EIGHT)
-    assert set(made) == {"search", "methods", "methods-1", "costs", "tests", "tests-1", "lists", "labels", "adapter"}
+    names = {"search", "methods", "methods-1", "costs", "tests", "tests-1", "lists", "early", "labels", "adapter"}
+    assert set(made) == names
+    assert made["early"].count("\n| 4 | 0.001 | strength `auto` |") == 1
     for name in cases():
         assert made["methods"].count(f"| {name} |") == 1
     assert "better" not in made["tests"].replace("| base model |", "")
@@ -227,6 +230,13 @@ def test_nothing_is_called_better_before_every_seed_is_there():
     assert "p = " not in row
     assert row.endswith("| 1 |")
     assert "| dpo |" not in made["tests"]
+
+
+def test_few_updates_are_tried_at_every_rate_and_else_as_chosen():
+    found = list(early_pieces([("irpo", Setting(1e-2, 0.1, 0.0, 1.0))], EIGHT))
+    assert {piece.setting for piece in found} == {Setting(rate, 0.1, 0.0, 1.0) for rate in (1e-3, 3e-3, 1e-2)}
+    assert Counter(piece.updates for piece in found) == dict.fromkeys((4, 8, 16), 3 * EIGHT.curve_seeds)
+    assert {piece.lists for piece in found} == {EIGHT.train_lists}
 
 
 def test_fewer_lists_are_drawn_by_the_seed():
