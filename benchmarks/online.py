@@ -107,7 +107,7 @@ class Cell:
             f"online.rounds={plan.rounds}",
             f"online.updates_per_round={plan.updates}",
             f"online.samples={plan.samples}",
-            f"online.min_valid={plan.answers}",  # an update
+            f"online.min_valid={plan.answers}",  # of a round: an update full
             f"online.draw={self.draw}",
             f"training.lists_per_update={lists}",
             f"training.learning_rate={rate}",
