@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from study import RESULTS, about, commit
 from study_cases import Protocol, Setting, cases
-from study_found import Found, markdown, p_value, short, verdicts
+from study_found import Found, as_cells, markdown, verdicts
 from study_trial import Bench, Run, shared
 from transformers.utils import logging
 
@@ -291,10 +291,7 @@ class Reader:
         pairs += [(Cell(method, "constrained"), Cell(method, "free")) for method in METHODS]
         both = [(self.found(a, "constrain", "auto"), self.found(b, "constrain", "auto")) for a, b in pairs]
         there = [(a, b) for a, b in both if a and b]
-        rows = [
-            [a.name, b.name, f"{'+' if apart >= 0 else ''}{short(apart)}", p_value(p), word]
-            for (a, b), (apart, p, word) in zip(there, verdicts(there), strict=True)
-        ]
+        rows = [[a.name, b.name, *as_cells(test)] for (a, b), test in zip(there, verdicts(there), strict=True)]
         return markdown(["", "against", "difference", "p, Holm", ""], rows)
 
     def draw(self, path: Path) -> None:

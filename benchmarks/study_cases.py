@@ -247,8 +247,8 @@ def pieces(group: str, protocol: Protocol, done: Lines) -> Iterator[Piece]:
             yield from trials(cases()[name], protocol)
     settings = {name: chosen(cases()[name], protocol, done, "1" if group == "policy" else "auto") for name in names}
     ready = [(name, setting) for name, setting in settings.items() if setting is not None]
-    if group in ("lists", "early"):
-        yield from (curve_pieces if group == "lists" else early_pieces)(ready, protocol)
+    if group in CURVES:
+        yield from CURVES[group](ready, protocol)
         return
     what: Sequence[str | None] = LABELS if group == "labels" else (None,)
     seeds = protocol.curve_seeds if group in ("labels", "adapter") else protocol.seeds
@@ -281,7 +281,7 @@ def curve_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> It
     for seed in range(protocol.curve_seeds):
         for lists, updates in dict.fromkeys(grid):
             for name, setting in ready:
-                yield replace(Piece("lists", name, setting, seed, updates), lists=lists)
+                yield Piece("lists", name, setting, seed, updates, lists)
 
 
 def early_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> Iterator[Piece]:
@@ -290,5 +290,7 @@ def early_pieces(ready: Sequence[tuple[str, Setting]], protocol: Protocol) -> It
         for updates in EARLY:
             for rate in RATES[:-1]:
                 for name, setting in ready:
-                    piece = Piece("lists", name, replace(setting, rate=rate), seed, updates)
-                    yield replace(piece, lists=protocol.train_lists)
+                    yield Piece("lists", name, replace(setting, rate=rate), seed, updates, protocol.train_lists)
+
+
+CURVES = {"lists": curve_pieces, "early": early_pieces}  # by group

@@ -84,6 +84,16 @@ def verdicts(pairs: Sequence[tuple[Found, Found]]) -> list[tuple[float, float, s
     return found
 
 
+def as_cells(test: tuple[float, float, str]) -> list[str]:
+    """One of the `verdicts` as cells of a table.
+
+    >>> as_cells((0.0061, 0.0004, "better"))
+    ['+.006', 'p < .001', 'better']
+    """
+    apart, p, word = test
+    return [f"{'+' if apart >= 0 else ''}{short(apart)}", "p < .001" if p < 0.001 else f"p = {short(p)}", word]
+
+
 def short(value: float) -> str:
     """Three decimals, without a zero before them.
 
@@ -91,15 +101,6 @@ def short(value: float) -> str:
     ('.976', '1.000', '-.020')
     """
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
-
-
-def p_value(p: float) -> str:
-    """A p-value as a table has it.
-
-    >>> p_value(0.0324), p_value(0.0002)
-    ('p = .032', 'p < .001')
-    """
-    return "p < .001" if p < 0.001 else f"p = {short(p)}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

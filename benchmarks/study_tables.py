@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from study_cases import (
+    CURVES,
     LABELS,
     MAIN,
     MEASURE,
@@ -16,18 +17,13 @@ from study_cases import (
     Lines,
     Piece,
     Protocol,
-    Setting,
     as_published,
     cases,
     chosen,
-    curve_pieces,
-    early_pieces,
     reached,
     trials,
 )
-from study_found import Found, markdown, p_value, short, verdicts
-
-Curve = Callable[[Sequence[tuple[str, Setting]], Protocol], Iterator[Piece]]
+from study_found import Found, as_cells, markdown, short, verdicts
 
 BASE = "base model"
 MODES = ("score", "constrain", "generate")
@@ -41,7 +37,7 @@ def tables(done: Lines, protocol: Protocol) -> dict[str, str]:
         "search": read.search(),
         "methods": read.methods("auto"),
         "methods-1": read.methods("1"),
-        "costs": read.costs(),
+        "modes": read.modes(),
         "tests": read.tests("auto"),
         "tests-1": read.tests("1"),
         "lists": read.lists(),
@@ -136,25 +132,27 @@ class Reader:
         else:
             decoded = [self.finals(x.name, mode, by) for mode in MODES[1:]]
         free = decoded[1]
-        answers = [f"{100 * free.of(what):.0f} %" if free else "" for what in ("coverage", "exact")]
+        answers = _answers(free, "generate")
         strengths = " ".join(row["strength"] for row in x.rows)
         cells = [d.cell() if d else "" for d in decoded]
         return [x.name, x.cell(), x.cut("1"), x.cut("5"), strengths, *cells, *answers, _told(against), str(len(x.rows))]
 
-    def costs(self) -> str:
-        """Time and forward passes a list in each mode, at strength 1 and where `auto` is another."""
+    def modes(self) -> str:
+        """Every mode in all that was measured of it, at strength 1 and, for seeds where that is another, at `auto`."""
         rows = []
-        for name in MAIN:
-            setting = chosen(cases()[name], self.protocol, self.done)
+        for name, case in cases().items():
+            setting = chosen(case, self.protocol, self.done)
             keys = [f"final/{name}/{setting}/{seed}" for seed in range(self.protocol.seeds)]
             lines = [self.done[key] for key in keys if key in self.done]
             others = [line for line in lines if line.get("auto", "1") != "1"]
             for mode in MODES:
                 for by, some in (("1", lines), ("auto", others)):
                     if x := self._rows(name, some, mode, by):
-                        told = "strength 1" if by == "1" else "another"
-                        rows.append([name, mode, told, f"{x.of('ms_per_list'):.1f}", f"{x.of('passes'):.1f}"])
-        return markdown(["", "mode", "", "ms a list", "passes a list"], rows)
+                        cuts = [x.cut(k) for k in ("1", "5", "10")]
+                        cost = [f"{x.of(what):.1f}" for what in ("ms_per_list", "passes")]
+                        rows.append([name, mode, NAMES[by], *cuts, *_answers(x, mode), *cost])
+        header = ["", "mode", "", "NDCG@1", "@5", "@10", "named", "whole", "ms a list", "passes a list"]
+        return markdown(header, rows)
 
     def tests(self, by: str) -> str:
         """The main methods in pairs, the better mean first."""
@@ -165,26 +163,25 @@ class Reader:
         ]
         found = sorted(filter(self._whole, [*found, *self.base("score")]), key=lambda x: -x.mean)
         pairs = list(combinations(found, 2))
-        told = verdicts(pairs)
-        rows = [[a.name, b.name, *_test(test)] for (a, b), test in zip(pairs, told, strict=True)]
+        rows = [[a.name, b.name, *as_cells(test)] for (a, b), test in zip(pairs, verdicts(pairs), strict=True)]
         return markdown(["", "against", "NDCG@10", "p, Holm", ""], rows)
 
     def lists(self) -> str:
         """NDCG@10 by score at strength `auto` and 1, by training lists and updates."""
-        rows = self._points(curve_pieces, lambda piece: (str(piece.lists), str(piece.updates)))
+        rows = self._points("lists", lambda piece: (str(piece.lists), str(piece.updates)))
         return markdown(["lists", "updates", "", *MAIN], rows)
 
     def early(self) -> str:
         """The same after a few updates, by learning rate."""
-        rows = self._points(early_pieces, lambda piece: (str(piece.updates), f"{piece.setting.rate:g}"))
+        rows = self._points("early", lambda piece: (str(piece.updates), f"{piece.setting.rate:g}"))
         return markdown(["updates", "rate", "", *MAIN], rows)
 
-    def _points(self, pieces: Curve, point: Callable[[Piece], tuple[str, str]]) -> list[list[str]]:
+    def _points(self, group: str, point: Callable[[Piece], tuple[str, str]]) -> list[list[str]]:
         """Rows of the main methods at each point of a curve, at strength `auto` and 1."""
         points: dict[tuple[str, str], dict[str, list[Piece]]] = {}
         for name in MAIN:
             setting = chosen(cases()[name], self.protocol, self.done)
-            for piece in pieces([(name, setting)] if setting else [], self.protocol):
+            for piece in CURVES[group]([(name, setting)] if setting else [], self.protocol):
                 points.setdefault(point(piece), {}).setdefault(name, []).append(piece)
         rows = []
         for at, by_name in points.items():
@@ -240,10 +237,10 @@ class Reader:
         return [[name, how, strengths, *cells, named, f"{constrain.of('ms_per_list'):.1f}"]]
 
 
+def _answers(x: Found | None, mode: str) -> list[str]:
+    """Share of the candidates that free lists name, and of these lists that are permutations."""
+    return [f"{100 * x.of(what):.0f} %" if x and mode == "generate" else "" for what in ("coverage", "exact")]
+
+
 def _told(test: tuple[float, float, str] | None) -> str:
-    return "" if test is None else " ".join(_test(test))
-
-
-def _test(test: tuple[float, float, str]) -> list[str]:
-    apart, p, word = test
-    return [f"{'+' if apart >= 0 else ''}{short(apart)}", p_value(p), word]
+    return "" if test is None else " ".join(as_cells(test))

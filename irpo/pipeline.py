@@ -17,7 +17,7 @@ from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
 from irpo.ranking.choosing import Choice, choice_of_run, spelt
-from irpo.ranking.modes import RANKING_MODES
+from irpo.ranking.modes import RANKING_MODES, at_rankers_strength
 from irpo.ranking.reranker import Ranked, Reranker, notes_on
 from irpo.registry import Spec
 from irpo.resources import cache_dir
@@ -241,7 +241,7 @@ def rank(model: str, query: str, documents: Sequence[str], mode: Spec, **loaded:
     """
     ranker, chosen = Reranker.load(model, **loaded), RANKING_MODES.build(mode)
     rows = ranker.rank(query, documents, chosen)
-    if not ranker.strength.plain and RANKING_MODES.described(chosen) != "generate":
+    if not ranker.strength.plain and at_rankers_strength(RANKING_MODES.described(chosen)):
         say(f"note: ranked at strength {spelt(ranker.strength)}")
     for note in notes_on(rows, ranker.builder.max_tokens):
         say(f"note: {note}")

@@ -146,3 +146,18 @@ def test_the_benchmarks_name_the_weights_that_ship() -> None:
     folder = Path(__file__).parents[1] / "benchmarks"
     assert own in (folder / "README.md").read_text(encoding="utf-8")
     assert json.loads((folder / "results/embedded.json").read_text(encoding="utf-8"))["sha256"] == own
+
+
+def test_the_recorded_table_has_what_the_world_was_decided_by() -> None:
+    """Of all 480 lists; the tests above take 24 of them, where a few names more or less weigh more."""
+    path = Path(__file__).parents[1] / "benchmarks/results/embedded.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["ndcg@10"]
+    assert found["lists"] >= 400
+    assert found["wishes"] >= 40
+    for name in ("BM25", "input order", "popularity", "table of training labels", "the same, lowest first"):
+        assert abs(found[name] - found["random"]) < 0.03, name
+    for style, able in (("text", 0.95), ("label", 0.85)):
+        plain = found[f"plain, {style}"]
+        assert 0.03 <= plain["score"] - found["random"] <= 0.1
+        assert plain["named"] >= 0.95
+        assert found[f"by the wish, {style}"]["score"] >= able

@@ -6,7 +6,7 @@ import math
 import pytest
 from small_runs import config_of, lines
 
-from irpo import api, cli, pipeline
+from irpo import api, pipeline
 from irpo.config.schema import OnlineConfig, RankingConfig, to_yaml
 from irpo.progress import BEST
 from irpo.ranking.choosing import Choice, choice_of_run
@@ -76,34 +76,31 @@ def test_an_evaluation_says_its_strength(chosen, tmp_path):
     assert plain.setting.protocol == found.setting.protocol  # they may stand in one table
 
 
-def test_the_command_ranks_at_a_strength(chosen, capsys, monkeypatch):
+def test_the_command_ranks_at_a_strength(chosen, irpo):
     out, _ = chosen
 
     def ranked(*flags):
-        monkeypatch.setattr("sys.argv", ["irpo", "rank", "--model", str(out), "a film", *DOCUMENTS, "--json", *flags])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code, capsys.readouterr()
+        return irpo("rank", "--model", out, "a film", *DOCUMENTS, "--json", *flags)
 
-    code, said = ranked()
+    code, said, told = ranked()
     assert code == 0
-    assert all(0 < row["probability"] < 1 for row in json.loads(said.out))
-    assert "no probabilities" not in said.err
-    code, said = ranked("--strength", "7", "--strength-by", "adapter")  # no value of the grid
-    assert [row["probability"] for row in json.loads(said.out)] == [None] * 3
-    assert "note: no probabilities, for the run's temperature was fitted at its own strength and prompt\n" in said.err
-    assert "note: ranked at strength 7 by adapter\n" in said.err
-    code, said = ranked("--strength", "7", "--mode", "generate")
-    assert "ranked at strength" not in said.err  # a free answer is the policy's
+    assert all(0 < row["probability"] < 1 for row in json.loads(said))
+    assert "no probabilities" not in told
+    _, said, told = ranked("--strength", "7", "--strength-by", "adapter")  # no value of the grid
+    assert [row["probability"] for row in json.loads(said)] == [None] * 3
+    assert "note: no probabilities, for the run's temperature was fitted at its own strength and prompt\n" in told
+    assert "note: ranked at strength 7 by adapter\n" in told
+    _, _, told = ranked("--strength", "7", "--mode", "generate")
+    assert "ranked at strength" not in told  # a free answer is the policy's
     for flags in (
         ("--strength", "auto"),
         ("--strength-by", "weights"),
         ("--strength", "reward", "--strength-by", "adapter"),
     ):
-        code, said = ranked(*flags)
+        code, _, told = ranked(*flags)
         assert code == 2
-        assert said.err.startswith("error: ")
-        assert said.err.count("\n") == 1
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
 
 
 def test_a_choice_that_is_lost_is_missed_and_made_anew(tmp_path):

@@ -204,7 +204,7 @@ def test_figures_are_short(value, text):
 
 def test_tables_tell_every_case_that_is_there():
     made = tables(all_done(EIGHT), EIGHT)
-    names = {"search", "methods", "methods-1", "costs", "tests", "tests-1", "lists", "early", "labels", "adapter"}
+    names = {"search", "methods", "methods-1", "modes", "tests", "tests-1", "lists", "early", "labels", "adapter"}
     assert set(made) == names
     assert made["early"].count("\n| 4 | 0.001 | strength `auto` |") == 1
     for name in cases():

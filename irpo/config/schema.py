@@ -51,7 +51,7 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+    def _true_and_false_are_for_switches(cls, value: Any, field: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(field.field_name)].annotation is not bool:
             raise ValueError("true and false are no value of this key")
         return value

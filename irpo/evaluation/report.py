@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irpo.measures import measure_of
+from irpo.ranking.modes import at_rankers_strength
 from irpo.types import printable
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def overview(summary: Summary) -> Grid:
 
 def at_strength(summary: Summary) -> list[str]:
     """How scores were made of policy and reference, where they are not the policy's own."""
-    modes = dict.fromkeys(row.mode for row in summary.rows if row.mode is not None and row.mode != "generate")
+    modes = dict.fromkeys(row.mode for row in summary.rows if row.mode is not None and at_rankers_strength(row.mode))
     if not modes or summary.setting is None or summary.setting.strength == summary.setting.protocol.strength:
         return []
     value = summary.setting.strength.partition(" ")[0]

@@ -106,6 +106,11 @@ class RankingMode(Protocol):
 RANKING_MODES: Registry[RankingMode] = Registry("ranking mode")
 
 
+def at_rankers_strength(mode: str) -> bool:
+    """Whether the mode of this name ranks at the ranker's strength; `generate` keeps to the policy."""
+    return mode != "generate"
+
+
 @RANKING_MODES.register("score")
 @dataclass(frozen=True)
 class Score:

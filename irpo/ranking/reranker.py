@@ -91,7 +91,7 @@ class Reranker:
         as_trained = style in (None, config.prompt.style)
         scorer = SCORERS.build(config.method.scorer if as_trained else "independent")
         temperature = choice.temperature if as_trained and template is None else None
-        if own and chosen.temperature and not temperature:
+        if chosen.temperature and not temperature:
             say("note: no probabilities, for the run's temperature was fitted at its own strength and prompt")
         return cls(model, builder.tokenizer, builder, scorer, config.method.length, choice.strength, temperature)
 
