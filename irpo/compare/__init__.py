@@ -1,0 +1,1 @@
+"""Suites: many runs under one protocol, their statistics, and the report that is made of them."""
