@@ -29,7 +29,7 @@ from irpo.scoring.strength import StrengthBy
 from irpo.tasks import TASKS, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import build
-from irpo.training.job import Parts, computes_mixed, describe, method_of, policy_model, prepare_job
+from irpo.training.job import Built, Parts, computes_mixed, describe, method_of, policy_model, prepare_job
 from irpo.training.outcome import Outcome, advise, model_card, outcome_of, tell
 from irpo.training.validation import choice_of
 from irpo.types import RankingExample, Style, UserError
@@ -38,11 +38,13 @@ if TYPE_CHECKING:  # what is wrong with data, template or folder is said before 
     from irpo.training.trainer import ListTrainer
 
 
-def train(config: RunConfig, out: Path, *, resume: bool = False, advises: bool = True) -> Outcome | None:
+def train(
+    config: RunConfig, out: Path, *, resume: bool = False, advises: bool = True, built: Built | None = None
+) -> Outcome | None:
     """Fine-tune as configured; `out` becomes a run's folder (`irpo.runs`). Returns what validation lists say of it.
 
     Nothing is written before data, model and method have been found sound; one process at a time writes there. At its
-    end it `advises` what to do next.
+    end it `advises` what to do next. `built` are the task's lists where they have been built already.
     """
     config = runs.anchored(config)
     with runs.claimed(out):
@@ -51,7 +53,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, advises: bool =
             say(f"{out}: the run is finished; nothing is left to do")
             return None
         require_sound(config, method_of(config))
-        parts = prepare_job(config)
+        parts = prepare_job(config, built)
         describe(parts)
         outcome = fit(parts, out)
     if advises:

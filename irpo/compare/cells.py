@@ -1,10 +1,10 @@
 """A cell: one piece of a suite that is done by itself, and the folder in which it lies.
 
-    cells/<name>/cell.json    what is to be done
-                 log.txt      what was said on the way
-                 run/         the training run, while it lasts
-                 result.json  what came out, with rows.npz (`irpo.compare.results`): the cell is done
-                 error.json   why it failed
+cells/<name>/cell.json    what is to be done
+             log.txt      what was said on the way
+             run/         the training run, while it lasts
+             result.json  what came out, with rows.npz (`irpo.compare.results`): the cell is done
+             error.json   why it failed
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ class TrainingConfig(_Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their group or id
     max_validation_lists: Positive = 200
+    max_lists: Positive | None = None  # of those left to train on, the first so many; None: all
     evaluate_every: Positive | None = None  # updates between validations; None: ten validations in the run
     patience: Positive | None = None  # validations without a better NDCG@10 before stopping; None: never stop early
     report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, trackio

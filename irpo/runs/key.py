@@ -25,6 +25,7 @@ LATER: Settings = {
     "ranking.strength_by": "logits",
     "ranking.temperature": None,
     "online.draw": "free",
+    "training.max_lists": None,
 }
 
 # What may differ between the halves of a run: it changes what is shown, measured afterwards, or how fast it goes.

@@ -30,7 +30,7 @@ from irpo.scoring.models import (
     without_dropout,
 )
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
-from irpo.tasks import TASKS, validation_shares
+from irpo.tasks import TASKS, Lists, validation_shares
 from irpo.tasks.preparing import build
 from irpo.training.method import Method
 from irpo.training.validation import require_lists
@@ -65,12 +65,18 @@ class Parts:
         return [p.tokens for p in self.train], [p.tokens for p in self.validation]
 
 
-def prepare_job(config: RunConfig) -> Parts:
-    """The configured task's lists, split and put as the model will see them, and the method to train by."""
+Built = tuple[Lists, Mapping[str, Any]]  # a task's lists and their card
+
+
+def prepare_job(config: RunConfig, built: Built | None = None) -> Parts:
+    """The configured task's lists, split and put as the model will see them, and the method to train by.
+
+    `built` are the task's lists and card where they have been built already.
+    """
     method = method_of(config)
     require_trackers(config)
     require_optimizer(config)
-    lists, card = build(config.task, skip_bad_rows=config.skip_bad_rows)
+    lists, card = built or build(config.task, skip_bad_rows=config.skip_bad_rows)
     if "train" not in lists:
         raise UserError(f"task {config.task['name']!r}: the data hold no training split")
     for note in card["notes"]:
@@ -78,7 +84,8 @@ def prepare_job(config: RunConfig) -> Parts:
     if "eval" not in lists:
         say("note: the data hold no evaluation split; `irpo evaluate` will need one")
     t = config.training
-    splits = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
+    whole = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
+    splits = Splits(whole.train[: t.max_lists], whole.validation)
     shares = validation_shares(TASKS.get(str(config.task["name"])))
     if shares and splits.validation and t.validation_fraction not in shares:
         say(
@@ -170,7 +177,7 @@ def describe(parts: Parts) -> None:
     unused = parts.card.get("unused", 0)
     say(
         f"lists: {len(train)} to train on, {len(validation)} to validate on"
-        + (f"; {unused} set aside beyond training.max_validation_lists" if unused else "")
+        + (f"; {unused} beyond training.max_lists or max_validation_lists" if unused else "")
     )
     cuts, most = cuts_of([p.prompt for p in (*train, *validation)]), parts.config.prompt.max_tokens
     if cuts["prompts_cut"]:

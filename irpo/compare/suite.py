@@ -1,0 +1,228 @@
+"""A suite: models x tasks x methods x seeds under one protocol, in a short YAML file.
+
+    title: Which loss for my lists?
+    models: [models/llama3.2-3b.yaml]
+    tasks: [{layers: [tasks/jsonl.yaml], set: {task.data: my_lists}}]
+    methods: [base, methods/sft.yaml, methods/dpo.yaml, methods/irpo.yaml]
+    seeds: 5
+    search:
+      trials: 6
+      space:
+        training.learning_rate: [2.0e-5, 1.0e-4, 5.0e-4]
+        method.objective.beta: [0.1, 1.0]
+
+A run's configuration is made of the layers of its model, task and method and of the suite, in this order; then of what
+the suite, the model, the task and the method `set`, then of the setting that the search chose, and the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from irpo.config.checks import require_plugins
+from irpo.config.layers import Layers, find_config, written
+from irpo.config.schema import MeasureName, Positive, RunConfig, _Section, config_of
+from irpo.registry import load_plugins
+from irpo.types import UserError
+
+BASE = "base"
+_UNTRAINED = ("methods/sft.yaml",)  # what an untrained model is scored by: no loss of it is ever taken
+
+Value = float | int | str
+
+
+def _as_dimension(given: Any) -> Any:
+    return {"values": given} if isinstance(given, list | tuple) else given
+
+
+class Dimension(_Section):
+    """One axis of a search; of several keys a method takes the first that it has."""
+
+    key: tuple[str, ...] = ()  # by default the dimension's own name
+    values: Annotated[tuple[Value, ...], Field(min_length=1)]
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+
+class Search(_Section):
+    """An equal search for every method, chosen on validation lists."""
+
+    trials: Positive
+    space: Annotated[dict[str, Annotated[Dimension, BeforeValidator(_as_dimension)]], Field(min_length=1)]
+    by: Literal["1", "auto"] = "auto"  # the strength at which validation lists are ranked
+    seed: Annotated[int, Field(ge=0)] = 1000  # of its runs; what is chosen is trained anew with the suite's seeds
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _as_word(cls, given: Any) -> Any:
+        return str(given)
+
+
+def _as_entry(given: Any) -> Any:
+    if given == BASE:
+        return {"name": BASE, "trains": False}
+    return {"layers": [given]} if isinstance(given, str) else given
+
+
+class Entry(_Section):
+    """A model, a task or a method: its layers, what is set over them, and what tables call it."""
+
+    name: str = ""  # by default of its last layer's file
+    layers: tuple[str, ...] = ()
+    set: dict[str, Any] = Field(default_factory=dict)
+    family: str = ""  # of a task: those of one family stand in one table
+    measures: tuple[MeasureName, ...] = ()  # of a task: the table's columns; by default the suite's
+    trains: bool = True  # of a method: whether it learns, or is measured as it comes
+    # Of a method: other values of a dimension; null: not searched.
+    space: dict[str, tuple[Value, ...] | None] = Field(default_factory=dict)
+    trials: Positive | None = None  # of a method: more or fewer than the others, which the tables mark
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("name") and given.get("layers"):
+            return given | {"name": Path(str(given["layers"][-1])).stem}
+        return given
+
+
+Entries = Annotated[tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...], Field(min_length=1)]
+
+
+class Suite(_Section):
+    """What is compared, and how."""
+
+    title: str
+    about: str = ""
+    models: Entries
+    tasks: Entries
+    methods: Entries
+    rankers: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()  # with a model of their own, untrained
+    layers: tuple[str, ...] = ()
+    set: dict[str, Any] = Field(default_factory=dict)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    search: Search | None = None
+    strengths: tuple[Literal["1", "auto"], ...] = ("1", "auto")
+    orders: Positive = 1  # candidate orders in which lists are ranked by score; the tables are of the prepared one
+    decoded_lists: Positive | None = None  # the first so many are ranked by answers too; None: all
+    measures: tuple[MeasureName, ...] = ("NDCG@1", "NDCG@5", "NDCG@10")
+    against: tuple[str, ...] = ()  # what every other method is tested against; by default base and the first method
+    printed: str = ""  # a file of a paper's figures, beside the suite's
+    keep_runs: bool = False  # leave the trained runs in their cells' folders
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, given: Any) -> Any:
+        return tuple(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @field_validator("strengths", mode="before")
+    @classmethod
+    def _words(cls, given: Any) -> Any:
+        return tuple(map(str, given)) if isinstance(given, list | tuple) else given
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> Self:
+        for what in ("models", "tasks", "methods"):
+            names = [entry.name for entry in getattr(self, what)]
+            again = next((name for i, name in enumerate(names) if name in names[:i]), None)
+            if again is not None:
+                raise ValueError(f"{what}: two are called {again!r}; give one of them another name")
+        unknown = [name for name in self.against if name not in [m.name for m in self.methods]]
+        if unknown:
+            raise ValueError(f"against: {unknown[0]!r} is no method of this suite")
+        for method in self.methods:
+            strange = [name for name in method.space if self.search is None or name not in self.search.space]
+            if strange:
+                raise ValueError(f"method {method.name!r}: space has {strange[0]!r}, which the search has not")
+        return self
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What every other method is tested against."""
+        untrained = [m.name for m in self.methods if not m.trains]
+        trained = [m.name for m in self.methods if m.trains]
+        return self.against or (*untrained[:1], *trained[:1])
+
+    def config(self, model: Entry, task: Entry, method: Entry, setting: Mapping[str, Value], seed: int) -> RunConfig:
+        """The configuration of a run, its plug-ins checked; `UserError` names the file and line of what is wrong."""
+        layers = self._layers(model, task, method)
+        for key, value in {**setting, "seed": seed}.items():
+            layers.add_override(f"{key}={_spelt(value)}")
+        config = config_of(layers)
+        load_plugins(config.plugins)
+        require_plugins(config, layers)
+        return config
+
+    def _layers(self, model: Entry, task: Entry, method: Entry) -> Layers:
+        layers = Layers()
+        own = method.layers or _UNTRAINED
+        for name in (*model.layers, *task.layers, *own, *self.layers):
+            layers.add_file(name)
+        for more in (self.set, model.set, task.set, method.set):
+            for key, value in more.items():
+                layers.add_override(f"{key}={_spelt(value)}")
+        return layers
+
+
+def _spelt(value: Any) -> str:
+    """A value as an override writes it, so that YAML reads it back."""
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value)  # which is YAML, in one line
+    return written({"value": value}).removeprefix("value: ").strip()
+
+
+def read_suite(name: str | Path) -> Suite:
+    """A suite's file, or a shipped one by its name; every mistake is one line with the file and the line in it."""
+    path = find_config(name)
+    layers = Layers()
+    layers.add_file(path)
+    try:
+        return Suite.model_validate(layers.merged)
+    except ValidationError as error:
+        raise _mistake(path, layers, error) from None
+
+
+def _mistake(path: Path, layers: Layers, error: ValidationError) -> UserError:
+    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
+    keys = tuple(str(part) for part in first["loc"])
+    place = layers.where(keys) or f"{path}: "
+    key = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join((Suite if len(keys) == 1 else Entry if keys[0] != "search" else Search).model_fields)
+        return UserError(f"{place}unknown key {key!r}; the keys are: {known}")
+    if first["type"] == "missing":
+        return UserError(f"{path}: {key!r} is not set; a suite names models, tasks and methods, and has a title")
+    reason = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "mapping")
+    return UserError(f"{place}{key}: {reason}" if key else f"{place}{reason}")
+
+
+def narrowed(suite: Suite, only: Sequence[str]) -> Suite:
+    """The suite with only what `task=arc`, `method=irpo`, `model=...` name; the base model stays for the tests."""
+    wanted: dict[str, list[str]] = {}
+    for text in only:
+        kind, equals, name = text.partition("=")
+        if not equals or kind not in ("task", "method", "model"):
+            raise UserError(f"--only {text!r}: write task=NAME, method=NAME or model=NAME")
+        wanted.setdefault(f"{kind}s", []).append(name)
+    changed: dict[str, Any] = {}
+    for what, names in wanted.items():
+        entries: tuple[Entry, ...] = getattr(suite, what)
+        folded = {entry.name.casefold(): entry for entry in entries} | {
+            Path(layer).stem.casefold(): entry for entry in entries for layer in entry.layers[-1:]
+        }
+        for name in names:
+            if name.casefold() not in folded:
+                there = ", ".join(entry.name for entry in entries)
+                raise UserError(f"--only: the suite has no {what[:-1]} {name!r}; it has {there}")
+        kept = {folded[name.casefold()].name for name in names}
+        changed[what] = tuple(e for e in entries if e.name in kept or (what == "methods" and not e.trains))
+    methods = changed.get("methods", suite.methods)
+    against = tuple(name for name in suite.against if name in [m.name for m in methods])
+    return suite.model_copy(update=changed | {"against": against})
