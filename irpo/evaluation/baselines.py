@@ -51,6 +51,23 @@ def baselines(
     return rows
 
 
+def label_table(examples: Sequence[RankingExample], train: Sequence[RankingExample], seed: int) -> list[RankerResult]:
+    """By a text's mean training label, the query unseen: what lists give away without being read.
+
+    A text that training did not show has the mean of all. Nothing where no candidate was ever shown.
+    """
+    seen: dict[str, list[float]] = {}
+    for example in train:
+        for candidate in example.candidates:
+            seen.setdefault(text_key(candidate.text), []).append(candidate.relevance)
+    if not any(text_key(text) in seen for e in examples for text in e.texts):
+        return []
+    table = {key: sum(labels) / len(labels) for key, labels in seen.items()}
+    every = [label for labels in seen.values() for label in labels]
+    middle = sum(every) / len(every)
+    return [_by_scores("label table", examples, lambda e: [table.get(text_key(t), middle) for t in e.texts], seed)]
+
+
 def _by_scores(
     name: str, examples: Sequence[RankingExample], scores: Callable[[RankingExample], Sequence[float]], seed: int
 ) -> RankerResult:

@@ -1,0 +1,178 @@
+"""What a cell's process does: train where there is anything to train, measure by the suite's protocol, tell."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irpo import pipeline, runs
+from irpo.compare.measuring import Bench, Protocol, filled
+from irpo.compare.provenance import made
+from irpo.compare.results import Result, Row
+from irpo.compare.shared import lists_of
+from irpo.config.schema import RunConfig
+from irpo.evaluation.baselines import baselines, label_table
+from irpo.processes import peak_of_process
+from irpo.progress import BEST
+from irpo.ranking.choosing import choice_of_run
+from irpo.ranking.reranker import Reranker
+from irpo.registry import load_plugins
+from irpo.scoring.strength import named
+from irpo.tasks import TASKS, Lists, relevant_from
+from irpo.tasks.mining import popularity
+from irpo.types import RankingExample, UserError
+
+RUN = "run"  # a cell's training run
+
+
+def do(folder: Path, spec: Mapping[str, Any]) -> Result:
+    """The cell's result; the suite's folder is two above the cell's."""
+    config = RunConfig.model_validate(spec["config"])
+    load_plugins(config.plugins)
+    lists, card = lists_of(folder.parents[1], str(spec["prepared"]))
+    named_so = {name: spec[name] for name in ("key", "kind", "task", "method", "model", "seed", "setting", "trials")}
+    result = Result(**named_so, lists=str(spec["lists"]))
+    began = time.perf_counter()
+    work = _Work(folder, spec, config, lists, card)
+    found = work.trained(result) if spec["kind"] in ("run", "trial") else work.as_it_comes(result)
+    cost = {"seconds": time.perf_counter() - began, "peak_bytes": float(peak_of_process()), **found.cost}
+    return replace(found, cost=cost, made=made())
+
+
+class _Work:
+    """A cell at work."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: Mapping[str, Any],
+        config: RunConfig,
+        lists: Lists,
+        card: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.spec, self.config, self.lists, self.card = folder, spec, config, lists, card
+        told = spec["protocol"]
+        self.protocol = Protocol(
+            tuple(told["modes"]),
+            tuple(told["measures"]),
+            tuple(told["strengths"]),
+            orders=told["orders"],
+            decoded=told["decoded"],
+            lists_per_batch=told["lists_per_batch"],
+            relevant_from=told["relevant_from"],
+        )
+
+    @property
+    def out(self) -> Path:
+        """The suite's folder."""
+        return self.folder.parents[1]
+
+    @property
+    def examples(self) -> Sequence[RankingExample]:
+        """The evaluation lists."""
+        if "eval" not in self.lists:
+            raise UserError(f"task {self.spec['task']!r}: the data hold no evaluation split")
+        return self.lists["eval"][: self.spec["protocol"]["max_lists"]]
+
+    # --- what is not trained ------------------------------------------------------------------------------------------
+
+    def as_it_comes(self, result: Result) -> Result:
+        """Baselines, which are rows of one cell, or a model that is not trained here."""
+        if self.spec["kind"] == "baseline":
+            return replace(result, rows=tuple(self._baselines()))
+        ranker = Reranker.load(self.config.model.name, like=self.config)
+        rows, curve = self._bench(ranker, 1.0).rows()
+        return replace(result, rows=tuple(rows), by_strength=curve)
+
+    def _baselines(self) -> list[Row]:
+        train = self.lists.get("train", ())
+        start = relevant_from(TASKS.build(self.config.task))
+        found = baselines(self.examples, self.protocol.seed, popularity(train, start))
+        found += label_table(self.examples, train, self.protocol.seed)
+        blank = Row("", "1", self.protocol.strengths, (), np.zeros((0, 0)), np.zeros((0, 0), dtype=np.int16))
+        return [
+            filled(
+                replace(blank, mode=row.name, tied=row.tied_lists),
+                self.examples,
+                [row.rankings[e.id] for e in self.examples],
+                self.protocol,
+            )
+            for row in found
+        ]
+
+    # --- what is trained ----------------------------------------------------------------------------------------------
+
+    def trained(self, result: Result) -> Result:
+        """The run that the cell trains, measured where it is more than a trial."""
+        run = self.folder / RUN
+        began = time.perf_counter()
+        goes_on = (run / runs.CARD).is_file() or runs.run_config(run) is not None
+        pipeline.train(self.config, run, resume=goes_on, advises=False, built=(self.lists, self.card))
+        cost: dict[str, float | None] = {"training_seconds": time.perf_counter() - began}
+        result = replace(result, validation=self._validation(run), margins=_margins(run), cost=cost)
+        if not _finite(run):
+            return self._done(run, replace(result, diverged=True, note="the loss is not finite"))
+        if self.spec["kind"] == "trial":
+            return self._done(run, result)
+        choice = choice_of_run(run, self.config)
+        bench = self._bench(Reranker.load(str(run)), choice.strength.value)
+        try:
+            rows, curve = bench.rows()
+        except UserError as error:
+            return self._done(run, replace(result, diverged=True, note=str(error)))
+        return self._done(run, replace(result, rows=tuple(rows), by_strength=curve, rounds=self._rounds(run)))
+
+    def _bench(self, ranker: Reranker, auto: float) -> Bench:
+        plain = replace(ranker, strength=replace(ranker.strength, value=1.0), temperature=None)
+        return Bench(plain, self.examples, self.protocol, self.out, self.config.model.name, auto)
+
+    def _done(self, run: Path, result: Result) -> Result:
+        if not self.spec["keep_runs"]:
+            shutil.rmtree(run, ignore_errors=True)
+        return result
+
+    def _validation(self, run: Path) -> dict[str, Any]:
+        """What validation lists said, as they saw the run grow and at each strength at its end."""
+        log = [[line["update"], line[f"eval_{BEST}"]] for line in _log(run) if f"eval_{BEST}" in line]
+        if not runs.chooses(self.config):
+            return {"curve": {"1": log[-1][1]}, "auto": "1", "log": log} if log else {}
+        choice = choice_of_run(run, self.config)
+        if not choice.curve:
+            return {}
+        curve = {named(value): mean for value, mean in choice.curve.items()}
+        return {"curve": curve, "auto": named(choice.strength.value), "log": log, "lists": choice.lists}
+
+    def _rounds(self, run: Path) -> tuple[dict[str, Any], ...]:
+        """An on-policy run's rounds: what was drawn, and what validation lists said."""
+        if self.config.online is None:
+            return ()
+        return tuple(
+            {"round": state["round"], "drawn": state["drawn"], **state["measures"]}
+            for state in runs.finished_rounds(run)
+        )
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (run / runs.LOG).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def _margins(run: Path) -> tuple[tuple[int, float], ...]:
+    """The reward of relevant candidates over that of others by update, in nats."""
+    return tuple((line["update"], line["reward_margin"]) for line in _log(run) if "reward_margin" in line)
+
+
+def _finite(run: Path) -> bool:
+    """Whether every logged loss is a number."""
+    return all(math.isfinite(line.get("loss", 0.0)) for line in _log(run))
