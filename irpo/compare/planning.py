@@ -224,10 +224,16 @@ def _as_compared(config: RunConfig, *, chooses: bool) -> RunConfig:
     config = config.model_copy(
         update={"ranking": config.ranking.model_copy(update={"strength": "auto" if chooses else 1.0})}
     )
-    method = method_of(config)
-    if config.online is not None or not method.objective.needs.reference:
+    if config.online is not None:
         return config
-    kind = "adapters_off" if method.draws_walks and config.model.tuning == "lora" else "precomputed"
+    able = _with_reference(config, "adapters_off" if config.model.tuning == "lora" else "precomputed")
+    method = method_of(able)  # which knows whether its objective, as it is set, needs one
+    if not method.objective.needs.reference:
+        return config
+    return able if method.draws_walks else _with_reference(config, "precomputed")
+
+
+def _with_reference(config: RunConfig, kind: str) -> RunConfig:
     return config.model_copy(update={"method": config.method.model_copy(update={"reference": kind})})
 
 
