@@ -75,9 +75,13 @@ def anchored(config: RunConfig) -> RunConfig:
 # --- who may write there ----------------------------------------------------------------------------------------------
 
 
+class Taken(UserError):
+    """Another process writes in the folder."""
+
+
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """The folder for this process alone, made where it is missing; `UserError` where another process writes there.
+    """The folder for this process alone, made where it is missing; `Taken` where another process writes there.
 
     The claim is a lock of the system's, which ends with its owner, however that dies. Folders that were made here and
     are still empty at the end are taken away again.
@@ -120,7 +124,7 @@ def _opened(out: Path) -> int:
         if not _hold(file):
             owner = os.read(file, 200).decode("utf-8", "replace").strip()
             os.close(file)
-            raise UserError(f"--out {out}: another process is writing there ({owner or 'it has not said which'})")
+            raise Taken(f"--out {out}: another process is writing there ({owner or 'it has not said which'})")
         try:
             same = os.path.samestat(os.fstat(file), os.stat(out / LOCK))
         except FileNotFoundError:
