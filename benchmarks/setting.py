@@ -15,6 +15,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from irpo.config.schema import TrainingConfig
+from irpo.estimate.shapes import PUBLISHED
 from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
 from irpo.scoring.attention import use_split_attention
@@ -65,34 +66,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 9,
         "num_attention_heads": 12,
     },
-    "llama3.2-3b": _LLAMA
-    | {
-        "vocab_size": 128256,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "num_key_value_heads": 8,
-    },
-    "gemma2-2b": {
-        "model_type": "gemma2",
-        "vocab_size": 256000,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-    },
-    "phi3-mini": {
-        "model_type": "phi3",
-        "vocab_size": 32064,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "pad_token_id": 0,
-    },
+    "llama3.2-3b": PUBLISHED["meta-llama/Llama-3.2-3B-Instruct"],
+    "gemma2-2b": PUBLISHED["google/gemma-2-2b-it"],
+    "phi3-mini": PUBLISHED["microsoft/Phi-3-mini-4k-instruct"],
 }
 
 

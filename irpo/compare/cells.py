@@ -24,11 +24,3 @@ class Cell:
     name: str  # of its folder, readable and with the key's beginning: "embedded.world.irpo.run.0-3fa2b1c4"
     title: str  # for people: "IRPO on world, embedded: seed 0"
     spec: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """What a suite has to do: the cells that are known, done ones among them, and how many will be known later."""
-
-    ready: tuple[Cell, ...]
-    unknown: int = 0

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from irpo.config.schema import RunConfig
 from irpo.estimate.cards import GIB, Card, matmul_rate
 from irpo.estimate.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
+from irpo.estimate.shapes import published
 from irpo.lists import ScoredLists
 from irpo.online import ON_POLICY
 from irpo.online.policy import as_answers
@@ -81,10 +82,12 @@ class Estimate:
 
 
 def shape_of(name: str) -> Any:
-    """The configuration of a model by name: a few kilobytes, no weights; `UserError` where it cannot be had."""
+    """The configuration of a model by name, no weights: as `shapes` has it, else fetched; `UserError` where neither."""
     from transformers import AutoConfig
 
     base = base_name(name)
+    if (known := published(base)) is not None:
+        return known
     require_there(base)
     try:
         place, revision = resolve(base)

@@ -1,0 +1,104 @@
+"""The jobs behind `irpo compare` and `irpo report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from irpo.compare.analysis import report_of, viewed
+from irpo.compare.forecast import Forecast, forecast
+from irpo.compare.gather import gather, write_plan
+from irpo.compare.html import write_html
+from irpo.compare.page import REPORT, VIEWED, Report
+from irpo.compare.planning import Planner
+from irpo.compare.running import Options, Outcome, Waiting, run_cells
+from irpo.compare.suite import Suite, narrowed
+from irpo.compare.texts import write_texts
+from irpo.estimate.cards import Card
+from irpo.files import atomic_file
+from irpo.progress import say
+from irpo.types import UserError
+
+HTML = "report.html"
+OWN = "suite.json"  # of a suite's folder: whose results lie there
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a suite ended, and its report."""
+
+    outcome: Outcome
+    report: Report
+
+
+def compare(suite: Suite, out: Path, *, only: Sequence[str] = (), options: Options | None = None) -> Compared:
+    """Do what is missing of a suite in a folder, and write its report.
+
+    `only` narrows what is done ("task=arc"); the report shows all that is there.
+    """
+    whole, part = planner_of(suite, out), planner_of(narrowed(suite, only), out)
+    part.lists = whole.lists
+    for task, found in whole.lists.items():
+        if isinstance(found, UserError):
+            say(f"note: task {task}: no list, so no cell: {found}")
+    if not any(not isinstance(found, UserError) for found in whole.lists.values()):
+        raise UserError(f"no task of this suite has lists here: {next(iter(whole.lists.values()))}")
+
+    def plan() -> Waiting:
+        noted(whole)
+        return part.waiting()
+
+    outcome = run_cells(out, plan, options)
+    noted(whole)
+    return Compared(outcome, report([out], out))
+
+
+def planner_of(suite: Suite, out: Path) -> Planner:
+    """The suite in its folder, its lists built; `UserError` where something else lies there."""
+    require_suites(out)
+    planner = Planner(suite, out)
+    planner.prepare()
+    return planner
+
+
+def require_suites(out: Path) -> None:
+    """`UserError` where a folder holds something, and no suite's results."""
+    if out.is_file():
+        raise UserError(f"--out {out}: this is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / OWN).is_file():
+        raise UserError(f"--out {out}: the folder is not empty and holds no suite; give a new one")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / OWN).is_file():
+        with atomic_file(out / OWN) as file:
+            file.write(json.dumps({"irpo": "a suite's cells, lists and report"}) + "\n")
+
+
+def noted(planner: Planner) -> None:
+    """Write what the suite is made of, as far as it is known."""
+    waiting = planner.waiting()
+    problems = {task: str(found) for task, found in planner.lists.items() if isinstance(found, UserError)}
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, problems)
+
+
+def foresee(suite: Suite, out: Path, card: Card, *, only: Sequence[str] = (), jobs: int = 1) -> Forecast:
+    """What `compare` would take; only lists are built, in the suite's folder if it is one, and nothing is trained."""
+    planner = Planner(narrowed(suite, only), out)
+    planner.prepare()
+    return forecast(planner, card, jobs)
+
+
+def report(folders: Sequence[Path], out: Path) -> Report:
+    """Make the report of one suite's results, perhaps from several folders, into `out`; from files alone."""
+    found = gather(folders)
+    made = report_of(found.frame, found.results, found.lists, found.missing)
+    lists = viewed(found.frame, found.results, found.lists)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out / VIEWED) as file:
+        json.dump([vars(v) | {"rankers": [vars(r) for r in v.rankers]} for v in lists], file, default=dict)
+    write_texts(out, made)
+    write_html(out / HTML, made, lists)
+    with atomic_file(out / REPORT) as file:
+        json.dump(made.as_dict(), file, default=dict, allow_nan=False)
+    return made
