@@ -1,0 +1,148 @@
+"""How a report's figures are written: the same in HTML, Markdown and LaTeX. Measures are shares in 0..1.
+
+Three decimals of a share, as `irpo evaluate` prints them; LaTeX has the same digits in percent, as the paper's tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from string import ascii_lowercase
+
+from irpo.compare.page import Cell, Table, TableRow
+from irpo.sameness import tidy
+from irpo.types import printable
+
+NONE = "-"  # not measured
+STRESS = "best of a column within its group in bold, second best underlined"
+PRINTED = "the paper's printed figure of the same cell"
+
+
+def number(value: float | None, *, percent: bool = False) -> str:
+    """A measure.
+
+    >>> number(0.9756), number(0.9756, percent=True), number(-0.0001), number(None)
+    ('0.976', '97.6', '0.000', '-')
+    """
+    if value is None:
+        return NONE
+    share = f"{value:.3f}"
+    # From the rounded share, so that a half is not rounded up in one format and down in the other.
+    text = f"{100 * float(share):.1f}" if percent else share
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def signed(value: float, *, percent: bool = False) -> str:
+    """A difference of two measures.
+
+    >>> signed(0.012), signed(-0.012, percent=True), signed(0.0)
+    ('+0.012', '-1.2', '0.000')
+    """
+    text = number(value, percent=percent)
+    return f"+{text}" if float(text) > 0 else text
+
+
+def interval(cell: Cell, *, percent: bool = False) -> str:
+    """The cell's 95 % interval; nothing where it has none.
+
+    >>> interval(Cell(0.5, 0.4, 0.6))
+    '0.400 to 0.600'
+    """
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"{number(cell.low, percent=percent)} to {number(cell.high, percent=percent)}"
+
+
+def deviation(cell: Cell, *, percent: bool = False) -> str:
+    """The standard deviation between seeds; nothing where there is none.
+
+    >>> deviation(Cell(0.5, deviation=0.0123, seeds=5))
+    '± 0.012'
+    """
+    return "" if cell.deviation is None else f"± {number(cell.deviation, percent=percent)}"
+
+
+def chance(p: float) -> str:
+    """A p-value, plain or corrected.
+
+    >>> chance(0.0312), chance(0.0001)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def plain(value: str | float | None) -> str:
+    """A value of a table whose columns have units of their own.
+
+    >>> [plain(value) for value in (3, 0.976, 0.00002, 12.345, 5321.7, None, "CPU")]
+    ['3', '0.976', '2.0e-05', '12.3', '5322', '-', 'CPU']
+    """
+    if value is None:
+        return NONE
+    if isinstance(value, str):
+        return line(value)
+    if isinstance(value, int):  # a bool too: True, False
+        return str(value)
+    if abs(value) < 10:
+        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
+    return f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def line(text: str) -> str:
+    r"""Any text on one line, what is invisible or turns the writing made visible.
+
+    >>> line("a\nb \u202ec")
+    'a b \\u202ec'
+    """
+    return tidy(printable(text))
+
+
+def compared(table: Table) -> tuple[str, ...]:
+    """The methods that a table's rows are tested against, in their order."""
+    return unique(test.against for row in table.rows for cell in row.cells for test in cell.tests)
+
+
+def signs(cell: Cell, against: tuple[str, ...]) -> str:
+    """`+` or `-` where the cell is above or below a method that it is tested against, corrected p below .05.
+
+    The methods are told apart by letters where they are several: "+a-b".
+    """
+    stars = {test.against: test.star for test in cell.tests}
+    letters = letters_of(against)
+    return "".join(f"{stars[name]}{letters[name]}" for name in against if stars.get(name))
+
+
+def letters_of(against: tuple[str, ...]) -> dict[str, str]:
+    """The letter behind a sign by method; no letter where there is one method only, numbers behind 26."""
+    if len(against) == 1:
+        return {against[0]: ""}
+    letters = [*ascii_lowercase, *map(str, range(27, len(against) + 1))]
+    return dict(zip(against, letters, strict=False))
+
+
+def legend(table: Table) -> str:
+    """What a table's signs mean; nothing where nothing was tested."""
+    against = compared(table)
+    if not against:
+        return ""
+    names = ", ".join(f"{letter} {line(name)}".strip() for name, letter in letters_of(against).items())
+    return f"+ higher, - lower than {names} (paired permutation test by group, q < .05 after Benjamini-Hochberg)"
+
+
+def name_of(row: TableRow) -> str:
+    """A row's name with its strength, where that is not 1."""
+    return line(row.name) if row.strength == "1" else f"{line(row.name)}, strength {line(row.strength)}"
+
+
+def marks_of(table: Table) -> tuple[str, ...]:
+    """Why rows are not like the others: the footnotes of a table, numbered from 1 in this order."""
+    return unique(line(mark) for row in table.rows for mark in row.marks)
+
+
+def numbers_of(row: TableRow, marks: tuple[str, ...]) -> str:
+    """The footnotes of a row: "1, 2"."""
+    return ", ".join(str(marks.index(line(mark)) + 1) for mark in row.marks)
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Each once, in the order of their first appearance."""
+    return tuple(dict.fromkeys(names))
