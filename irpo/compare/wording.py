@@ -5,7 +5,9 @@ Three decimals of a share, as `irpo evaluate` prints them; LaTeX has the same di
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import groupby
 from string import ascii_lowercase
 
 from irpo.compare.page import Cell, Table, TableRow
@@ -13,8 +15,8 @@ from irpo.sameness import tidy
 from irpo.types import printable
 
 NONE = "-"  # not measured
-STRESS = "best of a column within its group in bold, second best underlined"
-PRINTED = "the paper's printed figure of the same cell"
+STRESS = "bold: best of a column within its group; underlined: second best"
+PRINTED = "paper: the figure that the paper prints for the same cell"
 
 
 def number(value: float | None, *, percent: bool = False) -> str:
@@ -74,7 +76,7 @@ def plain(value: str | float | None) -> str:
     """A value of a table whose columns have units of their own.
 
     >>> [plain(value) for value in (3, 0.976, 0.00002, 12.345, 5321.7, None, "CPU")]
-    ['3', '0.976', '2.0e-05', '12.3', '5322', '-', 'CPU']
+    ['3', '0.976', '2.0e-05', '12.3', '5,322', '-', 'CPU']
     """
     if value is None:
         return NONE
@@ -84,16 +86,16 @@ def plain(value: str | float | None) -> str:
         return str(value)
     if abs(value) < 10:
         return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
-    return f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def line(text: str) -> str:
     r"""Any text on one line, what is invisible or turns the writing made visible.
 
-    >>> line("a\nb \u202ec")
+    >>> line("a\r\nb \u202ec")
     'a b \\u202ec'
     """
-    return tidy(printable(text))
+    return tidy(printable(re.sub("\r\n?", "\n", text)))
 
 
 def compared(table: Table) -> tuple[str, ...]:
@@ -124,13 +126,23 @@ def legend(table: Table) -> str:
     against = compared(table)
     if not against:
         return ""
-    names = ", ".join(f"{letter} {line(name)}".strip() for name, letter in letters_of(against).items())
+    names = ", ".join(f"{letter}: {line(name)}".removeprefix(": ") for name, letter in letters_of(against).items())
     return f"+ higher, - lower than {names} (paired permutation test by group, q < .05 after Benjamini-Hochberg)"
 
 
 def name_of(row: TableRow) -> str:
     """A row's name with its strength, where that is not 1."""
     return line(row.name) if row.strength == "1" else f"{line(row.name)}, strength {line(row.strength)}"
+
+
+def grouped(table: Table) -> list[tuple[str, list[TableRow]]]:
+    """Rows that stand together under one model's name, in the table's order."""
+    return [(line(group), list(rows)) for group, rows in groupby(table.rows, key=lambda row: row.group)]
+
+
+def tasks_of(table: Table) -> list[tuple[str, int]]:
+    """The tasks side by side and how many columns each has."""
+    return [(line(task), len(list(columns))) for task, columns in groupby(table.columns, key=lambda c: c.task)]
 
 
 def marks_of(table: Table) -> tuple[str, ...]:
@@ -141,6 +153,14 @@ def marks_of(table: Table) -> tuple[str, ...]:
 def numbers_of(row: TableRow, marks: tuple[str, ...]) -> str:
     """The footnotes of a row: "1, 2"."""
     return ", ".join(str(marks.index(line(mark)) + 1) for mark in row.marks)
+
+
+def notes_of(table: Table) -> list[str]:
+    """All that stands under a table but for its footnotes."""
+    stressed = any(cell.best or cell.second for row in table.rows for cell in row.cells)
+    printed = any(cell.printed is not None for row in table.rows for cell in row.cells)
+    told = [STRESS] if stressed else []
+    return [*told, *filter(None, [legend(table)]), *([PRINTED] if printed else []), *map(line, table.notes)]
 
 
 def unique(names: Iterable[str]) -> tuple[str, ...]:
