@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 
 from irpo.compare import wording
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
 
 MOST_ROWS = 45  # of one table environment: what stands on a page
-# Tried in this order for letters that the document's font does not have; a name of one word would be looked for by METAFONT.
+# Tried in this order for letters that the document's font does not have. No name of one word: TeX would have
+# METAFONT look for it.
 FALLBACKS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans", "Noto Emoji", "Arial Unicode MS")
 
 _SPECIAL = {char: f"\\{char}" for char in "{}$&#_%"} | {
@@ -25,7 +27,7 @@ _SPECIAL = {char: f"\\{char}" for char in "{}$&#_%"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\char34{}",
     "`": r"\textasciigrave{}",
     "[": "{[}",  # or it would be an option of the line break before it
     "]": "{]}",
@@ -38,7 +40,6 @@ _FOREIGN = re.compile(f"[^{_KNOWN}]+(?: [^{_KNOWN}]+)*")
 
 # \irpotext{letters}{code points}: the letters in the first font that has them all, else their code points.
 _MACROS = r"""% To be read by \input; needs \usepackage{booktabs,graphicx}.
-\providecommand{\textquotedbl}{''}
 \ifdefined\irpotext\else
 \csname newif\expandafter\endcsname\csname ifirpohas\endcsname
 \def\irpocheck#1,{\ifx\relax#1\relax\else
@@ -63,7 +64,7 @@ _MACROS = r"""% To be read by \input; needs \usepackage{booktabs,graphicx}.
 
 _PREAMBLE = r"""% Compile with tectonic, xelatex or lualatex; with pdflatex only Latin letters are shown as they are.
 \documentclass[10pt]{article}
-\ifdefined\Umathchar\else\usepackage[T1]{fontenc}\fi
+\ifdefined\Umathchar\else\usepackage[T1]{fontenc}\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}\fi
 \usepackage[margin=2cm]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}
@@ -144,7 +145,7 @@ def _header(table: Table) -> list[str]:
         " & ".join(["", *(rf"\multicolumn{{{2 * count}}}{{c}}{{{escaped(task)}}}" for task, count in tasks)]) + r" \\"
     )
     ends = [2 + sum(2 * count for _, count in tasks[:i]) for i in range(len(tasks) + 1)]
-    rules = " ".join(rf"\cmidrule(lr){{{start}-{end - 1}}}" for start, end in zip(ends, ends[1:], strict=False))
+    rules = " ".join(rf"\cmidrule(lr){{{start}-{end - 1}}}" for start, end in pairwise(ends))
     below = (
         " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{escaped(column.measure)}}}" for column in table.columns)])
         + r" \\"
@@ -204,6 +205,7 @@ def _environment(caption: str, layout: str, body: str, under: str) -> str:
     notes = rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\footnotesize {under}}}" if under else "%"
     return rf"""\begin{{table}}[!htbp]
 \centering
+\setlength{{\belowcaptionskip}}{{4pt}}
 {caption}
 \setlength{{\tabcolsep}}{{4pt}}
 \resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%

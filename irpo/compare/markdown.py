@@ -17,8 +17,8 @@ MOST_POINTS = 12  # x values of a figure whose points are told as a table
 def markdown(report: Report) -> str:
     """The whole report; figures as their text alternatives, with their points where these are few."""
     parts = [
-        f"# {escaped(report.title)}",
-        f"**{escaped(report.found)}**" if report.found.strip() else "",
+        f"# {inline(report.title)}",
+        f"**{inline(report.found)}**" if report.found.strip() else "",
         escaped(report.about),
         *(_table(table) for table in report.tables),
         *(_plain(table) for table in report.more),
@@ -32,14 +32,22 @@ def markdown(report: Report) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Any text on one line, without a meaning in Markdown or HTML; URLs stay text.
+    r"""Any text as a paragraph of one line, without a meaning in Markdown or HTML.
 
     >>> escaped("- a|b <i> *c*")
     '\\- a\\|b &lt;i&gt; \\*c\\*'
     """
+    return re.sub(r"^(\d{0,9})(=|[-+.)](?=[\s-]|$))", r"\1\\\2", inline(text))  # lists, rules, lines under a heading
+
+
+def inline(text: str) -> str:
+    r"""Any text on one line, within a cell or behind other text; URLs stay text.
+
+    >>> inline("https://a.b/_c_")
+    'https:\\//a.b/\\_c\\_'
+    """
     found = re.sub(r"[\\`*_\[\]#|~$]", r"\\\g<0>", wording.line(text))
     found = re.sub(r"(?<=:)/(?=/)|(?<=www)\.", r"\\\g<0>", found, flags=re.IGNORECASE)
-    found = re.sub(r"^(\d{0,9})([-+=.)])", r"\1\\\2", found)
     return found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -61,20 +69,20 @@ def _table(table: Table) -> str:
     against, marks = wording.compared(table), wording.marks_of(table)
     models = any(row.group for row in table.rows)
     header = [*(["model"] if models else []), "ranker"]
-    header += [f"{escaped(column.task)} {escaped(column.measure)}".strip() for column in table.columns]
+    header += [f"{inline(column.task)} {inline(column.measure)}".strip() for column in table.columns]
     rows = [
-        [*([escaped(row.group)] if models else []), _name(row, marks), *(_cell(cell, against) for cell in row.cells)]
+        [*([inline(row.group)] if models else []), _name(row, marks), *(_cell(cell, against) for cell in row.cells)]
         for row in table.rows
     ]
-    footnotes = [f"<sup>{i}</sup> {escaped(mark)}" for i, mark in enumerate(marks, start=1)]
-    notes = [f"- {note}" for note in (*footnotes, *map(escaped, wording.notes_of(table)))]
-    parts = [f"## {escaped(table.title)}", grid(header, rows, named=1 + models), "\n".join(notes)]
+    footnotes = [f"<sup>{i}</sup> {inline(mark)}" for i, mark in enumerate(marks, start=1)]
+    notes = [f"- {note}" for note in (*footnotes, *map(inline, wording.notes_of(table)))]
+    parts = [f"## {inline(table.title)}", grid(header, rows, named=1 + models), "\n".join(notes)]
     return "\n\n".join(filter(None, parts))
 
 
 def _name(row: TableRow, marks: tuple[str, ...]) -> str:
     numbers = wording.numbers_of(row, marks)
-    return escaped(wording.name_of(row)) + (f" <sup>{numbers}</sup>" if numbers else "")
+    return inline(wording.name_of(row)) + (f" <sup>{numbers}</sup>" if numbers else "")
 
 
 def _cell(cell: Cell, against: tuple[str, ...]) -> str:
@@ -88,15 +96,15 @@ def _cell(cell: Cell, against: tuple[str, ...]) -> str:
 
 
 def _plain(table: Plain) -> str:
-    rows = [[escaped(wording.plain(value)) for value in row] for row in table.rows]
-    content = grid([*map(escaped, table.header)], rows) if table.header else ""
-    return "\n\n".join(filter(None, [f"## {escaped(table.title)}", content, _listed(table.notes)]))
+    rows = [[inline(wording.plain(value)) for value in row] for row in table.rows]
+    content = grid([*map(inline, table.header)], rows) if table.header else ""
+    return "\n\n".join(filter(None, [f"## {inline(table.title)}", content, _listed(table.notes)]))
 
 
 def _figure(figure: Figure) -> str:
     tables = [_points(figure, panel) for panel in figure.panels]
     parts = [
-        f"## {escaped(figure.title)}",
+        f"## {inline(figure.title)}",
         f"Figure (drawn in report.html): {escaped(figure.alt)}",
         *tables,
         "" if all(tables) else "All its points are in report.json.",
@@ -107,17 +115,21 @@ def _figure(figure: Figure) -> str:
 
 def _points(figure: Figure, panel: Panel) -> str:
     """A line by series, a column by x; nothing where there are too many x, or several points of a series at one."""
-    places = wording.unique(wording.plain(point[0]) for series in panel.series for point in series.points)
-    found = [{wording.plain(point[0]): point[1] for point in series.points} for series in panel.series]
+    found = [{_place(point[0]): point[1] for point in series.points} for series in panel.series]
+    places = wording.unique(place for ys in found for place in ys)
     lost = any(len(ys) < len(series.points) for ys, series in zip(found, panel.series, strict=True))
     if lost or not 0 < len(places) <= MOST_POINTS or figure.kind == "scatter":
         return ""
     title = ", ".join(filter(None, [panel.title, f"{figure.y} by {figure.x}"]))
     rows = [
-        [escaped(series.name), *(wording.number(ys.get(place)) for place in places)]
+        [inline(series.name), *(wording.number(ys.get(place)) for place in places)]
         for series, ys in zip(panel.series, found, strict=True)
     ]
-    return f"{escaped(title)}:\n\n{grid(['', *map(escaped, places)], rows)}"
+    return f"{inline(title)}:\n\n{grid(['', *map(inline, places)], rows)}"
+
+
+def _place(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:g}"
 
 
 def _cards(cards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -142,11 +154,11 @@ def _provenance(sources: Sequence[Source]) -> str:
     counted = ", ".join(f"{count} {state}" for state, count in states.items())
     rows = [
         [
-            escaped(source.name),
-            source.state + (f": {escaped(source.error)}" if source.error else ""),
+            inline(source.name),
+            source.state + (f": {inline(source.error)}" if source.error else ""),
             wording.plain(source.seconds),
-            escaped(source.key),
-            escaped(str(source.made.get("commit", ""))[:12]),
+            inline(source.key),
+            inline(str(source.made.get("commit", ""))[:12]),
         ]
         for source in sources
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import lru_cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from irpo.compare.page import Report, Viewed
 from irpo.types import UserError
@@ -26,7 +26,7 @@ def read_viewed(told: list[Mapping[str, Any]]) -> tuple[Viewed, ...]:
 def _object(kind: type[T], told: Any, place: str) -> T:
     if not isinstance(told, Mapping):
         raise UserError(f"{place}: this is no object; the file is damaged or not a report's")
-    hints = _hints(kind)
+    hints = _hints(cast("Any", kind))
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
     wrong = sorted((needed - told.keys()) | (told.keys() - hints.keys()))
     if wrong:
@@ -34,8 +34,8 @@ def _object(kind: type[T], told: Any, place: str) -> T:
     return kind(**{name: _value(hints[name], value, f"{place}.{name}") for name, value in told.items()})
 
 
-@lru_cache
-def _hints(kind: type) -> dict[str, Any]:
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
