@@ -20,7 +20,8 @@ from irpo.compare import wording
 from irpo.compare.csvs import csv, stems
 from irpo.compare.latex import MOST_ROWS, document, latex
 from irpo.compare.markdown import markdown
-from irpo.compare.page import Cell, Column, Plain, Report, Table, TableRow, Test
+from irpo.compare.page import Cell, Column, Plain, Report, Table, TableRow
+from irpo.compare.page import Test as Paired
 from irpo.compare.reading import read_report, read_viewed
 from irpo.compare.texts import write_texts
 from irpo.types import UserError
@@ -33,7 +34,7 @@ TEXTS = st.one_of(
 )
 
 BEST = Cell(0.9756, 0.951, 0.989, 0.0041, 3, best=True, printed=0.482, tests=(), keys=("ab12", "cd34"))
-LOWER = Cell(0.5, tests=(Test("IRPO", -0.4756, -0.5, -0.4, 0.001, 0.004, -0.9),), second=True)
+LOWER = Cell(0.5, tests=(Paired("IRPO", -0.4756, -0.5, -0.4, 0.001, 0.004, -0.9),), second=True)
 SMALL = Table(
     "arc",
     "Reasoning",
@@ -49,8 +50,8 @@ SMALL = Table(
 
 def named(text: str) -> Report:
     """A report in which every name and sentence is the text."""
-    cells = (replace(BEST, tests=(Test(text, 0.1, 0.0, 0.2, 0.01, 0.02, 0.5),)),)
-    table = Table(text, text, (Column(text, text),), (TableRow(text, text, cells, marks=(text,)),), (text,))
+    cells = (replace(BEST, tests=(Paired(text, 0.1, 0.0, 0.2, 0.01, 0.02, 0.5),)),)
+    table = Table(text, text, (Column(text, text),), (TableRow(text, f"Llama {text}", cells, marks=(text,)),), (text,))
     plain = Plain(text, text, (text, text), ((text, 1.0), (text, text)), (text,))
     return Report(text, text, text, (table,), (plain,), notes=(text,), made={"suite": text})
 
@@ -112,14 +113,14 @@ def test_csv_of_a_small_table():
 
 
 def test_formats_round_alike():
-    for thousandths in range(0, 10_000):
+    for thousandths in range(10_000):
         value = thousandths / 10_000
         assert round(float(wording.number(value)) * 100, 1) == float(wording.number(value, percent=True))
 
 
 def test_signs_tell_several_methods_apart():
-    tests = (Test("SFT", 0.1, 0, 0.2, 0.01, 0.02, 1), Test("DPO", 0.1, 0, 0.2, 0.04, 0.06, 1))
-    cell = Cell(0.5, tests=(*tests, Test("IRPO", -0.1, -0.2, 0, 0.001, 0.002, -1)))
+    tests = (Paired("SFT", 0.1, 0, 0.2, 0.01, 0.02, 1), Paired("DPO", 0.1, 0, 0.2, 0.04, 0.06, 1))
+    cell = Cell(0.5, tests=(*tests, Paired("IRPO", -0.1, -0.2, 0, 0.001, 0.002, -1)))
 
     assert wording.signs(cell, ("SFT", "DPO", "IRPO")) == "+a-c"
     many = tuple(f"m{i}" for i in range(60))
@@ -158,6 +159,7 @@ class _Page(HTMLParser):
         super().__init__()
         self.tables: list[list[list[str]]] = []
         self.elements: set[str] = set()
+        self.within = False  # a cell
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
@@ -168,14 +170,19 @@ class _Page(HTMLParser):
             self.tables[-1].append([])
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
+            self.within = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.within &= tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if self.within:
             self.tables[-1][-1][-1] += data
 
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-OURS = set("h1 h2 strong p table thead tbody tr th td br sub sup u ul li details summary".split())
+OURS = {"h1", "h2", "p", "ul", "li", "strong", "u", "br", "sub", "sup", "details", "summary"}
+OURS |= {"table", "thead", "tbody", "tr", "th", "td"}
 
 
 @SETTINGS
@@ -188,8 +195,7 @@ def test_any_text_stands_in_markdown_as_it_is(text):
     ranked, plain = page.tables
     name = wording.line(text)
     assert [len(row) for row in ranked] == [3, 3]
-    assert ranked[1][0] == name
-    assert ranked[1][1] == f"{name} 1".strip()
+    assert ranked[1][:2] == [f"Llama {name}".strip(), f"{name} 1".strip()]
     assert [len(row) for row in plain] == [2, 2, 2]
     assert plain[1:] == [[name, "1.000"], [name, wording.plain(text)]]
 
@@ -293,9 +299,8 @@ def test_a_whole_report_holds_against_hostile_texts(text, tmp_path):
     page = _Page(READER.render((tmp_path / "report.md").read_text(encoding="utf-8")))
     assert not page.elements & {"script", "img", "svg", "b", "a"}
     plain = _Page(READER.render(markdown(report())))
-    assert [[len(row) for row in table] for table in page.tables] == [
-        [len(row) for row in table] for table in plain.tables
-    ]
+    assert [len(table) for table in page.tables] == [len(table) for table in plain.tables]
+    assert all(len({len(row) for row in table}) == 1 for table in page.tables)
     assert _environments((tmp_path / "tables" / "report.tex").read_text(encoding="utf-8")) == []
 
 
