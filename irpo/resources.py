@@ -29,6 +29,11 @@ def embedded_dir() -> Path:
     return _PACKAGE / "_data" / "embedded"
 
 
+def report_dir() -> Path:
+    """The folder of what a report's page is made of: template, style, scripts."""
+    return _PACKAGE / "_data" / "report"
+
+
 def cache_dir() -> Path:
     """The folder of what may be computed anew at any time: $IRPO_CACHE, else irpo in $XDG_CACHE_HOME or ~/.cache."""
     if own := os.environ.get("IRPO_CACHE"):

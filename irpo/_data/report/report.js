@@ -1,0 +1,135 @@
+"use strict";
+// The page's own script: tables that sort, a figure's tests in a dialog. All text goes in as text, never as markup.
+
+function make(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function apart(text) {
+  return make("bdi", { dir: "auto" }, String(text));
+}
+
+// A measure as the tables print it.
+function figure(value, decimals = 3) {
+  if (value === null || value === undefined) return "–";
+  const text = Math.abs(value).toFixed(decimals).replace(/^0/, "");
+  return value < 0 && Number(text) !== 0 ? "−" + text : text;
+}
+
+// What a block of base64 holds: compressed JSON.
+async function unpacked(block) {
+  const bytes = Uint8Array.from(atob(block.textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).json();
+}
+
+// --- sorting: down, up, as it was; rows stay in their group ---
+
+const NEXT = { none: "descending", descending: "ascending", ascending: "none" };
+
+function sortValue(row, column) {
+  const text = row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  return text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+}
+
+// Numbers before words, nothing last whichever way.
+function compare(a, b, sign) {
+  if (a === "" || b === "") return (a === "") - (b === "");
+  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+  return sign * (typeof a === "number" ? a - b : a.localeCompare(b));
+}
+
+function sortBy(header) {
+  const table = header.closest("table");
+  const headers = [...table.tHead.querySelectorAll("th[aria-sort]")];
+  const direction = NEXT[header.getAttribute("aria-sort")];
+  for (const other of headers) other.setAttribute("aria-sort", other === header ? direction : "none");
+  const column = headers.indexOf(header);
+  const sign = direction === "ascending" ? 1 : -1;
+  for (const body of table.tBodies) {
+    const rows = [...body.rows].filter((row) => !row.classList.contains("group"));
+    for (const [place, row] of rows.entries()) row.dataset.place ??= place;
+    rows.sort((a, b) => {
+      const order = direction === "none" ? 0 : compare(sortValue(a, column), sortValue(b, column), sign);
+      return order || a.dataset.place - b.dataset.place;
+    });
+    body.append(...rows);
+  }
+  const told = direction === "none" ? "as given" : `by ${header.textContent.trim()}, ${direction}, within each group`;
+  document.getElementById("told").textContent = `Sorted ${told}`;
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button.sort");
+  if (button) sortBy(button.closest("th"));
+});
+
+// --- a figure's interval, tests and cells ---
+
+const tables = unpacked(document.getElementById("cells"));
+
+function row(head, ...cells) {
+  return make("tr", {}, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)));
+}
+
+function testsOf(cell) {
+  if (!cell.tests.length) return [];
+  const head = ["against", "difference", "95 % interval", "p", "corrected p", "effect (d)"];
+  const rows = cell.tests.map((test) =>
+    row(
+      apart(test.against),
+      figure(test.difference),
+      `${figure(test.low)} to ${figure(test.high)}`,
+      test.p < 0.0001 ? "< .0001" : figure(test.p, 4),
+      test.q < 0.0001 ? "< .0001" : figure(test.q, 4),
+      figure(test.effect, 2),
+    ),
+  );
+  const names = make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)));
+  const table = make("table", { className: "plain" }, make("thead", {}, names), make("tbody", {}, ...rows));
+  return [make("h4", {}, "Tests, paired by group"), make("div", { className: "scroll" }, table)];
+}
+
+function aboutCell(cell) {
+  const facts = [
+    ["value", figure(cell.value, 4)],
+    ["95 % interval", cell.low === null ? "–" : `${figure(cell.low, 4)} to ${figure(cell.high, 4)}`],
+    ["seeds", String(cell.seeds)],
+    ["deviation between seeds", figure(cell.deviation, 4)],
+    ["the paper printed", figure(cell.printed)],
+  ];
+  return make("dl", { className: "facts" }, ...facts.flatMap(([name, fact]) => [make("dt", {}, name), make("dd", {}, fact)]));
+}
+
+async function showCell(link) {
+  const [t, r, c] = link.dataset.at.split(",").map(Number);
+  const table = (await tables)[t];
+  const { name, group, strength } = table.rows[r];
+  const { task, measure } = table.columns[c];
+  const cell = table.rows[r].cells[c];
+  const dialog = document.getElementById("detail");
+  const close = make("button", { type: "button", className: "close", onclick: () => dialog.close() }, "Close");
+  const title = make("h3", { id: "detail-title" }, apart(name), strength === "1" ? "" : ` at strength ${strength}`);
+  const where = make("p", {}, group ? apart(group) : "", group ? " on " : "On ", apart(task), ", ", apart(measure));
+  const count = cell.keys.length === 1 ? "The cell it comes from" : `The ${cell.keys.length} cells it is the mean of`;
+  const from = make("a", { href: link.hash, onclick: () => dialog.close() }, cell.keys.length ? count : "Where it comes from");
+  const keys = make("p", {}, from, cell.keys.length ? ": " : "", make("code", {}, cell.keys.join(" ")));
+  dialog.replaceChildren(close, title, where, aboutCell(cell), ...testsOf(cell), keys);
+  dialog.showModal();
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a.value");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  showCell(link);
+});
+document.getElementById("detail").addEventListener("click", (event) => {
+  if (event.target === event.currentTarget) event.currentTarget.close(); // the backdrop
+});

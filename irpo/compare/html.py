@@ -1,0 +1,98 @@
+"""A report as one HTML file that needs nothing else: `write_html`.
+
+Whatever comes from outside (names, queries, candidates, errors) is text to the page and never a part of it: the
+template escapes, names stand in `<bdi>`, what no eye can see is shown as a sign, the lists travel as compressed JSON in
+base64, and the page's own rule (its Content-Security-Policy) runs no script but the one that is written here.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from irpo.compare import html_parts as parts
+from irpo.compare.page import Report, Viewed
+from irpo.compare.words import bdi, figure, plain, seen
+from irpo.files import atomic_file
+from irpo.resources import report_dir
+
+
+def write_html(path: Path, report: Report, viewed: Sequence[Viewed]) -> None:
+    """The report, with the lists for its viewer, as one file."""
+    with atomic_file(path) as file:
+        file.write(page(report, viewed))
+
+
+def page(report: Report, viewed: Sequence[Viewed]) -> str:
+    """The file's text; equal arguments give equal text."""
+    folder = report_dir()
+    css, *scripts = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "viewer.js"))
+    script = "\n".join(scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return str(
+        _template().render(
+            report=report,
+            css=Markup(css),
+            script=Markup(script),
+            digest=digest,
+            tables=[parts.laid_out(table) for table in report.tables],
+            signs=parts.signs(report.tables),
+            drawings=parts.drawings(report.figures),
+            provenance=parts.provenance(report),
+            lists=[_packed(asdict(task)) for task in viewed],
+            cells=_packed([asdict(table) for table in report.tables]),
+        )
+    )
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(report_dir()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: seen(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"bdi": bdi, "figure": figure, "plain": plain, "pretty": pretty}
+    return environment.get_template("report.html.jinja")
+
+
+def pretty(value: object) -> str:
+    """A value of any kind as a person reads it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, indent=1, default=str)
+
+
+def _packed(value: Any) -> Markup:
+    """A value as JSON, compressed, in base64: letters, digits, +, / and = alone."""
+    text = json.dumps(_all_seen(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode())
+
+
+def _all_seen(value: Any) -> Any:
+    if isinstance(value, str):
+        return seen(value)
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {seen(str(name)): _all_seen(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_all_seen(part) for part in value] if not _numbers(value) else value
+    return value
+
+
+def _numbers(value: Sequence[Any]) -> bool:
+    return all(type(part) is int for part in value)

@@ -1,0 +1,211 @@
+"""A report's figures as SVG that stands in an HTML page: a drawing a panel, its words left as words.
+
+Colours become CSS variables, so that the page's light and dark turn the drawings too; series differ by marker and
+dashes (bars by hatching) as well as by colour. Equal data give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from irpo.compare.page import Figure, Panel, Series
+from irpo.compare.words import seen
+
+# As drawn (a light page's) and by which CSS variable the page replaces each.
+SERIES = ("#0a5ea8", "#b8400e", "#00724f", "#8b3f96", "#7d6000", "#a82e5f", "#00707c", "#545454")
+INK, MUTED, RULE = "#1a1a1b", "#57585a", "#d6d7d8"
+_VARIABLES = {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)}
+_VARIABLES |= {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
+# Lengths without a common factor with that of SERIES, so that hundreds of series still differ.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)))
+_HATCHES = ("", "//", "\\\\", "xx", "--", "||", "++")
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "irpo",
+    "text.parse_math": False,  # a name may hold two dollar signs
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "grid.color": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "hatch.linewidth": 0.5,
+    "hatch.color": MUTED,
+}
+
+
+def names_of(figures: Sequence[Figure]) -> dict[str, int]:
+    """Each series' number, by which it looks the same in every figure of a report."""
+    names = (series.name for figure in figures for panel in figure.panels for series in panel.series)
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+
+def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str) -> str:
+    """A panel as an `<svg>` element; `numbers` are of `names_of`, `id` begins the ids within."""
+    words = _words(panel.series)
+    with _drawing((4.6, 3.1), "constrained") as drawing:
+        axes = drawing.subplots()
+        if figure.kind == "bars":
+            _bars(axes, panel.series, numbers, words)
+        else:
+            _points(axes, panel.series, numbers, words, joined=figure.kind == "line")
+        if words:
+            slanted = sum(map(len, words)) > 48
+            turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+            axes.set_xticks(range(len(words)), [_line(word) for word in words], **turn)
+        axes.set(xlabel=_line(figure.x), ylabel=_line(figure.y), title=_line(panel.title))
+        axes.grid(axis="y" if figure.kind == "bars" else "both", linewidth=0.6)
+        axes.set_axisbelow(True)
+        return _inline(_saved(drawing), id)
+
+
+def swatch(kind: str, number: int, id: str) -> str:
+    """How a series looks, for a legend: an `<svg>` element; `id` begins the ids within."""
+    with _drawing((0.46, 0.17), None) as drawing:
+        axes = drawing.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, 2), ylim=(0, 1))
+        axes.set_axis_off()
+        if kind == "bars":
+            axes.bar(1, 0.9, 1.5, bottom=0.05, **_filled(number))
+        elif kind == "line":
+            axes.plot([0, 1, 2], [0.5, 0.5, 0.5], markevery=[1], **_stroke(number))
+        else:
+            axes.plot([1], [0.5], **_stroke(number))
+        return _inline(_saved(drawing), id)
+
+
+@contextmanager
+def _drawing(size: tuple[float, float], layout: Any) -> Iterator[Any]:
+    """An empty drawing of a size in inches, under our settings."""
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # The page's fonts show the words; that matplotlib's own lacks a letter matters to its measuring alone.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield Drawing(figsize=size, layout=layout)
+
+
+def _saved(drawing: Any) -> str:
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # no time, no version
+    drawing.savefig(out, format="svg", transparent=True, metadata=nothing)
+    return out.getvalue()
+
+
+def _words(all_series: Sequence[Series]) -> list[str]:
+    """The places on the x axis where x is a word anywhere, in the order of their first use; else none."""
+    places = [x for series in all_series for x, *_ in series.points]
+    return list(dict.fromkeys(map(str, places))) if any(isinstance(x, str) for x in places) else []
+
+
+def _columns(series: Series, words: Sequence[str]) -> tuple[list[float], list[float], list[list[float]]]:
+    """x, y, and how far the interval goes below and above (0 where there is none)."""
+    x = [float(words.index(str(at))) if words else float(at) for at, *_ in series.points]
+    y = [value for _, value, _, _ in series.points]
+    below = [0.0 if low is None else max(0.0, value - low) for _, value, low, _ in series.points]
+    above = [0.0 if high is None else max(0.0, high - value) for _, value, _, high in series.points]
+    return x, y, [below, above]
+
+
+def _points(
+    axes: Any, all_series: Sequence[Series], numbers: Mapping[str, int], words: Sequence[str], *, joined: bool
+) -> None:
+    for series in all_series:
+        x, y, around = _columns(series, words)
+        style = _stroke(numbers[series.name])
+        if not joined:
+            style["linestyle"] = "none"
+        elif len(x) > 12:
+            style["markevery"] = len(x) // 8
+        if any(map(any, around)):
+            axes.errorbar(x, y, yerr=around, elinewidth=0.8, capsize=1.5, **style)
+        else:
+            axes.plot(x, y, **style)
+
+
+def _bars(axes: Any, all_series: Sequence[Series], numbers: Mapping[str, int], words: Sequence[str]) -> None:
+    width = 0.84 / max(1, len(all_series))
+    for place, series in enumerate(all_series):
+        x, y, around = _columns(series, words)
+        own = [at + (place - (len(all_series) - 1) / 2) * width for at in x]
+        axes.bar(own, y, width, **_filled(numbers[series.name]))
+        if any(map(any, around)):
+            axes.errorbar(own, y, yerr=around, linestyle="none", ecolor=INK, elinewidth=0.8)
+
+
+def _stroke(number: int) -> dict[str, Any]:
+    return {
+        "color": SERIES[number % len(SERIES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": _DASHES[number % len(_DASHES)],
+        "linewidth": 1.3,
+        "markersize": 4.2,
+    }
+
+
+def _filled(number: int) -> dict[str, Any]:
+    colour = SERIES[number % len(SERIES)]
+    # The colour with its opacity apart, so that it is found again in the drawing.
+    return {
+        "facecolor": (colour, 0.35),
+        "edgecolor": colour,
+        "linewidth": 0.8,
+        "hatch": _HATCHES[number % len(_HATCHES)],
+    }
+
+
+def _line(text: str, limit: int = 60) -> str:
+    """On one line, and short enough for a drawing; the page's legend and table have the whole."""
+    text = " ".join(seen(text).split())
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"
+
+
+def _inline(svg: str, id: str) -> str:
+    """Matplotlib's file as an element of a page: colours by variable, fonts the page's, ids its own."""
+    root = ET.fromstring(svg)
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag == f"{_SVG}style":  # it would hold for the whole page
+                parent.remove(child)
+        for name, value in list(parent.attrib.items()):
+            if name != "id":
+                parent.set(name, _attribute(name, value, id))
+            elif value in used:
+                parent.set(name, f"{id}-{value}")
+            else:
+                del parent.attrib[name]
+    for name in ("width", "height", "version"):
+        del root.attrib[name]
+    ET.register_namespace("", _SVG[1:-1])
+    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    return re.sub(r">\s+<", "><", ET.tostring(root, encoding="unicode"))
+
+
+def _attribute(name: str, value: str, id: str) -> str:
+    if name == _LINK:
+        return value.replace("#", f"#{id}-", 1)
+    if name in ("d", "x", "y", "transform"):
+        return re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split()))
+    value = re.sub(r"font-family: [^;]+; ?", "", value).replace("url(#", f"url(#{id}-")
+    return re.sub(r"#[0-9a-f]{6}", lambda match: _VARIABLES.get(match[0], match[0]), value)
