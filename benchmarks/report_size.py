@@ -69,7 +69,7 @@ class Drawn:
     ease: Array  # (n,), alike within a group
 
 
-def simulate(folder: Path, size: Size = Size(), *, seed: int = 0) -> Frame:  # noqa: B008
+def simulate(folder: Path, size: Size = Size(), *, seed: int = 0) -> Frame:
     """Write a suite's folder (frame, lists, finished cells) of simulated results; what it is laid out by."""
     tasks = [_task(folder, name, size.lists, [seed, at]) for at, name in enumerate(list(TASKS)[: size.tasks])]
     frame = _frame(tasks, size)
