@@ -222,11 +222,11 @@ def swapped_p_values(differences: Array, *, seed: int = 0) -> Array:
 def _signs(groups: int, seed: int) -> Iterator[Array]:
     """Rows of +1 and -1, (R, G) in batches: all there are where these are few, else random ones."""
     if 2**groups <= _RESAMPLES:
-        yield 1.0 - 2.0 * (np.arange(2**groups)[:, None] >> np.arange(groups) & 1)
+        yield np.where(np.arange(2**groups)[:, None] >> np.arange(groups) & 1, -1.0, 1.0)
         return
     chance = np.random.default_rng(seed)
     for part in _batches():
-        yield 1.0 - 2.0 * chance.integers(0, 2, size=(part.stop - part.start, groups), dtype=np.int8)
+        yield np.where(chance.integers(0, 2, size=(part.stop - part.start, groups), dtype=np.int8), -1.0, 1.0)
 
 
 def effect_sizes(differences: Array) -> Array:

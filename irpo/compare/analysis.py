@@ -1,0 +1,90 @@
+"""From finished cells to what a report says: the same results give the same report, in whatever order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from irpo.compare.figures import figures
+from irpo.compare.found import found
+from irpo.compare.page import Report, Source
+from irpo.compare.plain import cost_table, failures_table, modes_table, orders_table, search_table, tests_table
+from irpo.compare.rankers import Compared, title_of
+from irpo.compare.results import EvaluationList, Frame, Result
+from irpo.compare.tables import family_tables
+from irpo.compare.viewer import viewed
+from irpo.compare.saying import plural
+
+__all__ = ["report_of", "viewed"]
+
+METHODS = (
+    "Intervals are 95 % percentiles of a hierarchical bootstrap: seeds and groups of lists are both drawn anew, "
+    "9,999 times; with one seed only groups are.",
+    "Tests are paired by group on the means over seeds: the two methods are swapped in whole groups (exact where there "
+    "are few, else 9,999 random swaps). q are p-values corrected for all tests of a table (Benjamini & Hochberg 1995); "
+    "stars come from q < .05. Tests speak of the seeds at hand; intervals take others into account.",
+    "d_z is the mean over the standard deviation of the groups' differences (Cohen).",
+    "What a paper printed is compared with nothing by a test: its lists are not at hand.",
+)
+
+
+def report_of(
+    frame: Frame,
+    results: Sequence[Result],
+    lists: Mapping[str, Sequence[EvaluationList]],
+    missing: Sequence[Source] = (),
+) -> Report:
+    """The report of a suite; `lists` by digest, `missing` the cells without a result. `UserError` without the lists."""
+    compared = Compared.of(frame, results, lists)
+    tables = family_tables(compared)
+    tests = [test for table in tables for test in table.tests]
+    more = [
+        tests_table(tests),
+        modes_table(compared),
+        orders_table(compared),
+        search_table(compared),
+        cost_table(compared),
+        failures_table(compared, missing),
+    ]
+    return Report(
+        title=frame.title,
+        about=frame.about,
+        found=found(compared, tests),
+        tables=tuple(table.table for table in tables),
+        more=tuple(table for table in more if table.rows),
+        figures=tuple(figures(compared)),
+        sources=tuple(_sources(compared, missing)),
+        cards={task.name: task.card for task in frame.tasks if task.card},
+        notes=(*_notes(compared, missing), *METHODS),
+    )
+
+
+def _sources(compared: Compared, missing: Iterable[Source]) -> list[Source]:
+    """One for each cell: those with a result in the report's order, then those without."""
+    cards = {task.name: task.lists for task in compared.frame.tasks}
+    told = [
+        Source(
+            key=r.key,
+            name=f"{title_of(r)}{', trial' if r.kind == 'trial' else ''}",
+            state="done" if r.error is None else "failed",
+            error=r.error or "",
+            made={"lists": cards[r.task], **r.made},
+            seconds=r.cost.get("seconds"),
+        )
+        for r in compared.results
+    ]
+    known = {source.key for source in told}
+    return told + sorted((s for s in missing if s.key not in known), key=lambda s: (s.name, s.key))
+
+
+def _notes(compared: Compared, missing: Sequence[Source]) -> list[str]:
+    """What is not there."""
+    failed = sum(r.error is not None for r in compared.results) + sum(s.state == "failed" for s in missing)
+    absent = sum(s.state == "missing" for s in missing)
+    notes = [f"{plural(failed, 'cell')} failed."] if failed else []
+    if absent:
+        notes.append(f"{plural(absent, 'cell')} of the suite {'is' if absent == 1 else 'are'} not done.")
+    if compared.left_out:
+        notes.append("Left out: " + "; ".join(compared.left_out) + ".")
+    if compared.frame.printed and compared.frame.source:
+        notes.append(f"Printed figures: {compared.frame.source}.")
+    return notes

@@ -1,0 +1,94 @@
+"""The one sentence that says what was found: made from corrected tests of the main measure, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from irpo.compare.rankers import Compared
+from irpo.compare.tables import main_of
+from irpo.compare.tested import Tested
+from irpo.compare.saying import chance, figure, joined, plural
+
+_LISTED = 6  # clauses of one kind that a sentence can hold
+_FEW = 2  # of a model on a task: so many are told one by one
+
+
+def found(compared: Compared, tests: Sequence[Tested]) -> str:
+    """What the tests show, at the first of the suite's strengths."""
+    mains = {task.name: main_of(compared, task) for task in compared.frame.tasks}
+    strengths = compared.frame.strengths
+    told = [x for x in tests if x.measure == mains[x.task] and x.ranker.strength == strengths[0]]
+    if not told:
+        return "No two methods were tested against each other."
+    untrained = [x for x in told if x.other.kind == "untrained"]
+    others = [x for x in told if x.other.kind != "untrained"]
+    places = dict.fromkeys((x.task, x.ranker.model) for x in others)
+    if len(places) <= _FEW:
+        clauses = [clause for place in places for clause in _place(compared, place, others)]
+    else:
+        clauses = _counted(others)
+    clauses += _over_untrained(untrained)
+    when = (
+        f"At strength {strengths[0]}: " if any(x.ranker.shown == strengths[0] for x in told) and strengths[1:] else ""
+    )
+    text = "; ".join(clauses)
+    return f"{when}{text if when else text[0].upper() + text[1:]}."
+
+
+def _values(x: Tested) -> str:
+    return f"{figure(x.values[0])} against {figure(x.values[1])}, {chance('q', x.test.q)}"
+
+
+def _place(compared: Compared, place: tuple[str, str], tests: Sequence[Tested]) -> list[str]:
+    """The clauses of a model on a task: who stands above and below whom, and of whom nothing was shown."""
+    own = [x for x in tests if (x.task, x.ranker.model) == place]
+    task, model = place
+    where = f"on {task}" + (f" with {model}" if len(compared.frame.models) > 1 else "")
+    clauses = []
+    for star, word in (("+", "above"), ("-", "below")):
+        shown = sorted((x for x in own if x.test.star == star), key=lambda x: -abs(x.test.difference))
+        for x in shown[:_LISTED]:
+            clauses.append(f"{x.ranker.method} stands {word} {x.other.method} ({_values(x)})")
+        if shown[_LISTED:]:
+            clauses.append(f"{len(shown) - _LISTED} more tests show a method {word} another")
+    if nothing := _pairs([x for x in own if not x.test.star]):
+        clauses.append(f"no difference in {own[0].measure} shown for {nothing}")
+    return [f"{where} {clauses[0]}", *clauses[1:]]
+
+
+def _counted(tests: Sequence[Tested]) -> list[str]:
+    """The clauses of many models and tasks: how often a method stands above another, and where most."""
+    pairs: dict[tuple[str, str], list[Tested]] = {}
+    for x in tests:
+        pairs.setdefault((x.ranker.method, x.other.method), []).append(x)
+    clauses, nothing = [], []
+    for (method, other), own in pairs.items():
+        above, below = ([x for x in own if x.test.star == star] for star in "+-")
+        if not above and not below:
+            nothing += own
+            continue
+        shown = max(above or below, key=lambda x: abs(x.test.difference))
+        most = f"most on {shown.task} with {shown.ranker.model}, {_values(shown)}"
+        counts = [f"{word} {other} in {len(x)}" for word, x in (("above", above), ("below", below)) if x]
+        clauses.append(f"{method} stands {joined(counts)} of {plural(len(own), 'test')} ({most})")
+    told = clauses[:_LISTED]
+    if clauses[_LISTED:]:
+        told.append(f"differences were also shown for {plural(len(clauses) - _LISTED, 'other pair')} of methods")
+    if nothing:
+        told.append(f"no difference in {nothing[0].measure} shown for {_pairs(nothing)}")
+    return told
+
+
+def _pairs(tests: Sequence[Tested]) -> str:
+    """Whose tests they are: "DPO and S-DPO against SFT, IRPO against DPO"."""
+    others: dict[str, dict[str, None]] = {}
+    for x in tests:
+        others.setdefault(x.other.method, {})[x.ranker.method] = None
+    return ", ".join(f"{joined(list(methods))} against {other}" for other, methods in others.items())
+
+
+def _over_untrained(tests: Sequence[Tested]) -> list[str]:
+    if not tests:
+        return []
+    above, below = (sum(x.test.star == star for x in tests) for star in "+-")
+    return [f"of {plural(len(tests), 'test')} against the untrained model {above} show a gain and {below} a loss"]
