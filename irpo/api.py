@@ -21,6 +21,8 @@ from irpo.registry import Spec, load_plugins
 from irpo.types import Style, UnknownName, UserError
 
 if TYPE_CHECKING:
+    from irpo.compare.forecast import Forecast
+    from irpo.compare.page import Report
     from irpo.evaluation import Summary
     from irpo.training.outcome import Outcome
 
@@ -113,6 +115,55 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
         max_tokens=max_tokens,
         skip_bad_rows=skip_bad_rows,
     )
+
+
+def compare(  # noqa: PLR0913 - the flags of the command
+    suite: str | Path,
+    out: Path | str,
+    *,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    slurm: Mapping[str, Any] | None = None,
+    retry_failed: bool = False,
+    runs: Mapping[str, Path] | None = None,
+) -> Report:
+    """Run what is missing of a suite into the folder `out` and write its report; returns the report.
+
+    `runs` are TREC run files by the name that the tables give them. A script calls it under
+    `if __name__ == "__main__":`, for cells are processes of their own.
+    """
+    from irpo.compare.suite import narrowed, read_suite
+
+    read = read_suite(suite)
+    narrowed(read, only)
+    from irpo.compare import comparing
+    from irpo.compare.running import Options
+
+    options = Options(jobs=jobs, gpus=tuple(gpus), slurm=slurm, retry_failed=retry_failed)
+    return comparing.compare(read, Path(out), only=only, options=options, runs=runs or {})
+
+
+def foresee(
+    suite: str | Path, out: Path | str, *, only: Sequence[str] = (), jobs: int = 1, card: str | None = None
+) -> Forecast:
+    """What `compare` would take: cells, time, memory, disk, and what is missing; nothing is trained or written."""
+    from irpo.compare.suite import narrowed, read_suite
+    from irpo.estimate.cards import card_of
+
+    read = read_suite(suite)
+    narrowed(read, only)
+    place = card_of(card)
+    from irpo.compare import comparing
+
+    return comparing.foresee(read, Path(out), place, only=only, jobs=jobs)
+
+
+def report(folders: Sequence[Path | str], out: Path | str, *, runs: Mapping[str, Path] | None = None) -> Report:
+    """Make the report of one suite's results, perhaps of several folders, from these files alone."""
+    from irpo.compare import comparing
+
+    return comparing.report([Path(folder) for folder in folders], Path(out), runs or {})
 
 
 def run_of(model: str) -> RunConfig | None:

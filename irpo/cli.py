@@ -35,6 +35,9 @@ MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answe
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 Strength = Annotated[str | None, typer.Option(help="How far from the reference: 1, a number, reward; the run's own.")]
 StrengthBy = Annotated[str | None, typer.Option(help="logits (two passes) or adapter (one); the run's own.")]
+Runs = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=PATH", help="A TREC run file as one more ranker; may be repeated.")
+]
 
 
 _Usage: type[Any] = typer.BadParameter.__mro__[1]  # a mistake in a command's words; typer gives it no name of its own
@@ -179,6 +182,62 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE.yaml", help="A suite's file, or a shipped one: suites/quick.yaml.")
+    ],
+    out: Out,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="AXIS=NAME", help="task=, method= or model=; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    gpus: Annotated[str | None, typer.Option(help="One process on each of these: 0,1,2.")] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Cells as Slurm jobs: partition=gpu; may be repeated.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    run: Runs = None,
+    card: Annotated[
+        str | None, typer.Option(help="Of a dry run: a GPU by name or its GiB; default: this machine.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Of a dry run: print JSON.")] = False,
+) -> None:
+    """Run what is missing of a suite (models x tasks x methods x seeds) and write its report."""
+    from irpo import api
+
+    if dry_run:
+        found = api.foresee(suite, out, only=only or (), jobs=jobs, card=card)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict(), indent=2))
+        else:
+            found.show()
+        return
+    api.compare(
+        suite,
+        out,
+        only=only or (),
+        jobs=jobs,
+        gpus=tuple((gpus or "").split(",")) if gpus else (),
+        slurm=_pairs(slurm) if slurm else None,
+        retry_failed=retry_failed,
+        runs=dict(_named_paths(run or ())),
+    )
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of one suite's results.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write; default: the first of them.")] = None,
+    run: Runs = None,
+) -> None:
+    """Make a suite's report anew, from its results alone; also across folders of several machines."""
+    from irpo import api
+
+    api.report(folders, out or folders[0], runs=dict(_named_paths(run or ())))
+
+
+@app.command()
 def rank(
     model: Model,
     query: Annotated[str, typer.Argument(help="What the documents are ranked for.")],
@@ -293,6 +352,15 @@ def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:
             raise UserError(f"argument {text!r}: write option=value, for example candidates=10")
         pairs[key.strip()] = parse_value(value, f"option {key.strip()!r}")
     return pairs
+
+
+def _named_paths(texts: Iterable[str]) -> Iterable[tuple[str, Path]]:
+    """`name=path` arguments."""
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name.strip() or not path:
+            raise UserError(f"--run {text!r}: write NAME=PATH, for example bm25=runs/bm25.trec")
+        yield name.strip(), Path(path)
 
 
 def _lines(file: Path) -> list[str]:

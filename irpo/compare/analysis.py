@@ -10,9 +10,9 @@ from irpo.compare.page import Report, Source
 from irpo.compare.plain import cost_table, failures_table, modes_table, orders_table, search_table, tests_table
 from irpo.compare.rankers import Compared, title_of
 from irpo.compare.results import EvaluationList, Frame, Result
+from irpo.compare.saying import plural
 from irpo.compare.tables import family_tables
 from irpo.compare.viewer import viewed
-from irpo.compare.saying import plural
 
 __all__ = ["report_of", "viewed"]
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from irpo.compare.analysis import report_of, viewed
+from irpo.compare.cells import CELLS
 from irpo.compare.forecast import Forecast, forecast
 from irpo.compare.gather import gather, write_plan
 from irpo.compare.html import write_html
 from irpo.compare.page import REPORT, VIEWED, Report
 from irpo.compare.planning import Planner
-from irpo.compare.running import Options, Outcome, Waiting, run_cells
+from irpo.compare.running import Options, Waiting, run_cells
 from irpo.compare.suite import Suite, narrowed
 from irpo.compare.texts import write_texts
 from irpo.estimate.cards import Card
@@ -25,18 +26,17 @@ HTML = "report.html"
 OWN = "suite.json"  # of a suite's folder: whose results lie there
 
 
-@dataclass(frozen=True)
-class Compared:
-    """How a suite ended, and its report."""
-
-    outcome: Outcome
-    report: Report
-
-
-def compare(suite: Suite, out: Path, *, only: Sequence[str] = (), options: Options | None = None) -> Compared:
+def compare(
+    suite: Suite,
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    options: Options | None = None,
+    runs: Mapping[str, Path] | None = None,
+) -> Report:
     """Do what is missing of a suite in a folder, and write its report.
 
-    `only` narrows what is done ("task=arc"); the report shows all that is there.
+    `only` narrows what is done ("task=arc"); the report shows all that is there, and TREC run files beside it.
     """
     whole, part = planner_of(suite, out), planner_of(narrowed(suite, only), out)
     part.lists = whole.lists
@@ -52,7 +52,12 @@ def compare(suite: Suite, out: Path, *, only: Sequence[str] = (), options: Optio
 
     outcome = run_cells(out, plan, options)
     noted(whole)
-    return Compared(outcome, report([out], out))
+    made = report([out], out, runs or {})
+    failed = f", {outcome.failed} failed (their logs lie in {out / CELLS})" if outcome.failed else ""
+    say(f"{outcome.done + outcome.skipped} cells done{failed}")
+    say(made.found)
+    say(f"written to {out}: {HTML}, report.md, {REPORT}, tables")
+    return made
 
 
 def planner_of(suite: Suite, out: Path) -> Planner:
@@ -84,12 +89,13 @@ def noted(planner: Planner) -> None:
 
 def foresee(suite: Suite, out: Path, card: Card, *, only: Sequence[str] = (), jobs: int = 1) -> Forecast:
     """What `compare` would take; only lists are built, in the suite's folder if it is one, and nothing is trained."""
-    planner = Planner(narrowed(suite, only), out)
-    planner.prepare()
-    return forecast(planner, card, jobs)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        planner = Planner(narrowed(suite, only), out if (out / OWN).is_file() else Path(elsewhere))
+        planner.prepare()
+        return forecast(planner, card, jobs)
 
 
-def report(folders: Sequence[Path], out: Path) -> Report:
+def report(folders: Sequence[Path], out: Path, runs: Mapping[str, Path] | None = None) -> Report:
     """Make the report of one suite's results, perhaps from several folders, into `out`; from files alone."""
     found = gather(folders)
     made = report_of(found.frame, found.results, found.lists, found.missing)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from irpo.compare.page import Figure, Panel, Series
 from irpo.compare.rankers import Array, Compared, main_row
 from irpo.compare.results import Result
-from irpo.compare.tables import main_of
 from irpo.compare.saying import figure, plural
+from irpo.compare.tables import main_of
 
 T = TypeVar("T")
 Point = tuple[float | str, float, float | None, float | None]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -76,6 +77,13 @@ class Forecast:
         table.add_section()
         table.add_row(*(Text(cell, style="bold") for cell in self._total()))
         return table
+
+    def show(self) -> None:
+        """Print the table, what is missing and the notes."""
+        console = Console()
+        console.print(self.table())
+        for text in (*(f"missing: {text}" for text in self.missing), *(f"note: {text}" for text in self.notes)):
+            console.print(Text(printable(text)), soft_wrap=True)
 
     def _total(self) -> tuple[str, ...]:
         cells, done = sum(n.cells for n in self.needs), sum(n.done for n in self.needs)
@@ -148,10 +156,10 @@ class _Forecaster:
         each = found.seconds_per_update / found.lists_per_update
         evaluated = min(counts.get("eval", config.evaluation.max_lists or 0), config.evaluation.max_lists or 10**9)
         passes = self.planner.suite.orders * (2 if "auto" in self.planner.suite.strengths else 1)
-        train, measure = updates * found.seconds_per_update, evaluated * passes * each * FORWARD
+        train, measure = float(updates * found.seconds_per_update), evaluated * passes * each * FORWARD
         runs = len(self.planner.suite.seeds) * sum(m.trains for m in self.planner.suite.methods)
         share = max(0.0, 1 - need.done / need.cells)
-        return share * (need.cells * train + runs * measure)
+        return float(share * (need.cells * train + runs * measure))
 
     def _estimate(self, config: RunConfig) -> Any:
         from irpo.estimate.plan import estimate

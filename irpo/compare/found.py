@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from irpo.compare.rankers import Compared
+from irpo.compare.saying import chance, figure, joined, plural
 from irpo.compare.tables import main_of
 from irpo.compare.tested import Tested
-from irpo.compare.saying import chance, figure, joined, plural
 
 _LISTED = 6  # clauses of one kind that a sentence can hold
 _FEW = 2  # of a model on a task: so many are told one by one

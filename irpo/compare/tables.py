@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from irpo.compare.page import Cell, Column, Table, TableRow, Test
 from irpo.compare.rankers import Compared, Ranker
 from irpo.compare.results import Result, TaskFrame
-from irpo.compare.tested import Key, Tested, cells_of, corrected, measured, pairs, tests_of
 from irpo.compare.saying import figure, joined, plural
+from irpo.compare.tested import Key, Tested, cells_of, corrected, measured, pairs, tests_of
 
 RUNS = ("run", "untrained", "baseline", "external")  # what tables have; trials are a search's
 

@@ -93,7 +93,7 @@ def prepare_job(config: RunConfig, built: Built | None = None) -> Parts:
             f"training lists show as wrong, and look easier than they are; take {' or '.join(map(str, shares))}"
         )
     unused = len(lists["train"]) - len(splits.train) - len(splits.validation)
-    return assemble(config, method, splits, card | {"unused": unused})
+    return assemble(config, method, splits, {**card, "unused": unused})
 
 
 def assemble(config: RunConfig, method: Method, splits: Splits, card: Mapping[str, Any]) -> Parts:
