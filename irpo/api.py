@@ -127,15 +127,16 @@ def compare(  # noqa: PLR0913 - the flags of the command
     slurm: Mapping[str, Any] | None = None,
     retry_failed: bool = False,
     runs: Mapping[str, Path] | None = None,
+    data: Path | str | None = None,
 ) -> Report:
     """Run what is missing of a suite into the folder `out` and write its report; returns the report.
 
-    `runs` are TREC run files by the name that the tables give them. A script calls it under
+    `runs` are TREC run files by the name that the tables give them; `data` is the folder of the tasks' own. A script calls it under
     `if __name__ == "__main__":`, for cells are processes of their own.
     """
     from irpo.compare.suite import narrowed, read_suite
 
-    read = read_suite(suite)
+    read = read_suite(suite, None if data is None else Path(data))
     narrowed(read, only)
     from irpo.compare import comparing
     from irpo.compare.running import Options
@@ -145,13 +146,19 @@ def compare(  # noqa: PLR0913 - the flags of the command
 
 
 def foresee(
-    suite: str | Path, out: Path | str, *, only: Sequence[str] = (), jobs: int = 1, card: str | None = None
+    suite: str | Path,
+    out: Path | str,
+    *,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    card: str | None = None,
+    data: Path | str | None = None,
 ) -> Forecast:
     """What `compare` would take: cells, time, memory, disk, and what is missing; nothing is trained or written."""
     from irpo.compare.suite import narrowed, read_suite
     from irpo.estimate.cards import card_of
 
-    read = read_suite(suite)
+    read = read_suite(suite, None if data is None else Path(data))
     narrowed(read, only)
     place = card_of(card)
     from irpo.compare import comparing

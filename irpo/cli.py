@@ -197,6 +197,9 @@ def compare(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Cells as Slurm jobs: partition=gpu; may be repeated.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(envvar="IRPO_DATA", help="A folder with one for each task, by the suite's names.")
+    ] = None,
     run: Runs = None,
     card: Annotated[
         str | None, typer.Option(help="Of a dry run: a GPU by name or its GiB; default: this machine.")
@@ -207,7 +210,7 @@ def compare(
     from irpo import api
 
     if dry_run:
-        found = api.foresee(suite, out, only=only or (), jobs=jobs, card=card)
+        found = api.foresee(suite, out, only=only or (), jobs=jobs, card=card, data=data)
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=2))
         else:
@@ -221,6 +224,7 @@ def compare(
         gpus=tuple((gpus or "").split(",")) if gpus else (),
         slurm=_pairs(slurm) if slurm else None,
         retry_failed=retry_failed,
+        data=data,
         runs=dict(_named_paths(run or ())),
     )
 

@@ -12,8 +12,8 @@ from irpo.types import UserError
 def read_printed(name: str) -> tuple[tuple[Printed, ...], str]:
     """A file's figures and their source; nothing where no file is named.
 
-    The file, a shipped one or one's own, is {"source": ..., "rows": [{task, model, method, measure, value}]}, values in
-    percent, names as the suite has them.
+    The file, a shipped one or one's own, is {"source": ..., "figures": {task: {model: {method: {measure: percent}}}}},
+    names as the suite has them.
     """
     if not name:
         return (), ""

@@ -78,6 +78,7 @@ class Entry(_Section):
     name: str = ""  # by default of its last layer's file
     layers: tuple[str, ...] = ()
     set: dict[str, Any] = Field(default_factory=dict)
+    data: str = ""  # of a task: its folder among the user's (`--data`); without these `set` may say task.data: hub
     family: str = ""  # of a task: those of one family stand in one table
     measures: tuple[MeasureName, ...] = ()  # of a task: the table's columns; by default the suite's
     trains: bool = True  # of a method: whether it learns, or is measured as it comes
@@ -178,15 +179,28 @@ def _spelt(value: Any) -> str:
     return written({"value": value}).removeprefix("value: ").strip()
 
 
-def read_suite(name: str | Path) -> Suite:
-    """A suite's file, or a shipped one by its name; every mistake is one line with the file and the line in it."""
+def read_suite(name: str | Path, data: Path | None = None) -> Suite:
+    """A suite's file, or a shipped one by its name; every mistake is one line with the file and the line in it.
+
+    `data` is a folder with one for each task that says its name.
+    """
     path = find_config(name)
     layers = Layers()
     layers.add_file(path)
     try:
-        return Suite.model_validate(layers.merged)
+        suite = Suite.model_validate(layers.merged)
     except ValidationError as error:
         raise _mistake(path, layers, error) from None
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data}: there is no such folder")
+    return suite.model_copy(update={"tasks": tuple(_fed(task, data) for task in suite.tasks)})
+
+
+def _fed(task: Entry, data: Path | None) -> Entry:
+    """The task with its own folder among the user's; without these what it says itself, else a folder here."""
+    if not task.data or (data is None and "task.data" in task.set):
+        return task
+    return task.model_copy(update={"set": task.set | {"task.data": str((data or Path()) / task.data)}})
 
 
 def _mistake(path: Path, layers: Layers, error: ValidationError) -> UserError:
