@@ -29,7 +29,8 @@ from irpo.scoring.strength import StrengthBy
 from irpo.tasks import TASKS, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import build
-from irpo.training.job import Built, Parts, computes_mixed, describe, method_of, policy_model, prepare_job
+from irpo.training.cost import total_cost, write_cost
+from irpo.training.job import Built, Parts, computes_mixed, describe, method_of, policy_model, prepare_job, trackers_of
 from irpo.training.outcome import Outcome, advise, model_card, outcome_of, tell
 from irpo.training.validation import choice_of
 from irpo.types import RankingExample, Style, UserError
@@ -78,12 +79,12 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     _require_no_fewer_updates(parts, out)
     model = policy_model(config)
     if config.online is None:
-        runs.begin(out, config, held)
+        runs.begin(out, config, held, card)
         outcome, choice = _fit_offline(parts, model, out)
     else:
         train, validation = (tuple(p.example for p in some) for some in (parts.train, parts.validation))
         job = Job(config, model, parts.builder, parts.method, train, validation)
-        runs.begin(out, config, held)
+        runs.begin(out, config, held, card)
         outcome, choice = _fit_online(job, out)
     told = choice if runs.chooses(config) else None
     if outcome is not None:
@@ -121,7 +122,7 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
         seed=config.seed,
         mixed=computes_mixed(config, model),
     )
-    loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference", config.ranks)
+    loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference", config.ranks, trackers_of(config))
     return ListTrainer(
         model=model,
         tokenizer=parts.builder.tokenizer,
@@ -139,6 +140,7 @@ def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, C
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")
     trainer.go(checkpoint)
+    write_cost(out, trainer.meter.read())
     examples = [p.example for p in parts.validation]
     if best := trainer.state.best_model_checkpoint:
         taken = f"update {best.rpartition('-')[2]} of {trainer.state.global_step}"
@@ -152,6 +154,7 @@ def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, C
 def _fit_online(job: Job, out: Path) -> tuple[Outcome | None, Choice]:
     """The rounds of `irpo.online`, on the same model, prompts and lists."""
     metrics = run_rounds(job, out, say)
+    write_cost(out, total_cost(runs.round_folder(out, number) for number in range(job.options.rounds + 1)))
     choice = choice_of_run(runs.round_folder(out, job.options.rounds), job.config)
     if not metrics:
         return None, choice

@@ -27,7 +27,8 @@ from irpo.runs import chooses, finished_rounds, fresh_round, restore, round_fold
 from irpo.scoring.strength import Strength
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks import TASKS, relevant_from
-from irpo.training.job import computes_mixed
+from irpo.training.cost import Cost, Meter, write_cost
+from irpo.training.job import computes_mixed, trackers_of
 from irpo.training.method import Method
 from irpo.training.validation import Validation, choice_of
 from irpo.types import RankingExample, Style, UserError
@@ -185,10 +186,16 @@ def _round(job: Job, number: int, questions: Sequence[PromptedList], out: Path) 
     home = fresh_round(out, number)
     lists: list[EncodedList] = []
     account: Account = {}
+    cost = Cost()
     if number:
+        drawing = Meter()
         now = Round(number, tuple(asked(questions, job.on_policy, job.config, number)), home)
         lists, account = _drawn(job, now)
-        _trainer(job, now, lists).train()
+        cost = drawing.spent()
+        trainer = _trainer(job, now, lists)
+        trainer.train()
+        cost += trainer.meter.spent()
+    write_cost(home, cost)
     choice = job.choice()
     write_choice(home, job.config, choice.as_dict())
     state = {"round": number, "lists": len(lists), "drawn": account, "measures": measure(job, choice.strength)}
@@ -223,7 +230,11 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
         kind = "adapters_off" if job.options.reference == "first" else "precomputed"
         method = replace(method, reference=kind)  # type: ignore[arg-type]
     common: dict[str, Any] = {"model": job.model, "tokenizer": job.builder.tokenizer, "method": method}
-    common |= {"lists": (lists, ()), "args": arguments, "loop": Loop(training.tokens_per_batch)}
+    common |= {
+        "lists": (lists, ()),
+        "args": arguments,
+        "loop": Loop(training.tokens_per_batch, trackers=trackers_of(job.config)),
+    }
     if job.on_policy.course.every_update:
         return DrawingTrainer(on_policy=job.on_policy, policy=job.policy, now=now, **common)
     return ListTrainer(**common)

@@ -2,10 +2,14 @@
 
     config.yaml         every setting; from here on a run lies in the folder
     run.json            the run's key and the contents (model, prompt, lists) that it is made of
+    environment.json    on what it was made (irpo.runs.environment)
+    data_card.json      the card of its lists, as `irpo prepare` writes it
     before.json         the start's measure on every validation list
-    log.jsonl           a line for each logged update
+    log.jsonl           a JSON line for each logged update, with `loss`, and each validation, with `eval_NDCG@10`
     strength.json       how the run ranks, where `ranking` asks for more than the policy's own scores
     checkpoints/        what `--resume` goes on from (irpo.runs.checkpoints)
+    tensorboard/ wandb/ what trackers wrote (irpo.training.tracking)
+    cost.json           what training took (irpo.training.cost)
     rounds/NNN/         an on-policy run's rounds, each a run that can be used, with its state.json written last
     adapter/ or model/  what was learnt
     README.md           the model card, written last: where it is whole, the run is finished
@@ -30,13 +34,14 @@ from irpo.config.schema import RUN_CONFIG, RankingConfig, RunConfig, load_config
 from irpo.files import atomic_file, sha256_of, sweep, whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
+from irpo.runs.environment import ENVIRONMENT, environment_file
 from irpo.runs.key import KEY, LATER, MAY_GROW, Settings, differing, fingerprint, read_json, run_key, settings
 from irpo.types import UserError
 
 ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
 CHECKPOINTS, ROUNDS, LOG = "checkpoints", "rounds", "log.jsonl"
 BEFORE, STATE, CARD = "before.json", "state.json", "README.md"
-CHOICE = "strength.json"
+CHOICE, COST, DATA_CARD = "strength.json", "cost.json", "data_card.json"
 LOCK, WEIGHTS = ".lock", "weights.json"  # of a round: the digests of its weights' files and of its choice
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
@@ -241,13 +246,16 @@ def require_same(out: Path, held: Settings) -> None:
         raise UserError(f"--resume: {name} changed since {out / KEY} was written; a run goes on as it began")
 
 
-def begin(out: Path, config: RunConfig, held: Settings) -> None:
-    """Write what says that a run lies here."""
+def begin(out: Path, config: RunConfig, held: Settings, card: Mapping[str, Any]) -> None:
+    """Write what says that a run lies here, and what it comes from; `card` is that of its lists."""
     if not is_first():
         return
-    (out / CARD).unlink(missing_ok=True)  # of a shorter run, or torn
+    for name in (CARD, COST):  # of a shorter run, or torn
+        (out / name).unlink(missing_ok=True)
     write_text(out / RUN_CONFIG, to_yaml(config))
     write_text(out / KEY, json.dumps({"key": run_key(config, held), "contents": held}, indent=2) + "\n")
+    write_text(out / ENVIRONMENT, environment_file(out))
+    write_text(out / DATA_CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

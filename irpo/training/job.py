@@ -33,10 +33,10 @@ from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks import TASKS, Lists, validation_shares
 from irpo.tasks.preparing import build
 from irpo.training.method import Method
+from irpo.training.tracking import TRACKERS, Trackers
 from irpo.training.validation import require_lists
 from irpo.types import RankingExample, UserError
 
-TRACKERS = ("tensorboard", "wandb", "trackio")  # modules of their own names
 FEW = 30  # validation lists that share nothing, below which a gain is hard to tell from chance
 
 
@@ -154,6 +154,11 @@ def require_trackers(config: RunConfig) -> None:
     for name in others:
         if name not in there:
             raise UserError(f"training.report_to: {name!r} is not installed; there is {', '.join(there) or 'none'}")
+
+
+def trackers_of(config: RunConfig) -> Trackers:
+    """The configured trackers, which show every setting."""
+    return Trackers(config.training.report_to, config.model_dump(mode="json"))
 
 
 def require_optimizer(config: RunConfig) -> None:

@@ -34,12 +34,14 @@ from irpo.scoring.layout import lay_out
 from irpo.scoring.models import trainable_parameters
 from irpo.scoring.strength import named
 from irpo.scoring.tokens import EncodedList
+from irpo.training.cost import Meter, write_cost
 from irpo.training.figures import figures
 from irpo.training.logbook import GoesOn, Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
 from irpo.training.shares import EVERY, gradient_shares, shares
+from irpo.training.tracking import TRACKERS, Trackers
 from irpo.training.validation import Look, Validation
 from irpo.types import UserError
 
@@ -52,6 +54,7 @@ class Loop:
     patience: int | None = None  # validations without a better NDCG@10 before stopping
     reference_cache: Path | None = None  # the folder that keeps a precomputed reference
     ranking: RankingConfig = field(default_factory=RankingConfig)  # how validation lists are ranked
+    trackers: Trackers = field(default_factory=Trackers)  # told what the log is told
 
 
 class ListTrainer(Trainer):
@@ -70,6 +73,7 @@ class ListTrainer(Trainer):
         train, aside = lists
         self.validation = Validation(aside, method.scorer, method.length, loop.ranking)
         self.method, self.tokenizer, self.tally = method, tokenizer, Tally()
+        self.meter, self.trackers = Meter(), loop.trackers
         self.reference_cache = loop.reference_cache
         self.pad_id, self.tokens_per_batch = tokenizer.pad_token_id or 0, loop.tokens_per_batch
         self.logbook, self.patience = Logbook(Path(args.output_dir).parent), loop.patience
@@ -109,6 +113,7 @@ class ListTrainer(Trainer):
             before = replace(self.tally, sums=self.tally.sums.copy())
             loss, too_many = self._whole_update(model, items)
             if loss is not None:
+                self.meter.count(self.tally.tokens - before.tokens)
                 return loss
             self.tally = before
             self.model.zero_grad()
@@ -184,8 +189,11 @@ class ListTrainer(Trainer):
         return sum(len(batch) for batch in batch_samples)
 
     def train(self, *given: Any, **named: Any) -> Any:
-        """The Trainer's own; its bar goes whatever happens."""
-        with bars():
+        """The Trainer's own; its bar goes and its trackers are closed whatever happens."""
+        with bars(), contextlib.ExitStack() as trackers:
+            with self.meter.paused():
+                on = named.get("resume_from_checkpoint")
+                trackers.enter_context(self.trackers.opened(self.logbook.folder, on, start=self.before))
             return super().train(*given, **named)
 
     def go(self, checkpoint: str | Path | None) -> None:
@@ -197,6 +205,7 @@ class ListTrainer(Trainer):
             self.train()
             return
         checkpoint = Path(checkpoint)
+        self.meter.go_on(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
         self.logbook.forget_after(state.global_step)
         if self.validation:  # here, because train() loads the checkpoint's weights
@@ -211,7 +220,7 @@ class ListTrainer(Trainer):
     def _look_before(self) -> dict[str, float]:
         """The measure before the first update, of every list; kept for a run that goes on."""
         start = time.perf_counter()
-        with self._autocast():
+        with self.meter.paused(), self._autocast():
             values = dict(self.validation.plain(self.model, self.tokenizer).values)
         self.logbook.write_before(values, seconds=time.perf_counter() - start)
         mean = sum(values.values()) / len(values)
@@ -231,6 +240,7 @@ class ListTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         partial = {"since": self._globalstep_last_logged, "loss": float(self._tr_loss), "tally": self.tally.told()}
         (folder / checkpoints.PARTIAL).write_text(json.dumps(partial), encoding="utf-8")
+        write_cost(folder, self.meter.read())
         checkpoints.seal(folder)
         checkpoints.prune(folder.parent, self.state.best_model_checkpoint)
 
@@ -273,7 +283,8 @@ class ListTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
         start = time.perf_counter()
-        metrics = self.measure()
+        with self.meter.paused():
+            metrics = self.measure()
         self.tally.since += time.perf_counter() - start  # speed is that of training
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -301,6 +312,7 @@ class ListTrainer(Trainer):
         # In our log alone: trackers know numbers, and `reward` is none.
         at = {"eval_strength": named(self.at)} if f"eval_{BEST}" in logs and self.at != 1 else {}
         self.logbook.write({"update": self.state.global_step} | logs | at)
+        self.trackers.tell(self.state.global_step, logs)
 
     def _in_terms(self, logs: dict[str, float]) -> dict[str, float]:
         """A line with the tally's means; the loss in its terms, and what is a likelihood by token too."""
@@ -373,7 +385,7 @@ def training_arguments(
         logging_steps=config.logging_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        report_to=list(config.report_to),
+        report_to=[name for name in config.report_to if name not in TRACKERS],
         remove_unused_columns=False,
         seed=seed,
         data_seed=seed,
