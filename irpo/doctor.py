@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from irpo.resources import configs_dir, embedded_dir, prompts_dir
 
-OPTIONAL = ("openai", "sentence-transformers", "vllm", "tensorboard")  # what the extras bring
+# What the extras bring.
+OPTIONAL = ("openai", "sentence-transformers", "vllm", "tensorboard", "wandb", "trackio", "nvidia-ml-py")
 
 
 @dataclass(frozen=True)

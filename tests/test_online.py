@@ -21,6 +21,7 @@ from irpo.ranking import SAMPLERS, Drawn, Sampling
 from irpo.ranking.choosing import choice_of_run
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.tokens import prompted
+from irpo.training.cost import read_cost
 from irpo.training.job import method_of
 from irpo.types import UserError
 
@@ -99,6 +100,8 @@ def test_rounds_leave_adapters_states_and_curves(method, tmp_path, scripted):
         assert (tmp_path / f"rounds/{number:03d}/adapter/adapter_config.json").is_file()
         assert json.loads((tmp_path / f"rounds/{number:03d}/state.json").read_text()) == states[number]
         assert load_config([tmp_path / f"rounds/{number:03d}/config.yaml"]) == run.config  # a run that can be used
+    costs = [read_cost(tmp_path / f"rounds/{number:03d}") for number in range(3)]
+    assert [cost["tokens"] > 0 for cost in costs] == [False, True, True]
     log = [json.loads(line) for line in (tmp_path / "rounds/002/log.jsonl").read_text().splitlines()]
     assert all(torch.tensor(line.get("loss", 0.0)).isfinite() for line in log)
 

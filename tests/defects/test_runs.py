@@ -62,7 +62,8 @@ class Killed(BaseException):
     """What no code catches, as a kill."""
 
 
-@pytest.mark.parametrize("at", [0, 1, 3, 5, 6])  # settings, key, a checkpoint, the adapter, the card
+# Settings, key, the data card, a checkpoint, its cost, the adapter, the card.
+@pytest.mark.parametrize("at", [0, 1, 3, 6, 9, 10, 11])
 def test_l1_a_run_that_dies_at_any_rename_goes_on(at, tmp_path, monkeypatch, finished):
     """Nothing is tidied up after a kill: neither the file that was to be renamed nor the lock."""
     calls = []
