@@ -115,7 +115,7 @@ def escaped(text: str) -> str:
     >>> escaped("50 % of a_b"), escaped("中文")
     ('50 \\% of a\\_b', '\\irpotext{中文}{4E2D,6587}')
     """
-    told = wording.line(text)
+    told = unicodedata.normalize("NFC", wording.line(text))  # letters with their accents as one
     found, end = [], 0
     for match in _FOREIGN.finditer(told):
         found += [_ascii(told[end : match.start()]), _foreign(match[0])]
