@@ -131,8 +131,8 @@ def compare(  # noqa: PLR0913 - the flags of the command
 ) -> Report:
     """Run what is missing of a suite into the folder `out` and write its report; returns the report.
 
-    `runs` are TREC run files by the name that the tables give them; `data` is the folder of the tasks' own. A script calls it under
-    `if __name__ == "__main__":`, for cells are processes of their own.
+    `runs` are TREC run files by the name that the tables give them; `data` is the folder of the tasks' own folders. A
+    script calls it under `if __name__ == "__main__":`, for cells are processes of their own.
     """
     from irpo.compare.suite import narrowed, read_suite
 

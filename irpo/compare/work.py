@@ -15,7 +15,6 @@ import numpy as np
 
 from irpo import pipeline, runs
 from irpo.compare.measuring import Bench, Protocol, filled
-from irpo.compare.provenance import made
 from irpo.compare.results import Result, Row
 from irpo.compare.shared import lists_of
 from irpo.config.schema import RunConfig
@@ -25,9 +24,11 @@ from irpo.progress import BEST
 from irpo.ranking.choosing import choice_of_run
 from irpo.ranking.reranker import Reranker
 from irpo.registry import load_plugins
+from irpo.runs.environment import environment
 from irpo.scoring.strength import named
 from irpo.tasks import TASKS, Lists, relevant_from
 from irpo.tasks.mining import popularity
+from irpo.training.cost import read_cost
 from irpo.types import RankingExample, UserError
 
 RUN = "run"  # a cell's training run
@@ -43,8 +44,8 @@ def do(folder: Path, spec: Mapping[str, Any]) -> Result:
     began = time.perf_counter()
     work = _Work(folder, spec, config, lists, card)
     found = work.trained(result) if spec["kind"] in ("run", "trial") else work.as_it_comes(result)
-    cost = {"seconds": time.perf_counter() - began, "peak_bytes": float(peak_of_process()), **found.cost}
-    return replace(found, cost=cost, made=made())
+    cost = {**found.cost, "seconds": time.perf_counter() - began, "peak_bytes": float(peak_of_process())}
+    return replace(found, cost=cost, made=environment())
 
 
 class _Work:
@@ -113,10 +114,9 @@ class _Work:
     def trained(self, result: Result) -> Result:
         """The run that the cell trains, measured where it is more than a trial."""
         run = self.folder / RUN
-        began = time.perf_counter()
         goes_on = (run / runs.CARD).is_file() or runs.run_config(run) is not None
         pipeline.train(self.config, run, resume=goes_on, advises=False, built=(self.lists, self.card))
-        cost: dict[str, float | None] = {"training_seconds": time.perf_counter() - began}
+        cost = _cost(run)
         result = replace(result, validation=self._validation(run), margins=_margins(run), cost=cost)
         if not _finite(run):
             return self._done(run, replace(result, diverged=True, note="the loss is not finite"))
@@ -166,6 +166,12 @@ def _log(run: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines]
+
+
+def _cost(run: Path) -> dict[str, float | None]:
+    """What training took, as the run's folder has it."""
+    told = read_cost(run) or {}
+    return {"training_seconds": told.get("seconds"), **{name: told.get(name) for name in ("tokens", "joules")}}
 
 
 def _margins(run: Path) -> tuple[tuple[int, float], ...]:
