@@ -35,6 +35,8 @@ def report_of(
 ) -> Report:
     """The report of a suite; `lists` by digest, `missing` the cells without a result. `UserError` without the lists."""
     compared = Compared.of(frame, results, lists)
+    known = {r.key for r in compared.results}
+    missing = sorted((s for s in missing if s.key not in known), key=lambda s: (s.name, s.key))
     tables = family_tables(compared)
     tests = [test for table in tables for test in table.tests]
     more = [
@@ -72,8 +74,7 @@ def _sources(compared: Compared, missing: Iterable[Source]) -> list[Source]:
         )
         for r in compared.results
     ]
-    known = {source.key for source in told}
-    return told + sorted((s for s in missing if s.key not in known), key=lambda s: (s.name, s.key))
+    return [*told, *missing]
 
 
 def _notes(compared: Compared, missing: Sequence[Source]) -> list[str]:

@@ -58,22 +58,26 @@ def _place(compared: Compared, place: tuple[str, str], tests: Sequence[Tested]) 
 
 def _counted(tests: Sequence[Tested]) -> list[str]:
     """The clauses of many models and tasks: how often a method stands above another, and where most."""
-    pairs: dict[tuple[str, str], list[Tested]] = {}
+    methods: dict[str, dict[str, list[Tested]]] = {}
     for x in tests:
-        pairs.setdefault((x.ranker.method, x.other.method), []).append(x)
+        methods.setdefault(x.ranker.method, {}).setdefault(x.other.method, []).append(x)
     clauses, nothing = [], []
-    for (method, other), own in pairs.items():
-        above, below = ([x for x in own if x.test.star == star] for star in "+-")
-        if not above and not below:
-            nothing += own
-            continue
-        shown = max(above or below, key=lambda x: abs(x.test.difference))
-        most = f"most on {shown.task} with {shown.ranker.model}, {_values(shown)}"
-        counts = [f"{word} {other} in {len(x)}" for word, x in (("above", above), ("below", below)) if x]
-        clauses.append(f"{method} stands {joined(counts)} of {plural(len(own), 'test')} ({most})")
+    for method, others in methods.items():
+        counts, shown = [], []
+        for other, own in others.items():
+            signs = [(word, [x for x in own if x.test.star == star]) for star, word in (("+", "above"), ("-", "below"))]
+            counts += [
+                f"{word} {other} in {len(found)} of {plural(len(own), 'test')}" for word, found in signs if found
+            ]
+            shown += [x for _, found in signs for x in found]
+            nothing += own if not any(found for _, found in signs) else []
+        if shown:
+            most = max(shown, key=lambda x: abs(x.test.difference))
+            where = f"{most.task} with {most.ranker.model} to {most.other.method}"
+            clauses.append(f"{method} stands {joined(counts)} (farthest on {where}: {_values(most)})")
     told = clauses[:_LISTED]
     if clauses[_LISTED:]:
-        told.append(f"differences were also shown for {plural(len(clauses) - _LISTED, 'other pair')} of methods")
+        told.append(f"{plural(len(clauses) - _LISTED, 'other method')} differ from some as well")
     if nothing:
         told.append(f"no difference in {nothing[0].measure} shown for {_pairs(nothing)}")
     return told

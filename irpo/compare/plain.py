@@ -150,13 +150,8 @@ def failures_table(compared: Compared, missing: Sequence[Source]) -> Plain:
             rows.append((title_of(r), r.key, "failed", r.error))
         elif r.diverged:
             rows.append((title_of(r), r.key, "diverged", "a loss or a score was not finite"))
-    known = {r.key for r in compared.results}
-    rows += [(s.name, s.key, s.state, s.error) for s in sorted(missing, key=_place) if s.key not in known]
+    rows += [(s.name, s.key, s.state, s.error) for s in missing]
     return Plain("failures", "What failed or is missing", ("cell", "key", "state", "why"), tuple(rows))
-
-
-def _place(source: Source) -> tuple[str, str]:
-    return source.name, source.key
 
 
 def _by_who(results: Iterable[Result]) -> dict[tuple[str, str, str], list[Result]]:

@@ -83,8 +83,11 @@ def pairs(found: Sequence[Measured], against: Sequence[str]) -> list[Pair]:
     made = []
     for x in found:
         for name in names if x.ranker.kind == "trained" else ():
-            keys = [(x.ranker.model, name, strength, x.measure) for strength in (x.ranker.strength, "")]
-            other = others.get(keys[0], others.get(keys[1]))
+            # A baseline has no model.
+            keys = [
+                (m, name, strength, x.measure) for m in (x.ranker.model, "") for strength in (x.ranker.strength, "")
+            ]
+            other = next((others[key] for key in keys if key in others), None)
             if other is not None and name != x.ranker.method:
                 made.append((x, other))
     return made
