@@ -10,6 +10,7 @@ from irpo.compare.tables import main_of
 from irpo.compare.tested import Tested
 
 _LISTED = 6  # clauses of one kind that a sentence can hold
+_WORDS = {"+": "above", "-": "below"}
 _FEW = 2  # of a model on a task: so many are told one by one
 
 
@@ -45,7 +46,7 @@ def _place(compared: Compared, place: tuple[str, str], tests: Sequence[Tested]) 
     task, model = place
     where = f"on {task}" + (f" with {model}" if len(compared.frame.models) > 1 else "")
     clauses = []
-    for star, word in (("+", "above"), ("-", "below")):
+    for star, word in _WORDS.items():
         shown = sorted((x for x in own if x.test.star == star), key=lambda x: -abs(x.test.difference))
         for x in shown[:_LISTED]:
             clauses.append(f"{x.ranker.method} stands {word} {x.other.method} ({_values(x)})")
@@ -65,16 +66,16 @@ def _counted(tests: Sequence[Tested]) -> list[str]:
     for method, others in methods.items():
         counts, shown = [], []
         for other, own in others.items():
-            signs = [(word, [x for x in own if x.test.star == star]) for star, word in (("+", "above"), ("-", "below"))]
-            counts += [
-                f"{word} {other} in {len(found)} of {plural(len(own), 'test')}" for word, found in signs if found
-            ]
-            shown += [x for _, found in signs for x in found]
-            nothing += own if not any(found for _, found in signs) else []
+            starred = [x for x in own if x.test.star]
+            nothing += [] if starred else own
+            shown += starred
+            for star, word in _WORDS.items():
+                if number := sum(x.test.star == star for x in starred):
+                    counts.append(f"{word} {other} in {number} of {len(own)}")
         if shown:
             most = max(shown, key=lambda x: abs(x.test.difference))
-            where = f"{most.task} with {most.ranker.model} to {most.other.method}"
-            clauses.append(f"{method} stands {joined(counts)} (farthest on {where}: {_values(most)})")
+            where = f"{most.other.method} on {most.task} with {most.ranker.model}"
+            clauses.append(f"{method} stands {joined(counts)} (farthest from {where}: {_values(most)})")
     told = clauses[:_LISTED]
     if clauses[_LISTED:]:
         told.append(f"{plural(len(clauses) - _LISTED, 'other method')} differ from some as well")

@@ -74,7 +74,10 @@ def measured(compared: Compared, task: TaskFrame, rankers: Sequence[Ranker]) -> 
 
 
 def pairs(found: Sequence[Measured], against: Sequence[str]) -> list[Pair]:
-    """Every trained method with the untrained model and with each method of `against`, at one strength and model."""
+    """Every trained method with the untrained model and with each method of `against`, at one strength and model.
+
+    Of two methods of `against` the later is tested against the earlier, once.
+    """
     others: dict[tuple[str, str, str, str], Measured] = {}
     for x in found:
         for strength in (x.ranker.strength, ""):  # "": the one to take where it has no row of its own at a strength
@@ -82,14 +85,12 @@ def pairs(found: Sequence[Measured], against: Sequence[str]) -> list[Pair]:
     names = list(dict.fromkeys([*(x.ranker.method for x in found if x.ranker.kind == "untrained"), *against]))
     made = []
     for x in found:
-        for name in names if x.ranker.kind == "trained" else ():
+        own = x.ranker
+        earlier = names[: names.index(own.method)] if own.method in names else names
+        for name in earlier if own.kind == "trained" else ():
             # A baseline has no model.
-            keys = [
-                (m, name, strength, x.measure) for m in (x.ranker.model, "") for strength in (x.ranker.strength, "")
-            ]
-            other = next((others[key] for key in keys if key in others), None)
-            if other is not None and name != x.ranker.method:
-                made.append((x, other))
+            keys = [(model, name, strength, x.measure) for model in (own.model, "") for strength in (own.strength, "")]
+            made += [(x, others[key]) for key in keys if key in others][:1]
     return made
 
 
