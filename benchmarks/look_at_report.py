@@ -1,4 +1,4 @@
-"""Looks at a report in headless Chromium: pictures at two widths in light and dark, times, and whether it keeps to itself.
+"""Looks at a report in headless Chromium: pictures at two widths, light and dark, times, whether it keeps to itself.
 
     pip install playwright; apt-get install chromium    # or: playwright install chromium
     python benchmarks/look_at_report.py report.html --out FOLDER
@@ -112,13 +112,14 @@ def picture(chromium: Any, path: Path, out: Path, size: str, scheme: str) -> dic
         wide = page.evaluate("document.documentElement.scrollWidth")
         name = f"{size}-{scheme}"
         page.screenshot(path=out / f"{name}.png")
-        for section in ("tables", "figures", "lists", "provenance"):
+        for section in ("tables", "figures", "lists", "data", "provenance"):
             page.evaluate(f"document.getElementById('{section}').scrollIntoView({{behavior: 'instant'}})")
             page.screenshot(path=out / f"{name}-{section}.png")
-        if page.query_selector("a.value"):
-            page.evaluate(
-                "document.querySelectorAll('a.value')[document.querySelectorAll('a.value').length - 1].click()"
-            )
+        if tested := page.query_selector("td:has(sup) a.value"):
+            page.check("#show-intervals")
+            page.evaluate("document.querySelector('.results').scrollIntoView({behavior: 'instant'})")
+            page.screenshot(path=out / f"{name}-intervals.png")
+            tested.click()
             page.wait_for_selector("#detail[open]")
             page.screenshot(path=out / f"{name}-detail.png")
         return {"page": wide, "window": SIZES[size][0], "sideways": wide > SIZES[size][0], **seen}

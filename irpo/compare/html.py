@@ -22,9 +22,10 @@ from markupsafe import Markup
 
 from irpo.compare import html_parts as parts
 from irpo.compare.page import Report, Viewed
-from irpo.compare.words import bdi, figure, plain, seen
+from irpo.compare.wording import chance, number, plain
 from irpo.files import atomic_file
 from irpo.resources import report_dir
+from irpo.types import printable
 
 
 def write_html(path: Path, report: Report, viewed: Sequence[Viewed]) -> None:
@@ -46,7 +47,6 @@ def page(report: Report, viewed: Sequence[Viewed]) -> str:
             script=Markup(script),
             digest=digest,
             tables=[parts.laid_out(table) for table in report.tables],
-            signs=parts.signs(report.tables),
             drawings=parts.drawings(report.figures),
             provenance=parts.provenance(report),
             lists=[_packed(asdict(task)) for task in viewed],
@@ -65,8 +65,22 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bdi": bdi, "figure": figure, "plain": plain, "pretty": pretty}
+    environment.filters |= {"bdi": bdi, "chance": chance, "number": number, "plain": plain, "pretty": pretty}
     return environment.get_template("report.html.jinja")
+
+
+def seen(text: str) -> str:
+    r"""The text with a sign for all that cannot be seen, or would turn what follows it; line ends stay.
+
+    >>> seen("a\x00b\u202ec\r\nd")
+    'a\\x00b\\u202ec\nd'
+    """
+    return printable(text.replace("\r\n", "\n"))
+
+
+def bdi(value: object) -> Markup:
+    """A text from outside that is apart from what stands around it, whichever way it is written."""
+    return Markup('<bdi dir="auto">{}</bdi>').format(seen(str(value)))
 
 
 def pretty(value: object) -> str:
@@ -90,9 +104,5 @@ def _all_seen(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {seen(str(name)): _all_seen(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_all_seen(part) for part in value] if not _numbers(value) else value
+        return value if value and isinstance(value[0], int) else [_all_seen(part) for part in value]
     return value
-
-
-def _numbers(value: Sequence[Any]) -> bool:
-    return all(type(part) is int for part in value)

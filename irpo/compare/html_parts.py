@@ -4,61 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate
 from typing import Any
 
 from markupsafe import Markup
 
 from irpo.compare import plots
 from irpo.compare.page import Figure, Report, Source, Table, TableRow
-
-SIGNS = ("*", "†", "‡", "§", "¶", "#")  # for stars: an opponent each
+from irpo.compare.wording import compared, letters_of, marks_of, numbers_of, tasks_of
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows that stand under one heading and are sorted by themselves."""
+class Placed:
+    """A row and where it stands."""
 
-    title: str
-    rows: tuple[tuple[int, TableRow, tuple[int, ...]], ...]  # place in the table, row, numbers of its footnotes
+    row: TableRow
+    place: int  # in its table
+    marks: tuple[int, ...]  # numbers of its footnotes
 
 
 @dataclass(frozen=True)
 class Layout:
+    """A task family's table as the page has it."""
+
     table: Table
-    tasks: tuple[tuple[str, int], ...]  # of the upper header: a task and how many columns it spans
+    tasks: Sequence[tuple[str, int]]  # of the upper header: a task and how many columns it spans
     first: tuple[bool, ...]  # by column: a task begins here
-    groups: tuple[Group, ...]
-    marks: tuple[str, ...]  # the footnotes
-    printed: bool
-    intervals: bool
+    groups: Mapping[str, Sequence[Placed]]  # by their heading: rows that are sorted by themselves
+    marks: Sequence[str]  # the footnotes
+    against: tuple[str, ...]  # the methods that rows are tested against
+    letters: Mapping[str, str]  # by such a method
+    printed: bool  # figures of the paper stand in it
 
 
 def laid_out(table: Table) -> Layout:
-    tasks = tuple((task, len(tuple(columns))) for task, columns in groupby(table.columns, lambda column: column.task))
-    first = tuple(i == 0 or column.task != table.columns[i - 1].task for i, column in enumerate(table.columns))
-    marks = tuple(dict.fromkeys(mark for row in table.rows for mark in row.marks))
-    titles = dict.fromkeys(_title(row) for row in table.rows)
-    groups = tuple(
-        Group(
-            title,
-            tuple(
-                (place, row, tuple(marks.index(mark) + 1 for mark in dict.fromkeys(row.marks)))
-                for place, row in enumerate(table.rows)
-                if _title(row) == title
-            ),
-        )
-        for title in titles
-    )
-    cells = [cell for row in table.rows for cell in row.cells]
+    """Rows of a model stand together, and so do baselines and what is not ours."""
+    marks, against = marks_of(table), compared(table)
+    starts = {0, *accumulate(span for _, span in tasks_of(table))}
+    groups: dict[str, list[Placed]] = {}
+    for place, row in enumerate(table.rows):
+        numbers = tuple(map(int, numbers_of(row, marks).split(", "))) if row.marks else ()
+        groups.setdefault(_title(row), []).append(Placed(row, place, numbers))
     return Layout(
         table,
-        tasks,
-        first,
+        tasks_of(table),
+        tuple(place in starts for place in range(len(table.columns))),
         groups,
         marks,
-        printed=any(cell.printed is not None for cell in cells),
-        intervals=any(cell.low is not None for cell in cells),
+        against,
+        letters_of(against) if against else {},
+        printed=any(cell.printed is not None for row in table.rows for cell in row.cells),
     )
 
 
@@ -67,14 +62,6 @@ def _title(row: TableRow) -> str:
     if row.kind == "baseline":
         return "Baselines"
     return row.group or ("Other rankers" if row.kind == "external" else "")
-
-
-def signs(tables: Sequence[Table]) -> dict[str, str]:
-    """By the name of what figures are tested against: the sign that stands for it."""
-    names = (test.against for table in tables for row in table.rows for cell in row.cells for test in cell.tests)
-    return {
-        name: SIGNS[place % len(SIGNS)] * (1 + place // len(SIGNS)) for place, name in enumerate(dict.fromkeys(names))
-    }
 
 
 def drawings(figures: Sequence[Figure]) -> list[Mapping[str, Any]]:

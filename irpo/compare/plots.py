@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from irpo.compare.page import Figure, Panel, Series
-from irpo.compare.words import seen
+from irpo.compare.wording import line
 
 # As drawn (a light page's) and by which CSS variable the page replaces each.
 SERIES = ("#0a5ea8", "#b8400e", "#00724f", "#8b3f96", "#7d6000", "#a82e5f", "#00707c", "#545454")
@@ -28,7 +28,7 @@ _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)))
 _HATCHES = ("", "//", "\\\\", "xx", "--", "||", "++")
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "irpo",
     "text.parse_math": False,  # a name may hold two dollar signs
@@ -71,8 +71,8 @@ def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str)
         if words:
             slanted = sum(map(len, words)) > 48
             turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-            axes.set_xticks(range(len(words)), [_line(word) for word in words], **turn)
-        axes.set(xlabel=_line(figure.x), ylabel=_line(figure.y), title=_line(panel.title))
+            axes.set_xticks(range(len(words)), [_short(word) for word in words], **turn)
+        axes.set(xlabel=_short(figure.x), ylabel=_short(figure.y), title=_short(panel.title))
         axes.grid(axis="y" if figure.kind == "bars" else "both", linewidth=0.6)
         axes.set_axisbelow(True)
         return _inline(_saved(drawing), id)
@@ -174,9 +174,9 @@ def _filled(number: int) -> dict[str, Any]:
     }
 
 
-def _line(text: str, limit: int = 60) -> str:
+def _short(text: str, limit: int = 60) -> str:
     """On one line, and short enough for a drawing; the page's legend and table have the whole."""
-    text = " ".join(seen(text).split())
+    text = line(text)
     return text if len(text) <= limit else text[: limit - 1] + "\u2026"
 
 

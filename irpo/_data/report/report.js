@@ -16,10 +16,14 @@ function apart(text) {
 }
 
 // A measure as the tables print it.
-function figure(value, decimals = 3) {
+function number(value, decimals = 3) {
   if (value === null || value === undefined) return "–";
-  const text = Math.abs(value).toFixed(decimals).replace(/^0/, "");
-  return value < 0 && Number(text) !== 0 ? "−" + text : text;
+  const text = value.toFixed(decimals);
+  return Number(text) === 0 ? text.replace("-", "") : text;
+}
+
+function chance(p) {
+  return p < 0.001 ? "< 0.001" : number(p);
 }
 
 // What a block of base64 holds: compressed JSON.
@@ -84,11 +88,11 @@ function testsOf(cell) {
   const rows = cell.tests.map((test) =>
     row(
       apart(test.against),
-      figure(test.difference),
-      `${figure(test.low)} to ${figure(test.high)}`,
-      test.p < 0.0001 ? "< .0001" : figure(test.p, 4),
-      test.q < 0.0001 ? "< .0001" : figure(test.q, 4),
-      figure(test.effect, 2),
+      number(test.difference),
+      `${number(test.low)} to ${number(test.high)}`,
+      chance(test.p),
+      chance(test.q),
+      number(test.effect, 2),
     ),
   );
   const names = make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)));
@@ -98,12 +102,12 @@ function testsOf(cell) {
 
 function aboutCell(cell) {
   const facts = [
-    ["value", figure(cell.value, 4)],
-    ["95 % interval", cell.low === null ? "–" : `${figure(cell.low, 4)} to ${figure(cell.high, 4)}`],
+    ["value", number(cell.value, 4)],
+    ["95 % interval", cell.low === null ? null : `${number(cell.low, 4)} to ${number(cell.high, 4)}`],
     ["seeds", String(cell.seeds)],
-    ["deviation between seeds", figure(cell.deviation, 4)],
-    ["the paper printed", figure(cell.printed)],
-  ];
+    ["deviation between seeds", cell.deviation === null ? null : number(cell.deviation, 4)],
+    ["the paper printed", cell.printed === null ? null : number(cell.printed)],
+  ].filter(([, fact]) => fact !== null);
   return make("dl", { className: "facts" }, ...facts.flatMap(([name, fact]) => [make("dt", {}, name), make("dd", {}, fact)]));
 }
 

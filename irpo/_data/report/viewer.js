@@ -57,7 +57,7 @@ const state = { all: [], shown: [], chosen: 0 };
 function rowOf(list, place) {
   const { task, at } = list;
   const problems = list.problems ? ` ⚠ ${list.problems}` : "";
-  const figures = make("span", { className: "range" }, `${figure(list.low, 2)}–${figure(list.high, 2)}${problems}`);
+  const figures = make("span", { className: "range" }, `${number(list.low, 2)}–${number(list.high, 2)}${problems}`);
   const where = make("span", { className: "where" }, apart(task.task), " ", apart(task.ids[at]));
   const query = make("span", { className: "start" }, apart(task.queries[at].slice(0, 160)));
   const option = make("div", { id: `row-${place}`, className: "row", role: "option" }, where, figures, query);
@@ -133,7 +133,7 @@ function orderOf(ranker, at, labels, highest, best) {
     chips.append(make("li", { className: "gap" }, "not named:"));
     chips.append(...absent.map((candidate) => chip(candidate, labels, highest, false)));
   }
-  const value = make("span", { className: ranker.values[at] === best ? "best" : "" }, figure(ranker.values[at]));
+  const value = make("span", { className: ranker.values[at] === best ? "best" : "" }, number(ranker.values[at]));
   const cell = make("td", {}, chips);
   if (at in ranker.problems) {
     cell.append(make("p", { className: "problem" }, "⚠ parse problem: ", apart(ranker.problems[at])));
