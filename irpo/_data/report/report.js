@@ -22,6 +22,11 @@ function number(value, decimals = 3) {
   return Number(text) === 0 ? text.replace("-", "") : text;
 }
 
+function signed(difference) {
+  const text = number(difference);
+  return Number(text) > 0 ? `+${text}` : text;
+}
+
 function chance(p) {
   return p < 0.001 ? "< 0.001" : number(p);
 }
@@ -88,8 +93,8 @@ function testsOf(cell) {
   const rows = cell.tests.map((test) =>
     row(
       apart(test.against),
-      number(test.difference),
-      `${number(test.low)} to ${number(test.high)}`,
+      signed(test.difference),
+      `${signed(test.low)} to ${signed(test.high)}`,
       chance(test.p),
       chance(test.q),
       number(test.effect, 2),

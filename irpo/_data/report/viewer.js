@@ -58,7 +58,8 @@ function rowOf(list, place) {
   const { task, at } = list;
   const problems = list.problems ? ` ⚠ ${list.problems}` : "";
   const figures = make("span", { className: "range" }, `${number(list.low, 2)}–${number(list.high, 2)}${problems}`);
-  const where = make("span", { className: "where" }, apart(task.task), " ", apart(task.ids[at]));
+  const name = make("span", { className: "aside" }, apart(task.task));
+  const where = make("span", { className: "where" }, name, " ", apart(task.ids[at]));
   const query = make("span", { className: "start" }, apart(task.queries[at].slice(0, 160)));
   const option = make("div", { id: `row-${place}`, className: "row", role: "option" }, where, figures, query);
   option.setAttribute("aria-selected", place === state.chosen);
@@ -155,7 +156,8 @@ function ordersOf(list, highest) {
     }
     bodies.at(-1).append(orderOf(ranker, at, task.relevance[at], highest, list.high));
   }
-  const caption = make("caption", {}, "How each ranker put them in order");
+  const marks = "● relevant, ◐ to a lesser degree; dashed: not named in the answer";
+  const caption = make("caption", {}, make("span", {}, "Orders ", make("span", { className: "aside" }, marks)));
   const table = make("table", { className: "orders" }, caption, make("thead", {}, make("tr", {}, ...head)), ...bodies);
   return make("div", { className: "scroll" }, table);
 }
@@ -184,12 +186,10 @@ function drawList() {
   const { task, at } = list;
   const highest = Math.max(...task.relevance[at]);
   article.replaceChildren(
-    make("h3", {}, apart(task.task), " ", apart(task.ids[at])),
+    make("h3", {}, make("span", { className: "aside" }, apart(task.task)), " ", apart(task.ids[at])),
     make("p", { className: "aside" }, `list ${(state.chosen + 1).toLocaleString("en")} of ${state.shown.length.toLocaleString("en")}`),
     make("h4", {}, "Query"),
     make("blockquote", { dir: "auto" }, task.queries[at]),
-    make("h4", {}, "Orders"),
-    make("p", { className: "aside" }, "● relevant, ◐ relevant to a lesser degree, dashed: not named in the answer"),
     ordersOf(list, highest),
     make("h4", {}, "Candidates, as they stood in the prompt"),
     candidatesOf(list, highest),
