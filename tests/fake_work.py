@@ -1,7 +1,7 @@
-"""Work of no time for suites of the tests: what it does is in the cell's `spec`."""
+"""Work of no time for suites of the tests; as a script, a suite's process: fake_work.py FOLDER CELLS.json JOBS."""
 
+import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,20 +11,21 @@ import numpy as np
 
 from irpo.compare.cells import Cell
 from irpo.compare.results import Result, Row
+from irpo.compare.running import Options, Waiting, run_cells
 from irpo.types import UserError
 
 
-def cell(name, **spec):
-    """A cell; `spec` may have `steps` (words, done in turn) and `journal` (a file that each start adds a line to)."""
-    return Cell(key=f"{name:>16}".replace(" ", "0"), name=name, title=f"the cell {name}", spec={"kind": "run"} | spec)
+def cell(name, *steps, **spec):
+    """A cell that does the steps in turn; `journal` is a file to which each start of it adds a line."""
+    return Cell(f"key-of-{name}", name, f"the cell {name}", {"kind": "run", "steps": list(steps)} | spec)
 
 
 def do(folder, spec):
-    """The steps in turn, then a result that depends on nothing else than the cell."""
+    """The steps, then a result that depends on nothing else than the cell."""
     if journal := spec.get("journal"):
         with Path(journal).open("a", encoding="utf-8") as file:
-            file.write(f"{folder.name} {os.getpid()}\n")
-    for step in spec.get("steps", ()):
+            file.write(f"{folder.name} {os.getpid()} {os.getppid()}\n")
+    for step in spec["steps"]:
         word, _, rest = step.partition(" ")
         _STEPS[word](rest, folder)
     values = np.arange(6, dtype=float).reshape(2, 3) / len(folder.name)
@@ -32,18 +33,14 @@ def do(folder, spec):
     return Result(folder.name, spec["kind"], "task", "method", rows=(row,))
 
 
-def _fail_once(_, folder):
-    if not (folder / "was here").exists():
-        (folder / "was here").touch()
-        raise RuntimeError("the first time")
-
-
 def _mistake(text, _):
     raise UserError(text)
 
 
-def _print_as_c(text, _):
-    subprocess.run(["echo", text], check=True)
+def _fail_once(_, folder):
+    if not (folder / "failed once").exists():
+        (folder / "failed once").touch()
+        raise RuntimeError("the first\ntime")
 
 
 _STEPS = {
@@ -54,9 +51,17 @@ _STEPS = {
     "leave": lambda code, _: os._exit(int(code)),
     "kill": lambda number, _: os.kill(os.getpid(), int(number)),
     "say": lambda text, _: print(text),
-    "echo": _print_as_c,
-    "wait for": lambda *_: None,
+    "shout": lambda text, _: subprocess.run(["echo", text], check=True),
+    "tell": lambda name, _: print(name, "is", os.environ.get(name)),
     "once": _fail_once,
-    "no result": lambda *_: None,
-    "segfault": lambda *_: os.kill(os.getpid(), signal.SIGSEGV),
 }
+
+
+def options(**changed):
+    """Those of a suite of this work, whose processes share no heavy module."""
+    return Options(**{"work": "fake_work:do", "preload": ("numpy",)} | changed)
+
+
+if __name__ == "__main__":
+    cells = tuple(Cell(**told) for told in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
+    print(run_cells(Path(sys.argv[1]), lambda: Waiting(cells), options(jobs=int(sys.argv[3]))))

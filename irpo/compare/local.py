@@ -58,8 +58,8 @@ class Local:
         """Begin a cell; there must be a free place."""
         slot = self.free.pop(0)
         process = self._context.Process(target=as_child, args=(replace(order, gpu=slot),), name=order.cell.name)
-        with _environment({"OMP_NUM_THREADS": str(self.threads)} | _QUIET):  # for the server that this may start
-            process.start()
+        with _environment({"OMP_NUM_THREADS": str(self.threads)} | _QUIET), _no_interrupt():
+            process.start()  # with the server, where it does not run yet
         self._running[order.cell.name] = _Running(order, process, slot, time.monotonic())
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -111,3 +111,16 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C for later, here and in what is begun meanwhile: the server would die of it while it loads."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -28,10 +28,12 @@ from irpo.compare.attending import Order, State, bury, is_free, read_error, stat
 from irpo.compare.cells import CELLS, Cell
 from irpo.compare.live import Pace, Running, Status, elapsed, left_in_words, panel
 from irpo.compare.local import HEAVY, Ended, Local
+from irpo.compare.slurm import Slurm
 from irpo.progress import say
 from irpo.types import UserError
 
 _POLL = 1.0  # seconds between looks at cells that others do
+_TOGETHER = 0.1  # seconds within which a signal to the whole group has reached all of it
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def run_cells(folder: Path, plan: Callable[[], Waiting], options: Options | None
 
 
 def _launcher(folder: Path, options: Options) -> Launcher:
+    if options.slurm is not None:
+        return Slurm(folder, options.jobs, options.slurm)
     preload = (__name__, options.work.partition(":")[0], *options.preload)
     return Local(options.jobs, options.gpus, preload)
 
@@ -167,12 +171,13 @@ class _Suite:
 
     def _news(self, waiting: Waiting) -> bool:
         """Tell of the cells that were finished since the last look; whether there are any."""
-        known = [c for c in waiting.ready if c.name not in self.settled and c.name not in self.running]
-        news = [cell for cell in known if self._settle(cell)]
-        self._look(waiting)
-        for cell in news:
-            self._tell(cell)
-        return bool(news)
+        news = False
+        for cell in waiting.ready:
+            if cell.name not in self.settled and cell.name not in self.running and self._settle(cell):
+                news = True
+                self._look(waiting)
+                self._tell(cell)
+        return news
 
     def _settle(self, cell: Cell) -> bool:
         folder, found = self._of(cell), self._state(cell)
@@ -201,13 +206,16 @@ class _Suite:
             self.running[cell.name] = Running(cell.title, _kind(cell), time.monotonic())
 
     def _ended(self, ended: Ended) -> None:
-        name = ended.order.cell.name
-        del self.running[name]
-        if ended.how:
-            bury(ended.order, ended.how, ended.seconds)
-            self.here[name] = ended.seconds
-        else:
-            self.elsewhere.add(name)
+        cell = ended.order.cell
+        del self.running[cell.name]
+        if not ended.how:
+            self.elsewhere.add(cell.name)
+            return
+        self.here[cell.name] = ended.seconds
+        if self._state(cell) == "open":
+            time.sleep(_TOGETHER)
+            if not self.stopped:
+                bury(ended.order, ended.how, ended.seconds)
 
     def _look(self, waiting: Waiting) -> None:
         busy = self.settled.keys() | self.running.keys() | self.elsewhere
