@@ -9,6 +9,7 @@ import faulthandler
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from irpo.types import UserError
 State = Literal["done", "failed", "open"]
 Work = Callable[[Path, Mapping[str, Any]], Result]
 BUSY = 75  # exit code of a process that found its cell taken (EX_TEMPFAIL of sysexits.h)
+STOPS = (signal.SIGINT, signal.SIGTERM)
 _TAIL = 30  # lines of a log that an error keeps
 
 
@@ -89,9 +91,9 @@ def attend(order: Order) -> bool:
 
 def as_child(order: Order) -> None:
     """`attend` as the body of a process that ends when the one that started it does."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the suite decides what ends
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # the server was begun with them blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not attend(order):
         sys.exit(BUSY)

@@ -105,17 +105,17 @@ def _drawn(status: Status, pace: Pace) -> Group:
     finished = status.done + status.failed
     counts = {"done": status.done, "failed": status.failed, "running": len(status.running)}
     counts |= {"elsewhere": status.elsewhere, "waiting": len(status.waiting) + status.unknown}
-    line = Text("  ".join(_counted(counts)), no_wrap=True, overflow="ellipsis")
     minutes = (time.monotonic() - status.began) / 60
-    speed = [f"{status.here / minutes:.1f} cells/min"] if status.here and minutes > 0 else []
-    line.append("  " + ", ".join([*speed, *filter(None, [left_in_words(status, pace)])]), style="progress.remaining")
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(justify="right", no_wrap=True)
+    speed = f"{status.here / minutes:.1f} cells/min" if status.here and minutes > 0 else ""
+    pace_in_words = ", ".join(filter(None, [speed, left_in_words(status, pace)]))
+    cells = Table.grid(padding=(0, 2))
+    cells.add_column(no_wrap=True, overflow="ellipsis")
+    cells.add_column(justify="right", no_wrap=True)
     for run in status.running:
-        table.add_row(Text("  " + printable(run.title)), Text(elapsed(time.monotonic() - run.began)))
-    bar = ProgressBar(total=max(status.total, 1), completed=finished, width=40)
-    return Group(table, bar, line)
+        cells.add_row(Text("  " + printable(run.title)), Text(elapsed(time.monotonic() - run.began)))
+    bar = Table.grid()  # a bar by itself ends no line
+    bar.add_row(ProgressBar(total=max(status.total, 1), completed=finished, width=40))
+    return Group(cells, bar, Text("  ".join([*_counted(counts), pace_in_words])))
 
 
 def _counted(counts: Mapping[str, int]) -> list[str]:

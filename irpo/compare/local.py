@@ -18,7 +18,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from irpo.compare.attending import BUSY, Order, as_child
+from irpo.compare.attending import BUSY, STOPS, Order, as_child
 
 HEAVY = ("torch", "transformers.trainer", "peft", "scipy.stats")
 _DEVICES = ("/dev/nvidiactl", "/dev/kfd")
@@ -58,7 +58,7 @@ class Local:
         """Begin a cell; there must be a free place."""
         slot = self.free.pop(0)
         process = self._context.Process(target=as_child, args=(replace(order, gpu=slot),), name=order.cell.name)
-        with _environment({"OMP_NUM_THREADS": str(self.threads)} | _QUIET), _no_interrupt():
+        with _environment({"OMP_NUM_THREADS": str(self.threads)} | _QUIET), _signals_kept():
             process.start()  # with the server, where it does not run yet
         self._running[order.cell.name] = _Running(order, process, slot, time.monotonic())
 
@@ -114,12 +114,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C for later, here and in what is begun meanwhile: the server would die of it while it loads."""
+def _signals_kept() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM for later, here and in what is begun meanwhile: the server would die while it loads."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from irpo.compare.attending import Order, State, bury, is_free, read_error, state, took
+from irpo.compare.attending import STOPS, Order, State, bury, is_free, read_error, state, took
 from irpo.compare.cells import CELLS, Cell
 from irpo.compare.live import Pace, Running, Status, elapsed, left_in_words, panel
 from irpo.compare.local import HEAVY, Ended, Local
@@ -101,7 +101,7 @@ def run_cells(folder: Path, plan: Callable[[], Waiting], options: Options | None
         with _stoppable(suite), panel(suite.status, suite.pace):
             return suite.run()
     except SystemExit:
-        say(f"stopped: {len(suite.running)} running cells were ended; what is done stays, and the suite can go on")
+        say("stopped: what ran was ended, what is done stays; the same command goes on from here")
         raise
     finally:
         suite.launcher.end()
@@ -265,7 +265,7 @@ def _stoppable(suite: _Suite) -> Iterator[None]:
             raise SystemExit(128 + number)
         suite.stopped = number
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     finally:
