@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from irpo.compare.analysis import report_of, viewed
@@ -14,8 +15,10 @@ from irpo.compare.gather import gather, write_plan
 from irpo.compare.html import write_html
 from irpo.compare.page import REPORT, VIEWED, Report
 from irpo.compare.planning import Planner
+from irpo.compare.results import Frame, Result
 from irpo.compare.running import Options, Waiting, run_cells
-from irpo.compare.suite import Suite, narrowed
+from irpo.compare.suite import BEST, Suite, narrowed
+from irpo.compare.terminal import chosen_by_validation, grids
 from irpo.compare.texts import write_texts
 from irpo.estimate.cards import Card
 from irpo.files import atomic_file
@@ -55,9 +58,17 @@ def compare(
     made = report([out], out, runs or {})
     failed = f", {outcome.failed} failed (their logs lie in {out / CELLS})" if outcome.failed else ""
     say(f"{outcome.done + outcome.skipped} cells done{failed}")
+    show(made, out)
+    return made
+
+
+def show(made: Report, out: Path) -> None:
+    """The tables on the screen, what was found, and where the rest is."""
+    found = gather([out])
+    for grid in grids(made, found.frame, found.results):
+        grid.show()
     say(made.found)
     say(f"written to {out}: {HTML}, report.md, {REPORT}, tables")
-    return made
 
 
 def planner_of(suite: Suite, out: Path) -> Planner:
@@ -95,11 +106,21 @@ def foresee(suite: Suite, out: Path, card: Card, *, only: Sequence[str] = (), jo
         return forecast(planner, card, jobs)
 
 
+def with_best(frame: Frame, results: Sequence[Result]) -> Frame:
+    """The frame with the name of the method that validation lists choose where it tests against the `best`."""
+    if BEST not in frame.against:
+        return frame
+    best = chosen_by_validation(results, frame.strengths[-1])
+    names = [best if name == BEST else name for name in frame.against]
+    return replace(frame, against=tuple(dict.fromkeys(name for name in names if name is not None)))
+
+
 def report(folders: Sequence[Path], out: Path, runs: Mapping[str, Path] | None = None) -> Report:
     """Make the report of one suite's results, perhaps from several folders, into `out`; from files alone."""
     found = gather(folders)
-    made = report_of(found.frame, found.results, found.lists, found.missing)
-    lists = viewed(found.frame, found.results, found.lists)
+    frame = with_best(found.frame, found.results)
+    made = report_of(frame, found.results, found.lists, found.missing)
+    lists = viewed(frame, found.results, found.lists)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / VIEWED) as file:
         json.dump([vars(v) | {"rankers": [vars(r) for r in v.rankers]} for v in lists], file, default=dict)

@@ -31,6 +31,7 @@ from irpo.registry import load_plugins
 from irpo.types import UserError
 
 BASE = "base"
+BEST = "best"  # of `against`: the method that validation lists choose
 _UNTRAINED = ("methods/sft.yaml",)  # what an untrained model is scored by: no loss of it is ever taken
 
 Value = float | int | str
@@ -135,7 +136,7 @@ class Suite(_Section):
             again = next((name for i, name in enumerate(names) if name in names[:i]), None)
             if again is not None:
                 raise ValueError(f"{what}: two are called {again!r}; give one of them another name")
-        unknown = [name for name in self.against if name not in [m.name for m in self.methods]]
+        unknown = [name for name in self.against if name not in [BEST, *(m.name for m in self.methods)]]
         if unknown:
             raise ValueError(f"against: {unknown[0]!r} is no method of this suite")
         for method in self.methods:
@@ -238,5 +239,5 @@ def narrowed(suite: Suite, only: Sequence[str]) -> Suite:
         kept = {folded[name.casefold()].name for name in names}
         changed[what] = tuple(e for e in entries if e.name in kept or (what == "methods" and not e.trains))
     methods = changed.get("methods", suite.methods)
-    against = tuple(name for name in suite.against if name in [m.name for m in methods])
+    against = tuple(name for name in suite.against if name in [BEST, *(m.name for m in methods)])
     return suite.model_copy(update=changed | {"against": against})
