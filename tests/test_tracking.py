@@ -57,8 +57,10 @@ def in_wandb(folder):
     Blocks of 32 KiB hold parts of records: checksum (4 bytes), length (2), kind (1: whole, 2: first, 3: middle, 4:
     last), data. A block's last bytes, too few for a part's head, are left empty.
     """
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # its service ends, and with it writes what is left
     (path,) = folder.glob("*.wandb")
     held, at, data, records = path.read_bytes(), 7, b"", []
     assert held.startswith(b":W&B")
