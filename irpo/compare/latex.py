@@ -45,7 +45,11 @@ _MACROS = r"""% To be read by \input; needs \usepackage{booktabs,graphicx}.
 \def\irpocheck#1,{\ifx\relax#1\relax\else
   \expandafter\iffontchar\irpofont"#1 \else\irpohasfalse\fi\expandafter\irpocheck\fi}
 \def\irpotry#1#2#3{\ifirpohas\else
-  \font\irpofound="#1" at \fontdimen6\font\relax
+  \edef\irponame{irpo #1 \fontname\font}% each font is looked for once in a size
+  \ifcsname\irponame\endcsname\else
+    \expandafter\global\expandafter\font\csname\irponame\endcsname="#1" at \fontdimen6\font\relax
+  \fi
+  \expandafter\let\expandafter\irpofound\csname\irponame\endcsname
   \def\irpofont{\irpofound}\irpohastrue\irpocheck#3,,\ifirpohas{\irpofound#2}\fi\fi}
 \protected\def\irpotext#1#2{\begingroup
   \irpohasfalse
