@@ -28,6 +28,7 @@ def found(compared: Compared, tests: Sequence[Tested]) -> str:
         clauses = [clause for place in places for clause in _place(compared, place, others)]
     else:
         clauses = _counted(others)
+        clauses[0] = f"over {plural(len(places), 'pair')} of model and task {clauses[0]}"
     clauses += _over_untrained(untrained)
     when = (
         f"At strength {strengths[0]}: " if any(x.ranker.shown == strengths[0] for x in told) and strengths[1:] else ""

@@ -12,7 +12,7 @@ from irpo.compare.page import Cell, Column, Table, TableRow, Test
 from irpo.compare.rankers import Compared, Ranker
 from irpo.compare.results import Result, TaskFrame
 from irpo.compare.saying import figure, joined, plural
-from irpo.compare.tested import Key, Tested, cells_of, corrected, measured, pairs, tests_of
+from irpo.compare.tested import Key, Tested, cells_of, corrected, measured, outcomes_of, pairs
 
 RUNS = ("run", "untrained", "baseline", "external")  # what tables have; trials are a search's
 
@@ -39,7 +39,7 @@ def _family(compared: Compared, name: str, tasks: Sequence[TaskFrame]) -> Family
     for task in tasks:
         groups, found = compared.groups[task.name], measured(compared, task, compared.rankers)
         cells[task.name] = cells_of(found, groups)
-        tests += tests_of(task.name, pairs(found, compared.frame.against), groups)
+        tests += outcomes_of(task.name, pairs(found, compared.frame.against), groups)
     tests = corrected(tests)
     rankers = [r for r in compared.rankers if any(task.name in r.by_task for task in tasks)]
     columns = tuple(Column(task.name, measure) for task in tasks for measure in task.measures)

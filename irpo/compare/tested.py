@@ -108,7 +108,7 @@ def cells_of(found: Sequence[Measured], groups: Groups) -> dict[Key, Cell]:
     return cells
 
 
-def tests_of(task: str, found: Sequence[Pair], groups: Groups) -> list[Tested]:
+def outcomes_of(task: str, found: Sequence[Pair], groups: Groups) -> list[Tested]:
     """A task's tests; their q are still p."""
     most, tests = _most([x for pair in found for x in pair]), []
     for n, same in _alike(found, lambda pair: min(pair[0].n, pair[1].n)).items():
