@@ -149,8 +149,19 @@ def test_what_cannot_be_compared_is_left_out_and_said():
     assert told.tables == report(suite()).tables
     assert "seed 9 (strange): it was measured on other lists" in told.notes[0]
     assert "(zz-double): the cell is there twice; run-embedded-world-SFT-0 is told" in told.notes[0]
+    absent = (*frame().tasks, TaskFrame("musique", "passages"))
+    without = report([*suite(), result("IRPO", task="musique", error="no lists")], frame(seeds=2, tasks=absent))
+    assert without.tables == report(suite()).tables
+    assert "Left out: musique: no lists of it could be made here." in without.notes
     with pytest.raises(UserError, match="evaluation lists of world"):
         report_of(frame(), suite(), {})
+
+
+def test_a_cell_of_several_baselines_is_one_source():
+    cell = [
+        replace(result(m, row(values(0.2), "given"), kind="baseline", model=""), key="one") for m in ("random", "BM25")
+    ]
+    assert [(s.key, s.name) for s in report(cell).sources] == [("one", "world, BM25 and random, seed 0")]
 
 
 def test_printed_figures_stand_beside_strength_1():

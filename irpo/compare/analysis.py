@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from irpo.compare.figures import figures
 from irpo.compare.found import found
@@ -10,7 +11,7 @@ from irpo.compare.page import Report, Source
 from irpo.compare.plain import cost_table, failures_table, modes_table, orders_table, search_table, tests_table
 from irpo.compare.rankers import Compared, title_of
 from irpo.compare.results import EvaluationList, Frame, Result
-from irpo.compare.saying import plural
+from irpo.compare.saying import joined, plural
 from irpo.compare.tables import family_tables
 from irpo.compare.viewer import viewed
 
@@ -62,19 +63,23 @@ def report_of(
 
 def _sources(compared: Compared, missing: Iterable[Source]) -> list[Source]:
     """One for each cell: those with a result in the report's order, then those without."""
-    cards = {task.name: task.lists for task in compared.frame.tasks}
-    told = [
-        Source(
-            key=r.key,
-            name=f"{title_of(r)}{', trial' if r.kind == 'trial' else ''}",
-            state="done" if r.error is None else "failed",
-            error=r.error or "",
-            made={"lists": cards[r.task], **r.made},
-            seconds=r.cost.get("seconds"),
-        )
-        for r in compared.results
-    ]
-    return [*told, *missing]
+    cells: dict[str, list[Result]] = {}
+    for r in compared.results:
+        cells.setdefault(r.key, []).append(r)
+    return [*(_source(results) for results in cells.values()), *missing]
+
+
+def _source(results: Sequence[Result]) -> Source:
+    """A cell; one of baselines has several results."""
+    first = results[0]
+    return Source(
+        key=first.key,
+        name=title_of(replace(first, method=joined([r.method for r in results]))),
+        state="done" if first.error is None else "failed",
+        error=first.error or "",
+        made={"lists": first.lists, **first.made},
+        seconds=first.cost.get("seconds"),
+    )
 
 
 def _notes(compared: Compared, missing: Sequence[Source]) -> list[str]:

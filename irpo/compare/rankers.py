@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -83,13 +83,14 @@ class Compared:
 
     @classmethod
     def of(cls, frame: Frame, results: Sequence[Result], lists: Mapping[str, Sequence[EvaluationList]]) -> Compared:
-        """Sorted and checked; `UserError` where a task's lists are not there."""
+        """Sorted and checked; `UserError` where lists are not there that results may be of."""
         tasks = {task.name: task for task in frame.tasks}
+        left_out = [f"{task.name}: no lists of it could be made here" for task in frame.tasks if not task.lists]
+        frame = replace(frame, tasks=tuple(task for task in frame.tasks if task.lists))
         for task in frame.tasks:
             if task.lists not in lists:
                 raise UserError(f"the evaluation lists of {task.name} ({task.lists}) are not there")
         kept: dict[tuple[str, ...], Result] = {}
-        left_out = []
         for result in sorted(results, key=lambda r: _place(frame, r)):
             if why := _unfit(result, tasks, kept):
                 left_out.append(f"{title_of(result)} ({result.key}): {why}")
@@ -118,7 +119,9 @@ class Compared:
 
 def title_of(result: Result) -> str:
     """A cell in words."""
-    return ", ".join(p for p in (result.model, result.task, result.method, f"seed {result.seed}") if p)
+    trial = " ".join(f"{name}={value}" for name, value in sorted(result.setting.items())) or "trial"
+    named = result.model, result.task, result.method, f"seed {result.seed}", trial if result.kind == "trial" else ""
+    return ", ".join(part for part in named if part)
 
 
 def _place(frame: Frame, result: Result) -> tuple[object, ...]:

@@ -15,8 +15,8 @@ def viewed(
 ) -> tuple[Viewed, ...]:
     """The first lists of every task, at most `most` of all tasks together; orders are those of the first seed."""
     compared = Compared.of(frame, results, lists)
-    shares = _shares([len(compared.lists[task.name]) for task in frame.tasks], most)
-    return tuple(_viewed(compared, task, share) for task, share in zip(frame.tasks, shares, strict=True))
+    shares = _shares([len(compared.lists[task.name]) for task in compared.frame.tasks], most)
+    return tuple(_viewed(compared, task, share) for task, share in zip(compared.frame.tasks, shares, strict=True))
 
 
 def _shares(sizes: Sequence[int], most: int) -> list[int]:
