@@ -29,7 +29,7 @@ from irpo.types import UserError
 
 State = Literal["done", "failed", "open"]
 Work = Callable[[Path, Mapping[str, Any]], Result]
-BUSY = 75  # exit code of a process that found its cell taken (EX_TEMPFAIL of sysexits.h)
+BUSY = 75  # exit code of a process that found its cell taken or settled (EX_TEMPFAIL of sysexits.h)
 STOPS = (signal.SIGINT, signal.SIGTERM)
 _TAIL = 30  # lines of a log that an error keeps
 
@@ -77,13 +77,14 @@ def took(folder: Path) -> float | None:
 
 
 def attend(order: Order) -> bool:
-    """Do a cell that is still to be done; False where another process is at it. No error of the work leaves this."""
+    """Do a cell; False where another process is at it, or was first. No error of the work leaves this."""
     _limit(order)
     try:
         with claimed(order.folder):
-            if state(order.folder, order.since) == "open":
-                _begin(order)
-                _work(order)
+            if state(order.folder, order.since) != "open":
+                return False
+            _begin(order)
+            _work(order)
     except Taken:
         return False
     return True

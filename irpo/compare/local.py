@@ -30,7 +30,7 @@ class Ended(NamedTuple):
     """A cell whose process is no more."""
 
     order: Order
-    how: str  # it died, if its files do not say otherwise; "": it found the cell taken
+    how: str  # it died, if its files do not say otherwise; "": it found the cell taken, or settled by another
     seconds: float
 
 

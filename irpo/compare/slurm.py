@@ -83,7 +83,7 @@ def _executor(folder: Path, parameters: dict[str, Any]) -> Any:
 
 
 def _how(job: Any) -> str:
-    """How a job ended if its cell's files do not say it; "" where it found the cell taken."""
+    """How a job ended if its cell's files do not say it; "" where it found the cell taken, or settled by another."""
     error = job.exception()
     if error is None:
         return "its job ended before there was a result" if job.result() else ""
