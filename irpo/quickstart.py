@@ -1,4 +1,4 @@
-"""The main job in miniature: the suite `suites/quickstart.yaml`, on the model and the data that ship with the package."""
+"""The main job in miniature: the suite `suites/quickstart.yaml`, on the model and the data that the package has."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SUITE = "suites/quickstart.yaml"
 
 
 def run(out: Path, config_file: Path | None = None) -> Report:
-    """Train and measure every method that is not done in `out` yet, and write the report; `config_file` is another layer.
+    """Train and measure every method that is not done in `out` yet, and write the report.
 
-    The layer takes the place of `configs/quickstart.yaml`: other data, another length, another prompt.
+    `config_file` takes the place of `configs/quickstart.yaml`: other data, another length, another prompt.
     """
     began = time.perf_counter()
     suite = read_suite(SUITE)

@@ -53,8 +53,10 @@ def _full(table: Table, frame: Frame, results: Sequence[Result]) -> Grid:
     decoded = {row.name: _decoded(results, row.name, frame) for row in rows if row.kind in ("trained", "untrained")}
     header = ("ranked by", "score", "95 %", "constrained", "named", *(f"q {name}" for name in against))
     cells = tuple(
-        (row.name, _value(row.cells[place]), _interval(row.cells[place]), *decoded.get(row.name, ("", "")))
-        + tuple(_q(row.cells[place], name) for name in against)
+        (
+            *(row.name, _value(row.cells[place]), _interval(row.cells[place]), *decoded.get(row.name, ("", ""))),
+            *(_q(row.cells[place], name) for name in against),
+        )
         for row in rows
     )
     first = next((i for i, row in enumerate(rows) if row.kind == "trained"), 0)
