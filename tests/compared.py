@@ -1,43 +1,35 @@
-"""Results of cells by hand: what the tests of reports are made from."""
+"""A suite of seconds: the embedded model, two methods, a search of two trials, two seeds."""
 
-import numpy as np
+from __future__ import annotations
 
-from irpo.compare.results import EvaluationList, Frame, Result, Row, TaskFrame
+from irpo.compare.planning import Planner
+from irpo.compare.suite import read_suite
 
-DIGEST = "0123456789abcdef"
-
-
-def frame(**more):
-    """A frame of one task with one measure."""
-    told = {
-        "title": "A suite",
-        "about": "by hand",
-        "tasks": (TaskFrame("world", "choices", ("NDCG@10",), DIGEST),),
-        "models": ("embedded",),
-        "methods": ("base", "SFT", "IRPO"),
-        "against": ("SFT",),
-    }
-    return Frame(**{**told, **more})
-
-
-def lists_of(units, candidates=3):
-    """A list for each unit's name; the first candidate is relevant."""
-    relevance = (1.0,) + (0.0,) * (candidates - 1)
-    texts = tuple(f"text {j}" for j in range(candidates))
-    return tuple(EvaluationList(f"q{i}", unit, f"query {i}", texts, relevance) for i, unit in enumerate(units))
-
-
-def row(values, mode="score", shown=("1", "auto"), rankings=None, **more):
-    """A row with one measure (n,) or, as a mapping, several."""
-    if not isinstance(values, dict):
-        values = {"NDCG@10": values}
-    matrix = np.array(list(values.values()), dtype=np.float64)
-    if rankings is None:
-        rankings = np.tile(np.arange(3, dtype=np.int16), (matrix.shape[1], 1))
-    return Row(mode, shown[0], shown, tuple(values), matrix, np.asarray(rankings, dtype=np.int16), **more)
+SUITE = """
+title: A suite of seconds
+models: [models/embedded.yaml]
+tasks: [{name: world, layers: [tasks/world.yaml], set: {task.train_lists: 60, task.eval_lists: 8, task.candidates: 4}}]
+methods: [base, {name: SFT, layers: [methods/sft.yaml]}, {name: IRPO, layers: [methods/irpo.yaml]}]
+layers: [quickstart.yaml]
+set:
+  model.lora: {r: 2, alpha: 4, targets: [q_proj]}
+  training: {updates: 2, lists_per_update: 2, max_validation_lists: 4, evaluate_every: 1}
+  evaluation.lists_per_batch: 4
+seeds: 2
+orders: 2
+decoded_lists: 3
+search:
+  trials: 2
+  space:
+    rate: {key: training.learning_rate, values: [0.003, 0.01]}
+    beta: {key: method.objective.beta, values: [0.1, 1.0]}
+"""
 
 
-def result(method, *rows, seed=0, kind="run", model="embedded", task="world", **more):
-    """A finished cell."""
-    key = f"{kind}-{model}-{task}-{method}-{seed}"
-    return Result(key, kind, task, method, model, seed, lists=DIGEST, rows=rows, **more)
+def planner(folder, text=SUITE, **changed):
+    """The suite in a folder, its lists prepared; `changed` are its fields."""
+    (folder / "suite.yaml").write_text(text)
+    suite = read_suite(folder / "suite.yaml").model_copy(update=changed)
+    made = Planner(suite, folder / "out")
+    made.prepare()
+    return made

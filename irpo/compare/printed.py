@@ -20,9 +20,13 @@ def read_printed(name: str) -> tuple[tuple[Printed, ...], str]:
     path = find_config(name)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        rows = [
-            Printed(r["task"], r["model"], r["method"], r["measure"], float(r["value"]) / 100) for r in told["rows"]
+        found = [
+            Printed(task, model, method, measure, float(percent) / 100)
+            for task, models in told["figures"].items()
+            for model, methods in models.items()
+            for method, measures in methods.items()
+            for measure, percent in measures.items()
         ]
-        return tuple(rows), str(told["source"])
-    except (ValueError, KeyError, TypeError) as error:
+        return tuple(found), str(told["source"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a file of printed figures: {' '.join(str(error).split())}") from None

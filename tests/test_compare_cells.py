@@ -1,0 +1,189 @@
+"""From a suite to cells, and what a cell does: keys, the search's choice, the protocol, what is shared."""
+
+from __future__ import annotations
+
+import json
+
+import compared
+import numpy as np
+import pytest
+
+from irpo.compare.cells import CELLS
+from irpo.compare.gather import gather, write_plan
+from irpo.compare.results import read_result, write_result
+from irpo.compare.shared import Prepared, kept, lists_of
+from irpo.compare.suite import read_suite
+from irpo.compare.work import do
+from irpo.tasks.preparing import build
+
+
+def done(planner, cell):
+    """Do a cell here, in this process."""
+    folder = planner.out / CELLS / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    result = do(folder, cell.spec)
+    write_result(folder, result)
+    return result
+
+
+def of(planner, kind, method="IRPO"):
+    return [c for c in planner.waiting().ready if (c.spec["kind"], c.spec["method"]) == (kind, method)]
+
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planner(tmp_path):
+    return compared.planner(tmp_path)
+
+
+def test_runs_are_known_when_the_search_has_chosen(planner):
+    waiting = planner.waiting()
+    kinds = [c.spec["kind"] for c in waiting.ready]
+    assert kinds == ["baseline", "untrained", *["trial"] * 4]
+    assert waiting.unknown == 4  # two methods, two seeds
+    assert len({c.key for c in waiting.ready}) == len({c.name for c in waiting.ready}) == 6
+
+
+def test_a_key_is_of_what_changes_the_result(tmp_path, planner):
+    def keys(**changed):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        return {
+            c.name.rpartition(".")[0]: c.key for c in compared.planner(tmp_path / "other", **changed).waiting().ready
+        }
+
+    own = {c.name.rpartition(".")[0]: c.key for c in planner.waiting().ready}
+    assert keys(title="another", about="words", keep_runs=True, against=("SFT",)) == own
+    assert keys(set=planner.suite.set | {"evaluation.lists_per_batch": 2, "training.logging_every": 1}) == own
+    decoded, longer = keys(decoded_lists=2), keys(set=planner.suite.set | {"training.updates": 3})
+    assert {name for name in own if decoded[name] != own[name]} == {
+        "world.baseline",
+        "embedded.world.base.untrained",
+    }  # how is measured is nothing to a trial
+    assert {name for name in own if longer[name] != own[name]} == {n for n in own if ".trial." in n}
+
+
+def test_the_paper_can_be_planned_without_its_data(tmp_path):
+    from irpo.compare.planning import Planner
+
+    planner = Planner(read_suite("suites/paper.yaml", tmp_path), tmp_path / "out")
+    planner.prepare()
+    assert not any(isinstance(found, Prepared) for found in planner.lists.values())
+    assert "no such file or folder" in str(planner.lists["arc"])
+    assert planner.waiting().ready == ()
+    assert len(planner.frame().printed) == 540
+
+
+def test_an_objective_gets_the_reference_that_its_setting_needs(planner):
+    entry = planner.suite.methods[2].model_copy(update={"layers": ("methods/pl_rank.yaml",), "name": "pl"})
+    model, task = planner.suite.models[0], planner.suite.tasks[0]
+    assert planner.config(model, task, entry).method.reference == "none"
+    with_one = planner.config(model, task, entry, {"method.objective.reference_weight": 1.0})
+    assert with_one.method.reference == "precomputed"
+
+
+# --- doing ------------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_prepared_once_and_are_the_tasks_own(planner, monkeypatch):
+    own = planner.lists["world"]
+    lists, card = lists_of(planner.out, own.key)
+    spec = {"name": "world", "train_lists": 60, "eval_lists": 8, "candidates": 4}
+    assert lists == build(spec)[0]
+    assert card["splits"]["eval"]["sha256"] == own.digests["eval"]
+    monkeypatch.setattr("irpo.compare.shared.prepare", lambda *_, **__: pytest.fail("built again"))
+    planner.lists.clear()
+    planner.prepare()
+    assert planner.lists["world"] == own
+
+
+def test_arrays_are_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return [np.array([1.0, 2.0]), np.array([3.0])]
+
+    first, again = (kept(tmp_path, ["key"], make) for _ in range(2))
+    assert [a.tolist() for a in first] == [a.tolist() for a in again] == [[1.0, 2.0], [3.0]]
+    assert made == [1]
+    kept(tmp_path, ["another"], make)
+    assert made == [1, 1]
+
+
+def test_baselines_are_rows_of_one_cell_and_rankers_of_the_report(planner):
+    (cell,) = of(planner, "baseline", "")
+    result = done(planner, cell)
+    assert [row.mode for row in result.rows] == ["random", "input order", "BM25", "popularity", "label table"]
+    waiting = planner.waiting()
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, {})
+    found = gather([planner.out])
+    assert [r.method for r in found.results] == [row.mode for row in result.rows]
+    assert all(r.rows[0].mode == "given" for r in found.results)
+    assert len(found.missing) == 5
+    assert len(found.lists[found.frame.tasks[0].lists]) == 8
+
+
+@pytest.mark.slow
+def test_a_search_chooses_and_its_run_is_measured_by_the_protocol(planner):
+    trials = of(planner, "trial")
+    values = []
+    for cell in trials:
+        result = done(planner, cell)
+        assert result.rows == ()
+        assert set(result.validation["curve"]) == {"0.5", "1", "1.5", "2", "3", "5", "10", "reward"}
+        assert [update for update, _ in result.validation["log"]] == [0, 1, 2]
+        assert not (planner.out / CELLS / cell.name / "run").exists()
+        values.append(result.validation["curve"][result.validation["auto"]])
+    runs = of(planner, "run")
+    assert len(runs) == 2
+    assert runs[0].spec["setting"] == trials[values.index(max(values))].spec["setting"]
+    result = done(planner, runs[0])
+    assert result.trials == 2
+    assert read_result(planner.out / CELLS / runs[0].name).row("score", "auto").order == 0
+    auto = result.validation["auto"]
+    by_score = [(row.strength, row.order, row.shown) for row in result.rows if row.mode == "score"]
+    if auto == "1":
+        assert by_score == [("1", 0, ("1", "auto")), ("1", 1, ("1", "auto")), ("1", -1, ("1", "auto"))]
+    else:
+        assert by_score == [(s, o, (name,)) for s, name in (("1", "1"), (auto, "auto")) for o in (0, 1, -1)]
+    assert {row.values.shape[1] for row in result.rows if row.mode == "score"} == {8}
+    decoded = [row for row in result.rows if row.mode != "score"]
+    assert {row.mode for row in decoded} == {"generate", "constrain"}
+    assert {row.values.shape for row in decoded} == {(3, 3)}
+    assert all(
+        sorted(order) == [0, 1, 2, 3]
+        for row in result.rows
+        if row.mode == "constrain"
+        for order in row.rankings.tolist()
+    )
+    # The curve by strength says at 1 and at auto what the rows say.
+    for name in ("1", "auto"):
+        row = result.row("score", name)
+        assert result.by_strength[row.strength] == pytest.approx(row.of("NDCG@10").mean(), abs=1e-6)
+    assert result.cost["seconds"] > 0
+    assert result.made["packages"]["torch"]
+
+
+@pytest.mark.slow
+def test_in_another_candidate_order_rankings_name_candidates_as_the_list_has_them(planner):
+    """The untrained model ranks mostly by fame, whatever the order: its rankings hardly differ."""
+    (cell,) = of(planner, "untrained", "base")
+    result = done(planner, cell)
+    first, other, together = (result.row("score", "1", order=order) for order in (0, 1, -1))
+    assert (first.rankings.shape, first.passes) == ((8, 4), 1.0)
+    alike = (first.rankings == other.rankings).mean()
+    assert alike > 0.6  # were they named as they were asked, a quarter of the places would be alike
+    lists, _ = lists_of(planner.out, cell.spec["prepared"])
+    relevance = [e.relevance for e in lists["eval"]]
+    best = [max(range(4), key=lambda j: -rank.tolist().index(j)) for rank in other.rankings]
+    assert all(
+        other.of("NDCG@1")[i] == (2 ** relevance[i][j] - 1) / (2 ** max(relevance[i]) - 1) for i, j in enumerate(best)
+    )
+    assert (together.rankings == first.rankings).mean() > 0.6
+
+
+def test_what_a_cell_is_told_is_json(planner):
+    for cell in planner.waiting().ready:
+        assert json.loads(json.dumps(cell.spec))["key"] == cell.key
