@@ -21,7 +21,8 @@ class ScoredLists:
 
     `noise` is uniform in [0, 1), one number a candidate: the only chance an objective may use. Whoever draws it from
     (seed, list, step) makes the loss independent of how lists are batched. `target` is the policy's log-likelihood of
-    the target list's text, where it was asked for; `target_tokens` says how many tokens that is.
+    the target list's text, where it was asked for; `target_tokens` says how many tokens that is. `teacher` is another
+    ranker's table: all of the lists have it, or there is none.
     """
 
     policy: Tensor  # (B, K) log pi_theta(e_j | x), nats
@@ -34,10 +35,11 @@ class ScoredLists:
     here: Tensor | None = None  # (B, K) bool, None: mask; whose terms the loss sums
     slots: int = 1  # rows of each list
     target_tokens: Tensor | None = None  # (B,) 0 in a row that holds no target
+    teacher: Tensor | None = None  # (B, K) scores of any scale
 
     def __post_init__(self) -> None:
         shape = self.policy.shape
-        for name in ("reference", "relevance", "mask", "noise", "members", "here"):
+        for name in ("reference", "relevance", "mask", "noise", "members", "here", "teacher"):
             table = getattr(self, name)
             if table is not None and table.shape != shape:
                 raise ValueError(f"policy is {tuple(shape)}, {name} is {tuple(table.shape)}")

@@ -17,6 +17,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 MAX_LABEL = 1000.0  # the gain of NDCG, 2^y - 1, is a float up to here
+MAX_TEACHER = 1e9  # of a teacher's score, of either sign; its square is a float32
 
 
 class UserError(ValueError):
@@ -37,13 +38,15 @@ class Candidate:
     """One thing that can be ranked.
 
     `relevance` is a graded label (0 = not relevant); `source` says where the candidate came from
-    ("ground_truth", "llm", "random", "user", ...).
+    ("ground_truth", "llm", "random", "user", ...). `teacher` is what another ranker gave it, on any scale (a logit, a
+    log-probability, minus a rank): only training reads it.
     """
 
     id: str
     text: str
     relevance: float = 0.0
     source: str = "user"
+    teacher: float | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -54,6 +57,9 @@ class Candidate:
         if not 0 <= self.relevance <= MAX_LABEL:
             allowed = f"a label is a number from 0 to {MAX_LABEL:g}"
             raise UserError(f"candidate {self.id!r} has relevance {self.relevance!r}; {allowed}")
+        if self.teacher is not None and not abs(self.teacher) <= MAX_TEACHER:
+            allowed = f"a score is a number from {-MAX_TEACHER:g} to {MAX_TEACHER:g}"
+            raise UserError(f"candidate {self.id!r} has teacher {self.teacher!r}; {allowed}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,9 @@ class RankingExample:
         _require_text(f"example {self.id!r}", self.id, self.query, self.group or "")
         if self.group == "":
             raise UserError(f"example {self.id!r} has an empty group; leave it out where a list shares nothing")
+        without = [c.id for c in self.candidates if c.teacher is None]
+        if 0 < len(without) < len(self.candidates):
+            raise UserError(f"example {self.id!r}: candidate {without[0]!r} has no teacher score, and others do")
 
     @property
     def unit(self) -> str:
@@ -95,6 +104,17 @@ class RankingExample:
     def relevance(self) -> tuple[float, ...]:
         """The candidates' labels, in prompt order."""
         return tuple(c.relevance for c in self.candidates)
+
+    @property
+    def teacher(self) -> tuple[float, ...] | None:
+        """The candidates' scores by a teacher, in prompt order; None where the list has none."""
+        scores = [c.teacher for c in self.candidates if c.teacher is not None]
+        return tuple(scores) or None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any candidate is relevant: without one, nothing can be measured."""
+        return any(self.relevance)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -125,7 +145,7 @@ def printable(text: str) -> str:
 
 def require_relevant(example: RankingExample) -> RankingExample:
     """The example itself, or a `UserError` where no candidate is relevant: nothing can be learned or measured."""
-    if not any(label > 0 for label in example.relevance):
+    if not example.labelled:
         raise UserError(f"example {example.id!r} has no relevant candidate (every label is 0)")
     return example
 

@@ -34,6 +34,7 @@ class Needs:
     scores: bool = True  # the policy's (B, K) table
     reference: bool = True  # the reference's (B, K) table
     target: bool = False  # the policy's log-likelihood of the target list
+    teacher: bool = False  # another ranker's (B, K) table, which then stands in for the labels
     draws_ties: bool = False  # whether candidates of one label stand in random order, drawn anew in every pass
     min_label: float = 0.0  # what the highest label of a list must reach, where it is above 0, for anything to count
     max_label: float = math.inf  # the highest label it can use
@@ -93,6 +94,7 @@ def loss(  # noqa: PLR0913 - the tables, then what is optional
     *,
     generator: torch.Generator | None = None,
     target: Tensor | None = None,
+    teacher: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """Loss of each list, (B,), by the objective of this name; differentiable with respect to `policy`.
@@ -100,8 +102,9 @@ def loss(  # noqa: PLR0913 - the tables, then what is optional
     `policy`, `reference`, `relevance` and `mask` are (B, K): log-probabilities of the candidates in nats, labels >= 0,
     True for a real candidate (default: all). Options are the objective's fields, `metric` a name or a mapping such as
     `{"name": "precision", "k": 5}`. A sampling objective draws from `generator` (default: torch's own). `target` (B,)
-    is the target list's log-likelihood, for `sft`. Unknown names and options raise `UnknownName`,
-    a missing reference that the objective needs `UserError`.
+    is the target list's log-likelihood, for `sft`; `teacher` (B, K) another ranker's scores, for `kl`, `margin_mse` and
+    `ranknet`. Unknown names and options raise `UnknownName`, a missing reference or teacher that the objective needs
+    `UserError`.
 
     >>> policy = reference = torch.tensor([[-3.0, -2.0]], dtype=torch.float64)
     >>> irpo_loss = loss("irpo", policy, reference, torch.tensor([[1.0, 0.0]]), metric="ndcg")
@@ -113,9 +116,12 @@ def loss(  # noqa: PLR0913 - the tables, then what is optional
     noise = torch.rand(policy.shape, generator=generator, dtype=policy.dtype).to(policy.device)
     if reference is None and objective.needs.reference:
         raise UserError(f"objective {type(objective).__name__} needs a reference's log-probabilities, not None")
+    if teacher is None and objective.needs.teacher:
+        raise UserError(f"objective {type(objective).__name__} needs a teacher's scores, not None")
     require_label(objective, torch.where(mask, relevance.to(policy), 0.0).max().item(), "a list")
     reference = torch.zeros_like(policy) if reference is None else reference
-    lists = ScoredLists(policy, reference.detach(), relevance.to(policy), mask, noise, target)
+    teacher = None if teacher is None else teacher.to(policy).detach()
+    lists = ScoredLists(policy, reference.detach(), relevance.to(policy), mask, noise, target, teacher=teacher)
     return objective(lists)
 
 

@@ -36,6 +36,7 @@ class Mixture:
             scores=any(needs.scores for needs in all_needs),
             reference=any(needs.reference for needs in all_needs),
             target=any(needs.target for needs in all_needs),
+            teacher=any(needs.teacher for needs in all_needs),
             draws_ties=any(needs.draws_ties for needs in all_needs),
             min_label=max(needs.min_label for needs in all_needs),
             max_label=min(needs.max_label for needs in all_needs),

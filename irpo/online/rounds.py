@@ -143,6 +143,8 @@ def _require_comparable(online: OnlineConfig, method: Method) -> None:
         raise UserError(f"{what} compares answers to one prompt; set online.samples to 2 or more")
     if method.reads_target:
         raise UserError(f"{what} has no target list: no nll_weight, no objective that reads it")
+    if method.objective.needs.teacher:
+        raise UserError(f"{what} draws answers that no teacher has scored: choose an objective that learns from labels")
     try:
         method.lay_out([as_answers(EncodedList("", (1,), (), (), (), ()), [(1, 1), (1, 2)], [1.0, 0.0])])
     except UserError as error:

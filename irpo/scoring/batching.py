@@ -43,6 +43,7 @@ class ListBatch:
     among_place: Tensor  # (C,)
     relevance: Tensor  # (B, K)
     mask: Tensor  # (B, K), True = a real candidate
+    teacher: Tensor | None  # (B, K) another ranker's scores; None where not every list has them
     ranks: int  # I
     target: bool
     trunk: int  # first columns that are the trunk of the first list in every row; less than T
@@ -90,11 +91,7 @@ def collate(
         rows.append(_padded([(index, layouts[index]) for index in row], width, pad_id, left))
     cells, reads, among, among_places = _places(layouts, [starts[index] for index in range(len(layouts))])
     size = max(layout.size for layout in layouts)
-    relevance = torch.zeros(len(items), size)
-    mask = torch.zeros(len(items), size, dtype=torch.bool)
-    for index, item in enumerate(items):
-        relevance[index, : len(item.relevance)] = torch.tensor(item.relevance)
-        mask[index, : len(item.relevance)] = True
+    taught = all(item.teacher for item in items)
     ids, positions, lists, branches = torch.tensor(rows, dtype=torch.long).unbind(1)
     read_cell, read_token, read_place = torch.tensor(reads, dtype=torch.long).reshape(-1, 3).unbind(1)
     trunks = _trunks(lists, branches)
@@ -111,14 +108,20 @@ def collate(
         read_ends=tuple(bisect_right(reads, (n, math.inf)) for n in range(len(cells))),
         among_read=torch.tensor(among, dtype=torch.long),
         among_place=torch.tensor(among_places, dtype=torch.long),
-        relevance=relevance,
-        mask=mask,
+        relevance=_table([item.relevance for item in items], size),
+        mask=_table([(1.0,) * len(item.relevance) for item in items], size).bool(),
+        teacher=_table([item.teacher for item in items], size) if taught else None,
         ranks=max(layout.ranks for layout in layouts),
         target=layouts[0].target,
         trunk=trunk,
         reach=_reach(lists, branches, trunks, trunk),
         items=tuple(items),
     )
+
+
+def _table(rows: Sequence[Sequence[float]], size: int) -> Tensor:
+    """Rows of ragged length as a table, (B, K) float32, 0 on padding."""
+    return torch.tensor([[*row, *[0.0] * (size - len(row))] for row in rows], dtype=torch.float32)
 
 
 def max_padding() -> float:

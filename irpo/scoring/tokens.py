@@ -24,6 +24,8 @@ class EncodedList:
 
     `choices` are those of a list that was drawn in this very order along a walk, candidate by candidate, counted from
     the first token of its body: all that it is scored by, each choice renormalised over the tokens allowed there.
+
+    `teacher` are another ranker's scores of the candidates, for objectives alone; empty where the list has none.
     """
 
     id: str
@@ -33,6 +35,7 @@ class EncodedList:
     tail: Tokens
     relevance: tuple[float, ...]
     choices: tuple[Choices, ...] = ()
+    teacher: tuple[float, ...] = ()
 
     def answer(self, order: Sequence[int]) -> Tokens:
         """The complete answer that ranks the candidates in this order, end of turn included."""
@@ -53,11 +56,12 @@ class EncodedList:
         """The same prompt with some of the candidates to score, in this order."""
         bodies, relevance = tuple(self.bodies[j] for j in chosen), tuple(self.relevance[j] for j in chosen)
         choices = tuple(self.choices[j] for j in chosen) if self.choices else ()
-        return replace(self, bodies=bodies, relevance=relevance, choices=choices)
+        teacher = tuple(self.teacher[j] for j in chosen) if self.teacher else ()
+        return replace(self, bodies=bodies, relevance=relevance, choices=choices, teacher=teacher)
 
     def without_labels(self) -> EncodedList:
-        """The same list with every label 0: what evaluation may show to a scorer, so that no label can leak."""
-        return replace(self, relevance=(0.0,) * len(self.relevance))
+        """The list with every label 0 and no teacher: what evaluation may show to a scorer, so that none can leak."""
+        return replace(self, relevance=(0.0,) * len(self.relevance), teacher=())
 
 
 def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str = "") -> EncodedList:
@@ -89,20 +93,21 @@ class PromptedList:
 def prompted(builder: PromptBuilder, examples: Sequence[RankingExample], *, labels: bool) -> list[PromptedList]:
     """The examples as `builder` puts them, in their order: the one way from an example to tokens.
 
-    `labels=False` withholds every label and source from prompt, tokens and example alike: what evaluation, ranking and
-    validation show, so that none can leak.
+    `labels=False` withholds every label, source and teacher's score from prompt, tokens and example alike: what
+    evaluation, ranking and validation show, so that none can leak.
     """
     found = []
     for given in examples:
         example = given if labels else _blind(given)
         prompt = builder.build(example)
         tokens = encode(builder.tokenizer, prompt, example.relevance, id=example.id)
-        found.append(PromptedList(example, prompt, tokens))
+        found.append(PromptedList(example, prompt, replace(tokens, teacher=example.teacher or ())))
     return found
 
 
 def _blind(example: RankingExample) -> RankingExample:
-    return replace(example, candidates=tuple(replace(c, relevance=0.0, source="") for c in example.candidates))
+    blind = (replace(c, relevance=0.0, source="", teacher=None) for c in example.candidates)
+    return replace(example, candidates=tuple(blind))
 
 
 @cache

@@ -1,7 +1,9 @@
 """The user's own lists, and the form that `irpo prepare` writes: one JSON object a line.
 
-`{"id", "query", "candidates": [{"id", "text", "relevance", "source"}], "group"}`; `schema.json` beside this module is
-its JSON schema. `source` may be left out ("user"), and `group` where a list depends on no other one.
+`{"id", "query", "candidates": [{"id", "text", "relevance", "source", "teacher"}], "group"}`; `schema.json` beside this
+module is its JSON schema. `source` may be left out ("user"), and `group` where a list depends on no other one.
+`teacher`, a number a candidate, is what another ranker gave it: all candidates of a list have one, or none has. A
+training list that has it may leave out every `relevance`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from irpo.chance import Chance
 from irpo.files import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.tasks._hub import is_hub
-from irpo.types import MAX_LABEL, Candidate, RankingExample, UnknownName, UserError, require_relevant
+from irpo.types import MAX_LABEL, MAX_TEACHER, Candidate, RankingExample, UnknownName, UserError, require_relevant
 
 RELEASE = Release(
     eval_names=("test", "dev"),
@@ -27,7 +29,7 @@ RELEASE = Release(
 SCHEMA = Path(__file__).with_name("schema.json")
 
 _KEYS = ("id", "query", "candidates", "group")
-_CANDIDATE_KEYS = ("id", "text", "relevance", "source")
+_CANDIDATE_KEYS = ("id", "text", "relevance", "source", "teacher")
 
 
 @TASKS.register("jsonl")
@@ -35,6 +37,7 @@ _CANDIDATE_KEYS = ("id", "text", "relevance", "source")
 class Jsonl:
     """Lists as they are written, in their order; a list without a relevant candidate is an error.
 
+    But a training list may have none where its candidates have a teacher's scores.
     `data` is a folder with train.jsonl and/or eval.jsonl, or one file, whose split is `split` or, where that is not
     given, told by its name (eval, dev, valid, test: eval; else train).
     """
@@ -60,7 +63,7 @@ class Jsonl:
             files = {self.split: [Path(self.data)]}
         lists = {}
         for split, paths in files.items():
-            parse = _once(self._example)
+            parse = _once(self._training_example if split == "train" else self._example)
             lists[split] = [example for path in paths for example in intake.collect(split, intake.rows(path), parse)]
             _note_order(split, lists[split], intake)
         self._note_relevant(intake)
@@ -79,8 +82,15 @@ class Jsonl:
                 f"{self.relevant_from:g}; give task.relevant_from={said:g} (train), relevant_from={said:g} (evaluate)"
             )
 
+    def _training_example(self, row: Row) -> RankingExample:
+        example = parse_list(row.value)
+        return self._placed(require_relevant(example) if example.teacher is None else example, row)
+
     def _example(self, row: Row) -> RankingExample:
-        example = replace(require_relevant(parse_list(row.value)), where=row.where)
+        return self._placed(require_relevant(parse_list(row.value)), row)
+
+    def _placed(self, example: RankingExample, row: Row) -> RankingExample:
+        example = replace(example, where=row.where)
         if not self.shuffle:
             return example
         mixed = Chance("order", self.seed, example.id).shuffled(example.candidates)
@@ -93,29 +103,38 @@ def parse_list(value: Mapping[str, Any]) -> RankingExample:
     example_id, query = need(value, "id", str), need(value, "query", str)
     if not query.strip():
         raise UserError("'query' is empty; it must be a text")
-    candidates = tuple(_candidate(c, n) for n, c in enumerate(need(value, "candidates", list), start=1))
+    given = need(value, "candidates", list)
+    labelled = any("relevance" in c or "teacher" not in c for c in given if isinstance(c, dict))
+    candidates = tuple(_candidate(c, n, labelled) for n, c in enumerate(given, start=1))
     return RankingExample(example_id, query, candidates, need(value, "group", str) if "group" in value else None)
 
 
 def list_as_json(example: RankingExample) -> dict[str, Any]:
     """The JSON object of an example: the inverse of `parse_list`."""
-    candidates = [
-        {"id": c.id, "text": c.text, "relevance": _number(c.relevance), "source": c.source} for c in example.candidates
-    ]
+    candidates = [_candidate_as_json(c) for c in example.candidates]
     group = {} if example.group is None else {"group": example.group}
     return {"id": example.id, "query": example.query, "candidates": candidates, **group}
 
 
-def _candidate(value: Any, number: int) -> Candidate:
+def _candidate_as_json(c: Candidate) -> dict[str, Any]:
+    teacher = {} if c.teacher is None else {"teacher": _number(c.teacher)}
+    return {"id": c.id, "text": c.text, "relevance": _number(c.relevance), "source": c.source, **teacher}
+
+
+def _candidate(value: Any, number: int, labelled: bool) -> Candidate:
     if not isinstance(value, dict):
         raise UserError(f"candidate {number} is {shown(value)}; it must be an object")
     try:
         _only(value, _CANDIDATE_KEYS, "a candidate")
-        label = need(value, "relevance", (int, float))
+        teacher = need(value, "teacher", (int, float)) if "teacher" in value else 0
+        if not abs(teacher) <= MAX_TEACHER:
+            allowed = f"a score is a number from {-MAX_TEACHER:g} to {MAX_TEACHER:g}"
+            raise UserError(f"'teacher' is {shown(teacher)}; {allowed}")
+        label = need(value, "relevance", (int, float)) if labelled else 0
         if not 0 <= label <= MAX_LABEL:  # before it is a float, which holds no 10**400
             raise UserError(f"'relevance' is {shown(label)}; a label is a number from 0 to {MAX_LABEL:g}")
-        source = need(value, "source", str, "user")
-        return Candidate(need(value, "id", str), need(value, "text", str), float(label), source)
+        source, own = need(value, "source", str, "user"), float(teacher) if "teacher" in value else None
+        return Candidate(need(value, "id", str), need(value, "text", str), float(label), source, own)
     except UserError as error:
         raise UserError(f"candidate {number}: {error}") from None
 

@@ -111,11 +111,12 @@ def split_training(examples: Sequence[RankingExample], fraction: float, most: in
     """Training and validation lists, `most` of the latter at most; the others of those set aside serve nobody.
 
     What is set aside does not depend on order, machine or seed, and lists of one unit stay together; which `most` of it
-    validate follows the given order.
+    validate follows the given order. A list without a label, which has a teacher, validates nothing: it is trained on,
+    or serves nobody where its unit validates.
     """
-    aside = tuple(e for e in examples if in_test_split(e.unit, fraction))
-    held = {e.id for e in aside}
-    kept = tuple(e for e in examples if e.id not in held)
+    aside = tuple(e for e in examples if in_test_split(e.unit, fraction) and (e.labelled or e.teacher is None))
+    held = {e.unit for e in aside}
+    kept = tuple(e for e in examples if e.unit not in held)
     if not kept:
         raise UserError(f"training.validation_fraction = {fraction} leaves none of {len(examples)} lists to train on")
     return Splits(kept, aside[:most])

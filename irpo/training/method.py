@@ -95,16 +95,29 @@ class Method:
         return self.objective.needs.target or self.nll_weight > 0
 
     def require_labels(self, items: Sequence[EncodedList], places: Mapping[str, str] | None = None) -> None:
-        """`UserError` where a list has a label that the objective cannot use; `places` are the ids' `file:line`."""
+        """`UserError` where a list has not what the objective learns from; `places` are the ids' `file:line`."""
         name, needs = type(self.objective).__name__, self.objective.needs
         for item in items:
             high = max(item.relevance)
             place = (places or {}).get(item.id)
             where = f"{place}: " if place else ""
+            self._require_taught(item, where)
             require_label(self.objective, high, f"{where}list {item.id!r}")
             if 0 < high < needs.min_label:
                 counted = f"{name} with these options counts {needs.min_label:g} and above"
                 raise UserError(f"{where}list {item.id!r} has no label above {high:g}; {counted}")
+
+    def _require_taught(self, item: EncodedList, where: str) -> None:
+        """`UserError` where a list has no teacher for an objective that needs one, or nothing but a teacher."""
+        parts = [part for _, part in _parts(self.objective).values()]
+        taught = [type(part).__name__ for part in parts if part.needs.teacher]
+        others = [type(part).__name__ for part in parts if not part.needs.teacher]
+        if taught and not item.teacher:
+            what = f"list {item.id!r} has no teacher scores (key 'teacher' of its candidates)"
+            raise UserError(f"{where}{what}; {taught[0]} learns from them")
+        if item.teacher and not any(item.relevance) and (self.reads_target or others):
+            reader = others[0] if others else "method.nll_weight above 0"
+            raise UserError(f"{where}list {item.id!r} has teacher scores alone; {reader} learns from labels")
 
     def lay_out(self, items: Sequence[EncodedList], noise: Noise | None = None) -> list[Layout]:
         """Lists laid out with just what the objective reads; without noise, ties stand in the given order."""
@@ -237,8 +250,10 @@ def table_of(batch: ListBatch, policy: Scores, reference: Tensor, noise: Noise) 
     drawn = noise.table(batch)
     if batch.ranks == 1:
         tables = (policy.first, reference[:, 0], batch.relevance, batch.mask, drawn)
-        return ScoredLists(*tables, policy.target, target_tokens=policy.target_tokens)
+        return ScoredLists(*tables, policy.target, target_tokens=policy.target_tokens, teacher=batch.teacher)
     rows = slot_lists(policy.table, reference, policy.present, batch.relevance, batch.mask, drawn)
+    if batch.teacher is not None:
+        rows = replace(rows, teacher=batch.teacher.repeat_interleave(batch.ranks, 0))
     if policy.target is None or policy.target_tokens is None:
         return rows
     # The target list's likelihood stands at a list's first slot, so that it is counted once.

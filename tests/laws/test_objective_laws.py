@@ -26,6 +26,8 @@ VARIANTS = [
     {"name": "sft", "form": "positives"},
     {"name": "pl_rank", "metric": "map", "k": None, "normalize": False, "samples": 3},
     {"name": "pl_rank", "reference_weight": 1.0},
+    {"name": "kl", "temperature": 3.0, "reference_weight": 1.0},
+    {"name": "ranknet", "weights": "first"},
 ]
 SPECS = [{"name": name} for name in OBJECTIVES] + VARIANTS
 SCORED = [spec for spec in SPECS if OBJECTIVES.build(spec).needs.scores]
@@ -54,11 +56,15 @@ def lists(spec=None, count=5, size=7, *, scale=1.0, seed=0, relevance=None) -> S
     policy = (draw(count, size) * scale).requires_grad_()
     noise = torch.rand(count, size, generator=generator, dtype=torch.float64)
     target = (-draw(count).abs()).requires_grad_()
-    return ScoredLists(policy, draw(count, size), relevance, torch.ones(count, size, dtype=torch.bool), noise, target)
+    reference, mask = draw(count, size), torch.ones(count, size, dtype=torch.bool)
+    return ScoredLists(policy, reference, relevance, mask, noise, target, teacher=draw(count, size))
+
+
+TABLES = ("policy", "reference", "relevance", "mask", "noise", "teacher")
 
 
 def changed(of: ScoredLists, change) -> ScoredLists:
-    table = {name: change(getattr(of, name)) for name in ("policy", "reference", "relevance", "mask", "noise")}
+    table = {name: change(getattr(of, name)) for name in TABLES}
     return dataclasses.replace(of, **table)
 
 
@@ -78,7 +84,8 @@ def slots(of: ScoredLists, scores=None) -> ScoredLists:
     place = torch.arange(1, scores.shape[1] + 1)[:, None]
     present = (ranks(of.relevance, of.mask)[:, None] >= place) & of.mask[:, None]
     reference = of.reference[:, None].expand_as(scores)
-    return slot_lists(scores, reference, present, of.relevance, of.mask, of.noise)
+    rows = slot_lists(scores, reference, present, of.relevance, of.mask, of.noise)
+    return dataclasses.replace(rows, teacher=of.teacher.repeat_interleave(scores.shape[1], 0))
 
 
 def gradients(objective, of: ScoredLists):
@@ -245,6 +252,31 @@ def test_slots_are_finite_and_sum_to_their_lists(spec):
     torch.testing.assert_close(rows.per_list(losses), losses.view(5, 7).sum(-1))
 
 
+TAUGHT = [spec for spec in SPECS if OBJECTIVES.build(spec).needs.teacher]
+
+
+@each(TAUGHT)
+def test_who_learns_from_a_teacher_reads_no_label(spec):
+    objective, batch = OBJECTIVES.build(spec), lists(spec)
+    without = dataclasses.replace(batch, relevance=torch.full_like(batch.relevance, math.nan))
+    torch.testing.assert_close(objective(without), objective(batch), atol=0, rtol=0)
+    with pytest.raises(ValueError, match="no teacher"):
+        objective(dataclasses.replace(batch, teacher=None))
+
+
+@each([spec for spec in SPECS if spec not in TAUGHT])
+def test_who_does_not_learn_from_a_teacher_reads_none(spec):
+    objective, batch = OBJECTIVES.build(spec), lists(spec)
+    unknown = dataclasses.replace(batch, teacher=torch.full_like(batch.policy, math.nan))
+    torch.testing.assert_close(objective(unknown), objective(batch), atol=0, rtol=0)
+
+
+@each(TAUGHT)
+def test_a_teachers_level_changes_nothing(spec):
+    objective, batch = OBJECTIVES.build(spec), lists(spec)
+    torch.testing.assert_close(objective(dataclasses.replace(batch, teacher=batch.teacher - 7)), objective(batch))
+
+
 # Objectives whose terms compare an item with those behind it alone, so that slots of equal scores are the list itself.
 SEPARABLE = [
     *({"name": n} for n in ("point_mse", "point_sigmoid", "pair_logistic", "pair_hinge", "list_mle", "rrhf")),
@@ -253,6 +285,8 @@ SEPARABLE = [
     {"name": "sdpo", "positives": "all"},
     {"name": "sft", "form": "positives"},
     {"name": "lipo_lambda", "discount": "constant", "normalize": True, "k": 3},
+    *({"name": n} for n in ("margin_mse", "ranknet")),
+    {"name": "ranknet", "weights": "first"},
 ]
 
 

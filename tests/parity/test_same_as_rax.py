@@ -65,6 +65,7 @@ SAME = {
     "lipo_lambda constant weight": ({"weight": "constant"}, rax.pairwise_logistic_loss, {}),
     "lambdarank": ({}, rax.pairwise_logistic_loss, {}),
     "larpo_list_mle": ({}, rax.listmle_loss, {}),
+    "ranknet": ({"reference_weight": 1.0}, rax.pairwise_logistic_loss, {}),  # the labels are its teacher
 }
 
 
@@ -83,7 +84,7 @@ def test_same_as_rax(case):
     options, theirs, settings = SAME[case]
     tied = case.split()[0] not in ("list_mle", "larpo_list_mle")  # RAX and we break ties by chance
     policy, reference, labels, mask = random_lists(len(case), ties=tied)
-    ours = loss(case.split()[0], policy, reference, labels, mask, beta=BETA, **options)
+    ours = loss(case.split()[0], policy, reference, labels, mask, beta=BETA, teacher=labels, **options)
     (grad,) = torch.autograd.grad(ours.sum(), policy)
 
     scale = options.get("max_label", 1.0)
