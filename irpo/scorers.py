@@ -64,6 +64,25 @@ class Label:
         return layout
 
 
+@SCORERS.register("yes_no")
+@dataclass(frozen=True)
+class YesNo:
+    """log p(yes) of yes and no as the answer to a candidate's own prompt; `pointwise` style only (Qwen3-Reranker).
+
+    log softmax of the two logits at the end of the prompt (Zhang et al. 2025, arXiv 2506.05176). The prompts share what
+    they begin with: instruction and query are read once a list. What `independent` reads in that style.
+    """
+
+    separable: ClassVar[bool] = True
+    style: ClassVar[Style | None] = "pointwise"
+    as_given: ClassVar[bool] = False
+
+    def layout(self, item: EncodedList) -> Layout:
+        if item.tail or not item.choices:
+            raise UserError("scorer 'yes_no' reads a prompt a candidate; set prompt.style to 'pointwise'")
+        return Independent().layout(item)
+
+
 @SCORERS.register("list")
 @dataclass(frozen=True)
 class WholeList:
@@ -148,7 +167,8 @@ def score(
     """log pi(candidate | prompt) of each candidate, (K,) float32 in nats (per token with `length="mean"`).
 
     `prompt` is the complete text that stands before the answer, chat markup included. With `label` the candidates go by
-    the labels A, B, ... that the prompt gave them, in order; otherwise an answer is a numbered list of their texts.
+    the labels A, B, ... that the prompt gave them, in order; with `yes_no` a candidate is the rest of its own prompt;
+    otherwise an answer is a numbered list of their texts.
 
     Raises `UnknownName` for an unknown scorer, and `UserError` for a tokenizer without a token for every label.
     """

@@ -153,7 +153,7 @@ def test_smaller_batches_keep_less_in_proportion_to_their_tokens(anchor):
     assert least / most == pytest.approx(small / large, rel=0.15)
 
 
-@pytest.mark.parametrize("style", ["text", "label", "response"])
+@pytest.mark.parametrize("style", ["text", "label", "response", "pointwise"])
 def test_lists_that_cannot_be_read_are_assumed_and_said_so(style):
     run = config(f"prompt.style={style}")
     sample = sample_of(run)

@@ -12,7 +12,7 @@ from irpo.tasks import TASKS
 from irpo.types import Style, UserError
 
 ALL = sorted(prompts_dir().glob("*.jinja"))
-FILES = [path for path in ALL if ".response." not in path.name]  # which ask for a list
+FILES = [path for path in ALL if path.name.split(".")[1] in STYLES]  # which ask for a list
 QUERY = "Which of these, {{ said }} the <b>seeker</b> & co?"
 TEXTS = ("Heat (1995)", "Alien", 'Aliens "2"', "caf\u00e9 \u2013 100 %")
 NAMES = ("A", "B", "C", "D")

@@ -92,7 +92,8 @@ class ModelConfig(_Section):
 class PromptConfig(_Section):
     """How a list is put to the model."""
 
-    # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer
+    # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer;
+    # pointwise: each has a prompt of its own, whose answer is yes or no
     style: Style = "text"
     max_tokens: Annotated[int, Field(ge=32)] = 2048  # prompt + answer
     template: str | None = None  # a template's name or file; None: the task's own

@@ -135,11 +135,13 @@ def _assumed(config: RunConfig, reason: str) -> Sample:
         "text": (CANDIDATE_TOKENS, ((3,) * 2,) * size, (3,)),
         "label": (1, ((3,),) + ((3,) * 3,) * (size - 1), (3,) * 2),
         "response": (most // 2, ((),) * size, ()),
+        "pointwise": (most // 2, ((),) * size, ()),
     }[style]
-    answer = body if style == "response" else size * body + sum(map(len, heads)) + len(tail)
+    answer = size * body + sum(map(len, heads)) + len(tail) if tail else body
     prompt = max(16, most - answer)
     relevance = (2.0, 1.0) + (0.0,) * (size - 2)
-    item = EncodedList("assumed", (3,) * prompt, heads, ((3,) * body,) * size, tail, relevance)
+    choices = (((body - 1, (3, 4)),),) * size if style == "pointwise" else ()
+    item = EncodedList("assumed", (3,) * prompt, heads, ((3,) * body,) * size, tail, relevance, choices)
     source = f"assumed, {size} candidates of {body} tokens, prompt + answer of {prompt + answer} tokens ({reason})"
     return Sample((item,) * LISTS_READ, source)
 

@@ -115,10 +115,7 @@ def require_sound(config: RunConfig, method: Method) -> None:
     if online is None:
         return
     on_policy, name = ON_POLICY.build(online.method), online.method["name"]
-    if style == "response" and not on_policy.course.compares:
-        raise UserError(f"online.method {name!r} draws rankings; prompt.style 'response' has none: choose larpo")
-    if style == "response" and online.max_response_tokens is None:
-        raise UserError("prompt.style 'response': set online.max_response_tokens, the length of a drawn answer")
+    _require_answers(online, on_policy.course, style)
     if on_policy.course.compares:
         _require_comparable(online, method)
     lora = config.model.lora if config.model.tuning == "lora" else None
@@ -134,6 +131,17 @@ def require_sound(config: RunConfig, method: Method) -> None:
             raise UserError(f"{what}; model.name is a run, whose adapter was merged")
         if config.model.tuning != "lora":
             raise UserError(f"{what} and takes the policy as a LoRA adapter; set model.tuning to 'lora'")
+
+
+def _require_answers(online: OnlineConfig, course: Course, style: Style) -> None:
+    """`UserError` where prompts of this style are not answered as the method draws answers."""
+    name = online.method["name"]
+    if style == "pointwise":
+        raise UserError(f"online.method {name!r} draws answers; prompt.style 'pointwise' asks for yes or no alone")
+    if style == "response" and not course.compares:
+        raise UserError(f"online.method {name!r} draws rankings; prompt.style 'response' has none: choose larpo")
+    if style == "response" and online.max_response_tokens is None:
+        raise UserError("prompt.style 'response': set online.max_response_tokens, the length of a drawn answer")
 
 
 def _require_comparable(online: OnlineConfig, method: Method) -> None:

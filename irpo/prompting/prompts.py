@@ -2,8 +2,8 @@
 
 Two styles answer with a list. `text`: a numbered list of the candidates' texts, one a line. `label`: candidates carry
 labels A, B, ... in the prompt and the answer reads `[B] > [A] > [C]`. In the third, `response`, candidates are not in
-the prompt: each is a whole answer of its own. Templates are Jinja files, one a task and style; chat markup comes from
-the tokenizer, never from here.
+the prompt: each is a whole answer of its own. In the fourth, `pointwise`, each has a prompt of its own, whose answer is
+yes or no. Templates are Jinja files, one a task and style; chat markup comes from the tokenizer, never from here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from irpo.prompting.markup import PLAIN_HEADER, end_of_turn, markup
 from irpo.prompting.specials import specials_in, tokenize, without_specials
 from irpo.prompting.templates import Template, load_template
 from irpo.resources import prompts_dir
@@ -39,11 +40,11 @@ __all__ = [
     "positions",
     "prompt_builder",
     "require_positions",
+    "shared_start",
     "token_ids_after_newline",
 ]
 
 STYLES: tuple[Style, ...] = ("text", "label")  # whose answer is a list of all candidates
-PLAIN_HEADER = "\n\nAnswer:\n"  # opens the answer where a tokenizer has no chat template
 _MIN_TOKENS = 4  # a candidate is never cut shorter than this
 
 
@@ -58,7 +59,7 @@ class AnswerForm:
 
     def head(self, rank: int) -> str:
         """What stands before the candidate at a 1-based rank."""
-        if self.style == "response":
+        if self.style in ("response", "pointwise"):
             return ""
         if self.style == "text":
             return f"{rank}."
@@ -87,7 +88,10 @@ class AnswerForm:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is fed, and what its answer calls each candidate (in prompt order)."""
+    """What the model is fed, and what its answer calls each candidate (in prompt order).
+
+    In the style `pointwise` `text` is what the candidates' prompts begin with, and a name is the rest of a candidate's.
+    """
 
     text: str  # chat markup and the assistant's header included
     names: tuple[str, ...]
@@ -149,19 +153,14 @@ def token_ids_after_newline(tokenizer: Any, texts: Sequence[str]) -> list[tuple[
     return [tuple(token for token, (_, end) in zip(row.ids, row.spans, strict=True) if end > 1) for row in rows]
 
 
-def markup(tokenizer: Any, user: str) -> tuple[str, bool]:
-    """(the user's turn in chat markup up to the assistant's header, True), or the plain form and False.
+def shared_start(rows: Sequence[Sequence[object]]) -> int:
+    """How many items (characters, tokens) all the rows begin with.
 
-    Only a user turn is used, since Gemma's template refuses a system role. The date that Llama 3's template prints is
-    fixed: a prompt must not change with the day. A template that offers thinking is told not to: the answer is a list.
+    >>> shared_start(["a cat", "a car"])
+    4
     """
-    if not getattr(tokenizer, "chat_template", None):
-        return user + PLAIN_HEADER, False
-    turns = [{"role": "user", "content": user}]
-    text: str = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024", enable_thinking=False
-    )
-    return text, True
+    columns = enumerate(zip(*rows, strict=False))
+    return next((place for place, column in columns if len(set(column)) > 1), min(map(len, rows)))
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
@@ -194,7 +193,7 @@ class PromptBuilder:
         Cuts happen before templating, so the markup and the assistant's header stay whole. No special token comes out
         of the example's texts, in the prompt or in an answer.
         """
-        fold = str.strip if self.style == "response" else one_line
+        fold = str.strip if self.style in ("response", "pointwise") else one_line
         folded = tuple(fold(t) for t in example.texts)
         texts = self._plain(folded)
         query = without_specials(self.tokenizer, [example.query])[0]
@@ -203,7 +202,12 @@ class PromptBuilder:
         return replace(prompt, special_texts=prompt.special_texts + held) if held else prompt
 
     def length(self, prompt: Prompt) -> int:
-        """Tokens of the prompt and of a complete answer (the longest), one for each end of the sequence included."""
+        """Tokens of the prompt and of a complete answer (the longest), one for each end of the sequence included.
+
+        In the style `pointwise` the longest prompt's, and one for the answer.
+        """
+        if self.style == "pointwise":
+            return max(count_tokens(self.tokenizer, prompt.text + own) for own in prompt.names) + 3
         answers = prompt.names if self.style == "response" else (prompt.form.write(prompt.names),)
         longest = max(len(tokens) for tokens in tokenize(self.tokenizer, answers))
         return count_tokens(self.tokenizer, prompt.text) + longest + 2
@@ -214,6 +218,8 @@ class PromptBuilder:
         return tuple(without_specials(self.tokenizer, texts, ("\n" + before, behind)))
 
     def _within(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
+        if self.style == "pointwise":
+            return self._fitted_pointwise(example, texts)
         prompt = self._compose(example, texts)
         if self.length(prompt) <= self.max_tokens:
             return prompt
@@ -224,12 +230,12 @@ class PromptBuilder:
     ) -> Prompt:
         """The prompt for these texts; what the template joins to a special token is kept apart, too."""
         names = label_names(self.tokenizer, len(texts)) if self.style == "label" else tuple(texts)
-        turn = self.template.render(example.query, texts, names)
-        text, chat = markup(self.tokenizer, turn)
-        joined = bool(_foreign_specials(self.tokenizer, text))
+        system, turn = self.template.turns(example.query, texts, names)
+        text, chat = markup(self.tokenizer, turn, system)
+        joined = bool(_foreign_specials(self.tokenizer, text, bool(system)))
         if joined:
-            text, chat = markup(self.tokenizer, without_specials(self.tokenizer, [turn])[0])
-            if found := _foreign_specials(self.tokenizer, text):
+            text, chat = markup(self.tokenizer, without_specials(self.tokenizer, [turn])[0], system)
+            if found := _foreign_specials(self.tokenizer, text, bool(system)):
                 raise UserError(
                     f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
                 )
@@ -284,23 +290,55 @@ class PromptBuilder:
                 raise UserError(f"example {example.id!r}: no room for a response, prompt.max_tokens {self.max_tokens}")
             kept = max(0, kept - more)
 
+    def _fitted_pointwise(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
+        """Documents keep what the longest prompt leaves them; then the query's oldest part is cut."""
+        sizes = [len(tokens) for tokens in tokenize(self.tokenizer, texts)]
+        whole = kept = count_tokens(self.tokenizer, example.query)
+        cap = max(sizes)
+        while True:
+            asked = self._recent(example, kept)
+            short = self._plain([cut_to_tokens(self.tokenizer, text, cap, keep="first") for text in texts])
+            alone = [self._compose(asked, [text], (max(0, n - cap),)) for text, n in zip(short, sizes, strict=True)]
+            prompt = replace(_side_by_side(alone), query_tokens_cut=whole - kept)
+            more = self.length(prompt) - self.max_tokens
+            if more <= 0:
+                return prompt
+            if cap > _MIN_TOKENS:
+                cap = max(_MIN_TOKENS, cap - more)
+            elif kept:
+                kept = max(0, kept - more)
+            else:
+                raise UserError(f"example {example.id!r}: no room for a document, prompt.max_tokens {self.max_tokens}")
+
     def _recent(self, example: RankingExample, keep: int) -> RankingExample:
         """The example with the last tokens of its query."""
         return replace(example, query=cut_to_tokens(self.tokenizer, example.query, keep, keep="last"))
 
 
-def _foreign_specials(tokenizer: Any, text: str) -> list[str]:
-    """The special tokens in a text that are not those of the markup around any user's turn."""
+def _side_by_side(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one candidate each as one, in the style `pointwise`."""
+    shared = shared_start([prompt.text for prompt in prompts])
+    return replace(
+        prompts[0],
+        text=prompts[0].text[:shared],
+        names=tuple(prompt.text[shared:] for prompt in prompts),
+        tokens_cut=tuple(cut for prompt in prompts for cut in prompt.tokens_cut),
+        special_texts=sum(prompt.special_texts for prompt in prompts),
+    )
+
+
+def _foreign_specials(tokenizer: Any, text: str, system: bool) -> list[str]:
+    """The special tokens in a text that are not those of the markup around any user's turn, and any system's."""
     found = Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
     return [
         str(tokenizer.convert_ids_to_tokens(id))
-        for id in found - _own_specials(tokenizer, str(tokenizer.chat_template))
+        for id in found - _own_specials(tokenizer, str(tokenizer.chat_template), system)
     ]
 
 
 @cache
-def _own_specials(tokenizer: Any, _template: str) -> Counter[int]:
-    text, _ = markup(tokenizer, "x")
+def _own_specials(tokenizer: Any, _template: str, system: bool) -> Counter[int]:
+    text, _ = markup(tokenizer, "x", "x" if system else "")
     return Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
 
 
@@ -330,22 +368,6 @@ def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:
         fits = uses * sum(min(n, middle) for n in sizes) <= room
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
-
-
-@cache
-def end_of_turn(tokenizer: Any) -> int:
-    """The token that ends the assistant's turn: what the chat template puts behind it, else the tokenizer's eos."""
-    if getattr(tokenizer, "chat_template", None):
-        mark = "answer"
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, date_string="26 Jul 2024")
-        rest = tokenize(tokenizer, [text[text.rindex(mark) + len(mark) :].lstrip()])[0].ids
-        # Not all_special_ids: a token such as Phi-3's <|end|> is special without having a role of its own.
-        if rest and (rest[0] in tokenizer.all_special_ids or tokenizer.added_tokens_decoder.get(rest[0]) is not None):
-            return int(rest[0])
-    if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has neither an end-of-turn nor an end-of-sequence token")
-    return int(tokenizer.eos_token_id)
 
 
 def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:

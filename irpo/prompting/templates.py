@@ -102,18 +102,27 @@ _ENVIRONMENT = _Sandbox()
 
 @dataclass(frozen=True)
 class Template:
-    """A Jinja template with the variables `query`, `candidates` (each with `.name` and `.text`) and `count`."""
+    """A Jinja template with the variables `query`, `candidates` (each with `.name` and `.text`) and `count`.
+
+    What it sets as `system` is a turn of its own before the user's.
+    """
 
     source: str
     name: str = "inline"
 
     def render(self, query: str, texts: Sequence[str], names: Sequence[str]) -> str:
         """The user's turn; `UserError` where the template is broken, whatever it does."""
+        return self.turns(query, texts, names)[1]
+
+    def turns(self, query: str, texts: Sequence[str], names: Sequence[str]) -> tuple[str, str]:
+        """(the system's turn, "" where the template sets none, the user's turn); as `render`."""
         candidates = [{"text": text, "name": name} for text, name in zip(texts, names, strict=True)]
         try:
             compiled = _compiled(self.source)
             values = {"query": query, "candidates": candidates, "count": len(texts), "range": _Range()}
-            return "".join(_within_limit(compiled.root_render_func(compiled.new_context(values)))).strip()
+            context = compiled.new_context(values)
+            user = "".join(_within_limit(compiled.root_render_func(context))).strip()
+            return str(context.vars.get("system", "")).strip(), user
         except Exception as error:  # noqa: BLE001 - a template is a program of the user's: it may fail in any way
             said = str(error).split("\n")[0] or type(error).__name__
             raise UserError(f"template {self.name}: {said}{_place(error)}") from None

@@ -75,10 +75,10 @@ class Ranker:
         self.strength.require(self.model)
         if getattr(mode, "strengthens", False):
             self.strength.require_writing()
-        if self.builder.style == "response" and mode.writes:
-            name = RANKING_MODES.described(mode)
+        if (style := self.builder.style) in ("response", "pointwise") and mode.writes:
+            name, shown = RANKING_MODES.described(mode), "candidates" if style == "response" else "list of candidates"
             raise UserError(
-                f"mode {name!r}: prompt.style 'response' shows no candidates to the model; set evaluation.modes to "
+                f"mode {name!r}: prompt.style {style!r} shows no {shown} to the model; set evaluation.modes to "
                 "[score], or --mode score"
             )
 

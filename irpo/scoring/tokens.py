@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from irpo.prompting.prompts import AnswerForm, Prompt, PromptBuilder, end_of_turn, token_ids_after_newline
+from irpo.prompting.prompts import (
+    AnswerForm,
+    Prompt,
+    PromptBuilder,
+    end_of_turn,
+    shared_start,
+    token_ids_after_newline,
+)
 from irpo.prompting.specials import tokenize
 from irpo.types import RankingExample, UserError
 
@@ -23,7 +30,8 @@ class EncodedList:
     candidates make no list: each body is a whole answer of its own, its end of turn included.
 
     `choices` are those of a list that was drawn in this very order along a walk, candidate by candidate, counted from
-    the first token of its body: all that it is scored by, each choice renormalised over the tokens allowed there.
+    the first token of its body: all that it is scored by, each choice renormalised over the tokens allowed there. In
+    the style `pointwise` a body is the rest of a candidate's own prompt and `yes`, its one choice that against `no`.
 
     `teacher` are another ranker's scores of the candidates, for objectives alone; empty where the list has none.
     """
@@ -66,6 +74,8 @@ class EncodedList:
 
 def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str = "") -> EncodedList:
     """Tokens of a prompt (as `generate` is fed it) and of every part of its answers."""
+    if prompt.style == "pointwise":
+        return _pointwise(tokenizer, prompt, relevance, id)
     form = prompt.form
     ids = tokenize(tokenizer, [prompt.text], ends=not prompt.chat)[0].ids
     bodies = token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])
@@ -79,6 +89,22 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
         tail=token_ids_after_newline(tokenizer, [form.tail])[0] + end if listed else (),
         relevance=tuple(relevance),
     )
+
+
+def _pointwise(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str) -> EncodedList:
+    """Each candidate's prompt tokenized whole; what all begin with is the trunk, the rest and `yes` a body.
+
+    An answer of several tokens is told by its first; `UserError` where `yes` and `no` begin alike.
+    """
+    rows = [row.ids for row in tokenize(tokenizer, [prompt.text + own for own in prompt.names], ends=not prompt.chat)]
+    yes, no = (ids[0] for ids in token_ids_after_newline(tokenizer, ["yes", "no"]))
+    if yes == no:
+        raise UserError("prompt.style 'pointwise': the tokenizer's 'yes' and 'no' begin with the same token")
+    shared = min(shared_start(rows), *(len(row) - 1 for row in rows))
+    bodies = tuple((*row[shared:], yes) for row in rows)
+    choices = tuple(((len(body) - 1, (yes, no)),) for body in bodies)
+    heads: tuple[Tokens, ...] = ((),) * len(bodies)
+    return EncodedList(id, rows[0][:shared], heads, bodies, (), tuple(relevance), choices)
 
 
 @dataclass(frozen=True)
