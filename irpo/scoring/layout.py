@@ -58,7 +58,7 @@ class Layout:
     def feed(self, trunk: int, tokens: Sequence[int]) -> range:
         """Append a branch of which nothing is read; returns its columns."""
         columns = range(len(self.ids), len(self.ids) + len(tokens))
-        branch = max(self.branches) + 1
+        branch = max(self.branches, default=0) + 1
         self.ids += tokens
         self.positions += range(trunk, trunk + len(tokens))
         self.branches += [branch] * len(tokens)

@@ -74,7 +74,7 @@ def apart(batch: ListBatch) -> list[list[int]]:
     for (number, branch), places in parts.items():
         if branch == 0 or number == PAD_LIST:
             continue
-        trunk = parts[number, 0]
+        trunk = parts.get((number, 0), [])
         begin = positions[places[0]]  # positions restart behind what a branch sees of its trunk
         found.append(trunk[:begin] + places)
         if begin == len(trunk):
