@@ -156,10 +156,10 @@ def _loaded(case: Case, overrides: Sequence[str]) -> RunConfig:
 def cases() -> dict[str, Case]:
     """All of them by name: every offline objective with the scorer `independent`, four as published and with others."""
     own = {"point_sigmoid": ("method.objective.max_label=3",)}
-    offline = sorted(name for name in OBJECTIVES if name != "reinforce")
+    offline = sorted(name for name in OBJECTIVES if name != "reinforce" and not OBJECTIVES.build(name).needs.teacher)
     found = [Case(name, name, own.get(name, ())) for name in [*offline, "sft_positives"]]
     for name in ("irpo", "dpo", "sdpo", "lipo_lambda"):
-        for scorer in sorted(name for name in SCORERS if name != "independent"):
+        for scorer in sorted(name for name in SCORERS if name not in ("independent", "yes_no")):
             style = SCORERS.build(scorer).style or "text"
             found.append(Case(f"{name}, {scorer}", name, (f"method.scorer={scorer}", f"prompt.style={style}")))
     found += [Case(as_published(name), name, published=True) for name in PUBLISHED]

@@ -40,6 +40,7 @@ SHOWN = {
     "anchor": "anchor",
     "nll_per_token": "NLL/token",
     f"train_{BEST}": f"train {BEST}",
+    "teacher_pairs": "teacher's pairs",
 }
 
 

@@ -90,7 +90,8 @@ def table() -> ScoredLists:
     mask = torch.arange(6) < sizes[:, None]
     relevance = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]]) * mask
     target = torch.randn(4, generator=chance, dtype=torch.float64) - 9
-    return ScoredLists(policy, reference, relevance.double(), mask, noise, target)
+    teacher = torch.randn(shape, generator=chance, dtype=torch.float64)
+    return ScoredLists(policy, reference, relevance.double(), mask, noise, target, teacher=teacher)
 
 
 def losses() -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,7 @@ from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_batch, score_lists
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.tokens import encode, prompted
+from irpo.scoring.whole import remember
 from irpo.training.job import method_of
 from irpo.types import Candidate, RankingExample, UserError
 
@@ -154,7 +155,7 @@ def test_a_long_document_is_cut_and_then_the_query():
     asks = asked(TOKENIZER, example(("short", "words"), "why " * 300), max_tokens=400)
     assert asks.prompt.query_tokens_cut > 0
     assert max(len(asks.tokens.prompt) + len(body) for body in asks.tokens.bodies) <= 400
-    with pytest.raises(UserError, match="no room for a document, prompt.max_tokens 64"):
+    with pytest.raises(UserError, match=r"no room for a document, prompt\.max_tokens 64"):
         asked(TOKENIZER, max_tokens=64)
 
 
@@ -212,7 +213,7 @@ def test_a_scorer_of_lists_says_so(scorer, said):
 def test_it_reads_no_other_style():
     builder = PromptBuilder(TOKENIZER, Template("{{ query }} {{ candidates[0].text }}"), "label")
     other = prompted(builder, examples(1), labels=True)[0]
-    with pytest.raises(UserError, match="scorer 'yes_no' reads a prompt a candidate; set prompt.style to 'pointwise'"):
+    with pytest.raises(UserError, match=r"'yes_no' reads a prompt a candidate; set prompt\.style to 'pointwise'"):
         SCORERS.build("yes_no").layout(other.tokens)
 
 
@@ -221,10 +222,6 @@ def test_answers_that_begin_alike_are_refused(monkeypatch):
     monkeypatch.setattr("irpo.scoring.tokens.token_ids_after_newline", lambda *_: [(5, 6), (5, 7)])
     with pytest.raises(UserError, match="'yes' and 'no' begin with the same token"):
         encode(TOKENIZER, prompt, [0.0] * 4)
-
-
-def configured(*more):
-    return load_config(["tasks/jsonl.yaml", "models/qwen3-reranker-0.6b.yaml", *more], ["task.data=x"])
 
 
 @pytest.mark.parametrize("name", ["kl", "irpo", "dpo"])
@@ -269,12 +266,13 @@ def test_trained_from_a_teacher_evaluated_and_used_from_files(tmp_path):
 def test_prompts_that_share_nothing_are_scored_right():
     """No beginning of a sequence, no markup, the document first: the trunk is empty."""
     tokenizer, model = tiny_tokenizer(chat=False), tiny_model("qwen3")
-    prompt = asked(
-        tokenizer, example(("Heat", "Alien", "x")), template=Template("{{ candidates[0].text }} {{ query }}")
-    )
-    assert prompt.prompt.text == ""
-    items = [encode(tokenizer, replace(prompt.prompt, chat=True), [0.0] * 3)]
-    assert items[0].prompt == ()
-    (scores,) = score_lists(model, tokenizer, items, SCORERS.build("yes_no"))
-    theirs = [alone(model, tokenizer, own) for own in prompt.prompt.names]
-    torch.testing.assert_close(scores, torch.stack(theirs), atol=1e-5, rtol=1e-4)
+    template = Template("{{ candidates[0].text }} {{ query }}")
+    prompt = asked(tokenizer, example(("Heat", "Alien", "x")), template=template).prompt
+    assert prompt.text == ""
+    item = encode(tokenizer, replace(prompt, chat=True), [0.0] * 3)
+    assert item.prompt == ()
+    theirs = torch.stack([alone(model, tokenizer, own) for own in prompt.names])
+    for one_row in (True, False):
+        remember(model, one_row)
+        (scores,) = score_lists(model, tokenizer, [item], SCORERS.build("yes_no"))
+        torch.testing.assert_close(scores, theirs, atol=1e-5, rtol=1e-4)

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import torch
 from handmade import a_list, build, write_lines
-from training_lists import TEMPLATE, TOKENIZER, encoded, examples, learned, method, trainer
+from training_lists import TEMPLATE, TOKENIZER, encoded, examples, learned, method, taught, trainer
 
 from irpo.config.schema import load_config
 from irpo.online.rounds import require_sound
@@ -20,7 +20,7 @@ from irpo.training.method import Noise, table_of
 from irpo.types import UserError
 
 
-def taught(name="q1", teacher=(0.5, -2, 1e-3), labels=(1, 0, 0)):
+def scored_row(name="q1", teacher=(0.5, -2, 1e-3), labels=(1, 0, 0)):
     """A row of the jsonl task with a teacher; without labels where they are None."""
     row = a_list(name, labels or [0] * len(teacher))
     for candidate, score in zip(row["candidates"], teacher, strict=True):
@@ -31,13 +31,8 @@ def taught(name="q1", teacher=(0.5, -2, 1e-3), labels=(1, 0, 0)):
     return row
 
 
-def with_teacher(items):
-    """Encoded lists whose teacher says 10, 11, ... in their order."""
-    return [replace(item, teacher=tuple(10.0 + j for j in range(len(item.bodies)))) for item in items]
-
-
 def test_what_a_row_says_is_read_and_written_back():
-    example = parse_list(taught())
+    example = parse_list(scored_row())
     assert example.teacher == (0.5, -2.0, 0.001)
     assert parse_list(list_as_json(example)) == example
     assert parse_list(a_list()).teacher is None
@@ -45,16 +40,16 @@ def test_what_a_row_says_is_read_and_written_back():
 
 
 BAD = [
-    (taught(teacher=(1, None, 2)), "candidate 'c1' has no teacher score, and others do"),
-    (taught(teacher=(1, "high", 2)), "candidate 2: 'teacher' is 'high'; it must be a number"),
-    (taught(teacher=(1, True, 2)), "candidate 2: 'teacher' is True; it must be a number"),
-    (taught(teacher=(1, 10**400, 2)), "a score is a number from -1e+09 to 1e+09"),
+    (scored_row(teacher=(1, None, 2)), "candidate 'c1' has no teacher score, and others do"),
+    (scored_row(teacher=(1, "high", 2)), "candidate 2: 'teacher' is 'high'; it must be a number"),
+    (scored_row(teacher=(1, True, 2)), "candidate 2: 'teacher' is True; it must be a number"),
+    (scored_row(teacher=(1, 10**400, 2)), "a score is a number from -1e+09 to 1e+09"),
 ]
 
 
 @pytest.mark.parametrize(("row", "said"), BAD, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_bad_score_is_one_clear_line_with_its_place(tmp_path, row, said):
-    path = write_lines(tmp_path / "train.jsonl", [taught("fine"), row])
+    path = write_lines(tmp_path / "train.jsonl", [scored_row("fine"), row])
     with pytest.raises(UserError, match=r"train\.jsonl:2: ") as error:
         build("jsonl", path)
     assert said in str(error.value)
@@ -64,31 +59,31 @@ def test_a_bad_score_is_one_clear_line_with_its_place(tmp_path, row, said):
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_score_is_finite(tmp_path, number):
     path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps(taught()).replace("0.5", number) + "\n")
+    path.write_text(json.dumps(scored_row()).replace("0.5", number) + "\n")
     with pytest.raises(UserError, match=r"jsonl:1: .*a score is a number"):
         build("jsonl", path)
 
 
 def test_lists_to_train_on_may_have_a_teacher_alone_and_others_not(tmp_path):
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
-    for row in (taught(), taught(labels=None), taught(labels=(0, 0, 0))):
+    for row in (scored_row(), scored_row(labels=None), scored_row(labels=(0, 0, 0))):
         assert validator.is_valid(row)
         write_lines(tmp_path / "train.jsonl", [row])
         assert build("jsonl", tmp_path)["train"][0].teacher == (0.5, -2.0, 0.001)
-    half = taught()
+    half = scored_row()
     del half["candidates"][1]["relevance"]
     write_lines(tmp_path / "train.jsonl", [half])
     assert not validator.is_valid(half)
     with pytest.raises(UserError, match="candidate 2: the row has no 'relevance'"):
         build("jsonl", tmp_path)
-    write_lines(tmp_path / "train.jsonl", [taught()])
-    write_lines(tmp_path / "eval.jsonl", [taught("e", labels=None)])
+    write_lines(tmp_path / "train.jsonl", [scored_row()])
+    write_lines(tmp_path / "eval.jsonl", [scored_row("e", labels=None)])
     with pytest.raises(UserError, match=r"eval\.jsonl:1: .*no relevant candidate"):
         build("jsonl", tmp_path)
 
 
 def test_a_shuffled_list_keeps_each_score_with_its_candidate(tmp_path):
-    row = taught(teacher=range(8), labels=[1] + [0] * 7)
+    row = scored_row(teacher=range(8), labels=[1] + [0] * 7)
     write_lines(tmp_path / "train.jsonl", [row])
     example = build("jsonl", tmp_path, shuffle=True)["train"][0]
     assert example.teacher != tuple(range(8))
@@ -96,13 +91,13 @@ def test_a_shuffled_list_keeps_each_score_with_its_candidate(tmp_path):
 
 
 def test_what_is_selected_is_selected_with_its_scores():
-    item = with_teacher(encoded())[2]
+    item = taught(encoded())[2]
     assert item.only([3, 0]).teacher == (13.0, 10.0)
     assert encoded()[2].only([3, 0]).teacher == ()
 
 
 def test_the_scores_stand_in_the_table_beside_their_candidates():
-    lists, labels = with_teacher(encoded()), method("kl")
+    lists, labels = taught(encoded()), method("kl")
     batch = labels.batch(lists, 0)
     for row, item in zip(batch.teacher, lists, strict=True):
         assert row[: len(item.bodies)].tolist() == list(item.teacher)
@@ -115,7 +110,7 @@ def test_the_scores_stand_in_the_table_beside_their_candidates():
 
 def test_the_slots_of_a_list_share_its_teacher():
     walk = method("ranknet", "stepwise")
-    batch = walk.batch(with_teacher(encoded("label"))[:3], 0)
+    batch = walk.batch(taught(encoded("label"))[:3], 0)
     shape = (3, batch.ranks, batch.mask.shape[1])
     tables = table_of(batch, Scores(torch.zeros(shape), torch.ones(shape).bool(), None), torch.zeros(shape), Noise())
     torch.testing.assert_close(tables.teacher.view(shape), batch.teacher[:, None].expand(shape))
@@ -124,17 +119,19 @@ def test_the_slots_of_a_list_share_its_teacher():
 @pytest.mark.parametrize("name", ["kl", "margin_mse", "ranknet"])
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_student_comes_to_rank_as_its_teacher_does(tmp_path, name, labels):
-    lists = with_teacher(item if labels else item.without_labels() for item in encoded(count=4))
+    lists = taught(item if labels else item.without_labels() for item in encoded(count=4))
     run = trainer(tmp_path, method({"name": name, "beta": 0.1}), items=lists, updates=8)
     before = learned(run.model)
     run.go(None)
-    losses = [json.loads(line)["loss"] for line in run.log_file.read_text().splitlines() if '"loss"' in line]
-    assert losses[-1] < losses[0]
+    lines = [line for line in map(json.loads, run.log_file.read_text().splitlines()) if "loss" in line]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["teacher_pairs"] > lines[0]["teacher_pairs"]
+    assert "train_NDCG@10" not in lines[0]  # of labels, which nothing reads
     assert any(not torch.equal(before[key], now) for key, now in learned(run.model).items())
 
 
 def test_a_loss_without_its_teacher_names_the_line(tmp_path):
-    rows = [taught(f"q{i}") for i in range(3)] + [a_list("bare", [1, 0, 0])]
+    rows = [scored_row(f"q{i}") for i in range(3)] + [a_list("bare", [1, 0, 0])]
     config = load_config(
         ["models/embedded.yaml", "tasks/jsonl.yaml", "methods/kl.yaml"],
         [f"task.data={write_lines(tmp_path / 'train.jsonl', rows)}", "training.validation_fraction=0"],

@@ -1,5 +1,7 @@
 """Encoded lists and trainers on tiny models, for the tests of training."""
 
+from dataclasses import replace
+
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
@@ -35,6 +37,11 @@ def encoded(style="text", count=8) -> list[EncodedList]:
     return [encode(TOKENIZER, builder.build(e), e.relevance, id=e.id) for e in examples(count)]
 
 
+def taught(items) -> list[EncodedList]:
+    """Lists whose teacher gives 10, 11, ... in their order."""
+    return [replace(item, teacher=tuple(10.0 + j for j in range(len(item.bodies)))) for item in items]
+
+
 GRADED = {"point_sigmoid": {"name": "point_sigmoid", "max_label": 2}}  # what an objective must be told of our labels
 
 
@@ -49,7 +56,7 @@ def trainer(out, of: Method, *, items=None, validation=(), model=None, loop=None
     """A trainer on a fresh LoRA (or the given model); plain SGD, so that equal gradients are equal steps."""
     defaults = {"updates": 2, "lists_per_update": 4, "learning_rate": 0.1, "schedule": "constant"}
     config = TrainingConfig(**{**defaults, "warmup_fraction": 0.0, "logging_every": 1, **settings})
-    items = encoded() if items is None else items
+    items = (taught(encoded()) if of.objective.needs.teacher else encoded()) if items is None else items
     arguments = training_arguments(config, out, lists=len(items), validates=bool(validation), seed=0)
     arguments.optim = "sgd"
     arguments.disable_tqdm = True

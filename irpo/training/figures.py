@@ -14,7 +14,10 @@ from irpo.training.method import Method
 
 @torch.no_grad()
 def figures(method: Method, lists: ScoredLists) -> dict[str, Tensor]:
-    """The figures of each list, (lists,); of a list in slots, its first."""
+    """The figures of each list, (lists,); of a list in slots, its first.
+
+    Where the objective learns from a teacher, how far the policy agrees with it, and nothing of labels.
+    """
     shown = {}
     if lists.target is not None and lists.target_tokens is not None:
         shown["target_nll"] = -lists.per_list(lists.target)
@@ -25,14 +28,30 @@ def figures(method: Method, lists: ScoredLists) -> dict[str, Tensor]:
     rewards = implicit_reward(lists, **scale)
     tables = (rewards, lists.policy, lists.relevance, lists.mask)
     rewards, policy, relevance, mask = (lists.first_slot(table) for table in tables)
-    relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
-    means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
+    teacher = lists.teacher if method.objective.needs.teacher else None
+    if teacher is not None:
+        shown["teacher_pairs"] = pairs_in_order(policy, lists.first_slot(teacher), mask)
+    else:
+        relevant, other = mask & (relevance > 0), mask & ~(relevance > 0)
+        means = [masked_sum(rewards, side) / side.sum(-1).clamp(min=1) for side in (relevant, other)]
+        shown["reward_margin"] = means[0] - means[1]
     rho = importance_weights(rewards, mask)
-    shown["reward_margin"] = means[0] - means[1]
     shown["rho_entropy"] = -(rho * rho.clamp(min=1e-30).log()).sum(-1)
-    if method.scorer.separable or lists.slots > 1:  # else the scores were taken in the gold order
+    if teacher is None and (method.scorer.separable or lists.slots > 1):  # else the scores were taken in the gold order
         shown[f"train_{BEST}"] = ndcg_of_table(policy, relevance, mask, 10)
     return shown
+
+
+def pairs_in_order(scores: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The share of the pairs that a teacher orders which scores order alike, (B, K) -> (B,); 0 where it orders none.
+
+    >>> table = torch.tensor([[3.0, 1.0, 2.0]])
+    >>> pairs_in_order(table, torch.tensor([[3.0, 2.0, 1.0]]), table > 0)
+    tensor([0.6667])
+    """
+    ordered = mask[:, :, None] & mask[:, None] & (teacher[:, :, None] > teacher[:, None])
+    alike = ordered & (scores[:, :, None] > scores[:, None])
+    return alike.sum((-2, -1)) / ordered.sum((-2, -1)).clamp(min=1)
 
 
 def ndcg_of_table(scores: Tensor, relevance: Tensor, mask: Tensor, k: int) -> Tensor:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny import tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
-from training_lists import TEMPLATE, TOKENIZER, encoded, examples, method, trainer
+from training_lists import TEMPLATE, TOKENIZER, encoded, examples, method, taught, trainer
 
 from irpo import online
 from irpo.catalogue import entries, kinds
@@ -342,7 +342,7 @@ def valueless():
 )
 def test_g6_a_step_reads_nothing_back_from_the_device(objective, scorer, valueless):
     of, noise, tally = method(objective, scorer), Noise(), Tally()
-    given = of.batch(encoded("label" if scorer == "stepwise" else "text")[:3], 0, noise)
+    given = of.batch(taught(encoded("label" if scorer == "stepwise" else "text")[:3]), 0, noise)
     mode, model = valueless
     with mode:
         tables = {name: mode.from_tensor(t) for name, t in vars(given).items() if isinstance(t, torch.Tensor)}
