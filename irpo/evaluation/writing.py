@@ -36,8 +36,9 @@ def require_free(folder: Path) -> None:
 def write_results(folder: Path, evaluation: Evaluation) -> Summary:
     """Write every file into the folder and return what `results.json` holds; other files in it stay.
 
-    results.json, report.md, per_query.jsonl (a line a list), generations.jsonl (the raw answers and their problems),
-    and for trec_eval qrels.txt and one .run a row. trec_eval's qrels take whole labels: others are rounded down.
+    results.json, report.md, per_query.jsonl (a line a list, with its group if it has one), generations.jsonl (the raw
+    answers and their problems), and for trec_eval qrels.txt and one .run a row. trec_eval's qrels take whole labels:
+    others are rounded down.
     """
     summary = evaluation.summary
     texts = {
@@ -88,7 +89,8 @@ def _per_query(evaluation: Evaluation) -> Iterator[str]:
             }
             for row in evaluation.rows
         }
-        yield json_line({"id": example.id, **cut.get(example.id, {}), "rows": rows})
+        group = {} if example.group is None else {"group": example.group}
+        yield json_line({"id": example.id, **group, **cut.get(example.id, {}), "rows": rows})
 
 
 def _qrels(examples: tuple[RankingExample, ...]) -> Iterator[str]:
