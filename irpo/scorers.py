@@ -58,7 +58,10 @@ class Label:
 
     def layout(self, item: EncodedList) -> Layout:
         if any(len(body) != 1 for body in item.bodies):
-            raise UserError("scorer 'label' reads labels of one token each; set prompt.style to 'label'")
+            raise UserError(
+                "scorer 'label' reads labels of one token each; set prompt.style to 'label', and prompt.labels to "
+                "'letters' where numbers are several tokens (or take scorer independent)"
+            )
         layout = trunk_of(item)
         layout.reads = [(len(layout.ids) - 1, body[0], j) for j, body in enumerate(item.bodies)]
         return layout

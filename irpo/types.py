@@ -13,6 +13,7 @@ from typing import Literal
 # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer;
 # pointwise: each has a prompt of its own, whose answer is yes or no
 Style = Literal["text", "label", "response", "pointwise"]
+Labels = Literal["letters", "numbers"]  # of the style `label`: [B] > [A], or [2] > [1]
 # C0 and C1 but for tab and line break, marks and overrides of the writing direction, lone surrogates
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")

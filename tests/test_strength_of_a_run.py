@@ -7,7 +7,7 @@ import pytest
 from small_runs import config_of, lines
 
 from irpo import api, pipeline
-from irpo.config.schema import OnlineConfig, RankingConfig, to_yaml
+from irpo.config.schema import OnlineConfig, PromptConfig, RankingConfig, TrainingConfig, to_yaml
 from irpo.progress import BEST
 from irpo.ranking.choosing import Choice, choice_of_run
 from irpo.ranking.reranker import Reranker
@@ -196,7 +196,12 @@ def test_a_run_that_goes_on_otherwise_is_told_what_it_was(tmp_path):
 
 
 def test_what_came_later_stands_at_its_default():
-    sections = {"ranking": RankingConfig, "online": OnlineConfig}
+    sections = {
+        "ranking": RankingConfig,
+        "online": OnlineConfig,
+        "prompt": PromptConfig,
+        "training": TrainingConfig,
+    }
     for name, value in LATER.items():
         section, _, key = name.partition(".")
         assert sections[section].model_fields[key].default == value

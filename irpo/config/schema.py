@@ -24,7 +24,7 @@ from pydantic import (
 from irpo.config.layers import Layers, written
 from irpo.measures import MEASURES, measure_of
 from irpo.registry import meant, require_module
-from irpo.types import Style, UnknownName, UserError
+from irpo.types import Labels, Style, UnknownName, UserError
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
@@ -95,8 +95,18 @@ class PromptConfig(_Section):
     # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer;
     # pointwise: each has a prompt of its own, whose answer is yes or no
     style: Style = "text"
+    labels: Labels = "letters"  # of the style label: [B] > [A]; numbers: [2] > [1]
     max_tokens: Annotated[int, Field(ge=32)] = 2048  # prompt + answer
-    template: str | None = None  # a template's name or file; None: the task's own
+    # A template's name or file, or rank_llm:NAME, one of the package rank_llm; None: the task's own.
+    template: str | None = None
+    # In place of the tokenizer's own markup of turns: a .jinja file, or vicuna, which is shipped; None: its own.
+    chat_template: str | None = None
+
+    @model_validator(mode="after")
+    def _labels_are_shown(self) -> Self:
+        if self.labels == "numbers" and self.style != "label":
+            raise ValueError("labels 'numbers' needs style 'label'")
+        return self
 
 
 class MethodConfig(_Section):
@@ -242,6 +252,43 @@ class RunConfig(_Section):
         return self.ranking
 
 
+class ScoringConfig(_Section):
+    """Of a method, what is left where nothing is trained."""
+
+    scorer: PluginSpec = {"name": "independent"}
+    length: Literal["sum", "mean"] = "sum"
+
+
+class RankerConfig(_Section):
+    """A model that ranks as it is: how it is loaded, asked, scored and measured. Any of a run's layers may say it."""
+
+    model: ModelConfig
+    prompt: PromptConfig = PromptConfig()
+    method: ScoringConfig = ScoringConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    plugins: tuple[PluginModule, ...] = ()
+
+    @classmethod
+    def of(cls, run: RunConfig) -> RankerConfig:
+        """How a run's model ranks; its template is the task's own where it named none."""
+        return cls(
+            model=run.model,
+            prompt=run.prompt.model_copy(update={"template": run.prompt.template or str(run.task["name"])}),
+            method=ScoringConfig(scorer=run.method.scorer, length=run.method.length),
+            evaluation=run.evaluation,
+            plugins=run.plugins,
+        )
+
+
+def load_ranker(file: str | Path) -> RankerConfig:
+    """A ranker's configuration: a file of YAML, or a shipped one such as `rankers/first.yaml`."""
+    layers = layered([file])
+    try:
+        return RankerConfig.model_validate(layers.merged)
+    except ValidationError as error:
+        raise _user_error(error, layers, RankerConfig) from None
+
+
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
     """Merge YAML files in order, then `key.sub=value` overrides, and validate the whole.
 
@@ -274,28 +321,28 @@ def to_yaml(config: RunConfig) -> str:
     return written(config.model_dump(mode="json"))
 
 
-def _user_error(error: ValidationError, layers: Layers) -> UserError:
+def _user_error(error: ValidationError, layers: Layers, whole: type[BaseModel] = RunConfig) -> UserError:
     """The first thing wrong, in one line: where it stands, what was given, what is allowed."""
     first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
-    section, keys = _section(first["loc"])
+    section, keys = _section(first["loc"], whole)
     key = ".".join(keys)
     where = layers.where(keys)
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(section.model_fields)
         inside = f" of {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
-        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys)}")
+        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys, whole)}")
     if first["type"] == "missing":
         return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
-    same_key = [e for e in error.errors() if _section(e["loc"])[1] == keys]
+    same_key = [e for e in error.errors() if _section(e["loc"], whole)[1] == keys]
     said = [e["msg"].removeprefix("Value error, ") for e in same_key if e["type"] != "too_short" or e is same_key[0]]
     reason = ", or: ".join(dict.fromkeys(said)).replace("tuple", "list").replace("dictionary", "mapping")
     given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
     return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
 
 
-def _meant(keys: tuple[str, ...]) -> str:
+def _meant(keys: tuple[str, ...], whole: type[BaseModel]) -> str:
     """The key that is near: of the same name in another section, or of nearly the same."""
-    known = list(_all_keys(RunConfig))
+    known = list(_all_keys(whole))
     same = [".".join(way) for way in known if way[-1] == keys[-1]]
     return f" (did you mean {same[0]!r}?)" if same else meant(".".join(keys), map(".".join, known))
 
@@ -314,9 +361,9 @@ _HINTS = {
 }
 
 
-def _section(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], tuple[str, ...]]:
+def _section(loc: tuple[int | str, ...], whole: type[BaseModel] = RunConfig) -> tuple[type[BaseModel], tuple[str, ...]]:
     """The section that holds the key of an error, and the key's path without pydantic's union branches."""
-    section: type[BaseModel] = RunConfig
+    section = whole
     keys: list[str] = []
     for step in loc:
         keys.append(str(step))

@@ -86,7 +86,7 @@ def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerRe
     """How the rows came about; every mode puts the same lists in the same prompts, so the first says what was cut."""
     lists = rows[0].lists if rows else ()
     return Setting(
-        style=ranker.builder.style,
+        style=ranker.builder.style + (" by numbers" if ranker.builder.labels == "numbers" else ""),
         template=ranker.builder.template.name,
         max_tokens=ranker.builder.max_tokens,
         scorer=SCORERS.described(ranker.scorer),

@@ -1,26 +1,26 @@
 """From an example to the text that a model reads, and the written form of its answer.
 
 Two styles answer with a list. `text`: a numbered list of the candidates' texts, one a line. `label`: candidates carry
-labels A, B, ... in the prompt and the answer reads `[B] > [A] > [C]`. In the third, `response`, candidates are not in
-the prompt: each is a whole answer of its own. In the fourth, `pointwise`, each has a prompt of its own, whose answer is
-yes or no. Templates are Jinja files, one a task and style; chat markup comes from the tokenizer, never from here.
+labels A, B, ... or 1, 2, ... in the prompt and the answer reads `[B] > [A] > [C]`. In the third, `response`, candidates
+are not in the prompt: each is a whole answer of its own. In the fourth, `pointwise`, each has a prompt of its own,
+whose answer is yes or no. Templates are Jinja files, one a task and style; chat markup comes from the tokenizer, never
+from here.
 """
 
 from __future__ import annotations
 
 import itertools
 import string
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from irpo.prompting.markup import PLAIN_HEADER, end_of_turn, markup
-from irpo.prompting.specials import specials_in, tokenize, without_specials
-from irpo.prompting.templates import Template, load_template
+from irpo.prompting.markup import PLAIN_HEADER, end_of_turn, foreign_specials, markup
+from irpo.prompting.specials import tokenize, without_specials
+from irpo.prompting.templates import PromptTemplate, Template, load_template
 from irpo.resources import prompts_dir
-from irpo.types import RankingExample, Style, UserError
+from irpo.types import Labels, RankingExample, Style, UserError
 
 __all__ = [
     "PLAIN_HEADER",
@@ -53,9 +53,11 @@ class AnswerForm:
     """How a ranking is written: head(1) body(a) head(2) body(b) ... tail, then the end of the turn.
 
     A body ends in something that no longer name can continue (the newline), so "Alien" is not a prefix of "Aliens".
+    A label ends in its bracket where it is `closed`: labels of several tokens, "1" of which begins "10".
     """
 
     style: Style
+    closed: bool = False
 
     def head(self, rank: int) -> str:
         """What stands before the candidate at a 1-based rank."""
@@ -63,16 +65,18 @@ class AnswerForm:
             return ""
         if self.style == "text":
             return f"{rank}."
-        return "[" if rank == 1 else "] > ["
+        return "[" if rank == 1 else " > [" if self.closed else "] > ["
 
     def body(self, name: str) -> str:
         """A candidate's own part, the same at every rank."""
+        if self.closed:
+            return f"{name}]"
         return f" {name}\n" if self.style == "text" else name
 
     @property
     def tail(self) -> str:
         """What closes the list."""
-        return "]" if self.style == "label" else ""
+        return "]" if self.style == "label" and not self.closed else ""
 
     def write(self, names: Sequence[str]) -> str:
         """The whole answer.
@@ -81,6 +85,8 @@ class AnswerForm:
         '[B] > [A]'
         >>> AnswerForm("text").write(["Alien", "Heat"])
         '1. Alien\\n2. Heat\\n'
+        >>> AnswerForm("label", closed=True).write(["10", "1"])
+        '[10] > [1]'
         """
         parts = (self.head(rank) + self.body(name) for rank, name in enumerate(names, start=1))
         return "".join(parts) + self.tail
@@ -100,6 +106,7 @@ class Prompt:
     tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit
     query_tokens_cut: int = 0
     special_texts: int = 0  # query and candidates that held special tokens, kept apart (`irpo.prompting.specials`)
+    closed: bool = False  # see `AnswerForm`
 
     @property
     def candidate_tokens_cut(self) -> int:
@@ -109,7 +116,7 @@ class Prompt:
     @property
     def form(self) -> AnswerForm:
         """How an answer to this prompt is written."""
-        return AnswerForm(self.style)
+        return AnswerForm(self.style, self.closed)
 
 
 def cuts_of(prompts: Sequence[Prompt]) -> dict[str, int]:
@@ -129,8 +136,13 @@ def one_line(text: str) -> str:
 
 
 @cache
-def label_names(tokenizer: Any, count: int) -> tuple[str, ...]:
-    """The first `count` of A ... Z, AA ... ZZ that are a single token each, so that one position holds all scores."""
+def label_names(tokenizer: Any, count: int, labels: Labels = "letters") -> tuple[str, ...]:
+    """The first `count` of A ... Z, AA ... ZZ that are a single token each, so that one position holds all scores.
+
+    Or 1, 2, ..., of however many tokens.
+    """
+    if labels == "numbers":
+        return tuple(str(number) for number in range(1, count + 1))
     letters = string.ascii_uppercase
     spellings = [*letters, *(a + b for a, b in itertools.product(letters, repeat=2))]
     names = []
@@ -163,6 +175,12 @@ def shared_start(rows: Sequence[Sequence[object]]) -> int:
     return next((place for place, column in columns if len(set(column)) > 1), min(map(len, rows)))
 
 
+@cache
+def _of_several_tokens(tokenizer: Any, names: tuple[str, ...]) -> bool:
+    """Whether any of these labels is more than one token."""
+    return any(len(ids) > 1 for ids in token_ids_after_newline(tokenizer, names))
+
+
 def count_tokens(tokenizer: Any, text: str) -> int:
     """Number of tokens of a text without any special token added."""
     return len(tokenize(tokenizer, [text])[0])
@@ -183,9 +201,15 @@ class PromptBuilder:
     """Builds prompts of one style for one tokenizer, within `max_tokens` for prompt and answer together."""
 
     tokenizer: Any
-    template: Template
+    template: PromptTemplate
     style: Style = "text"
     max_tokens: int = 2048
+    labels: Labels = "letters"  # of the style `label`
+
+    def __post_init__(self) -> None:
+        if self.template.labels not in (None, self.labels):
+            asked = self.template.labels
+            raise UserError(f"template {self.template.name} asks for {asked} as labels; set prompt.labels to {asked!r}")
 
     def build(self, example: RankingExample) -> Prompt:
         """The example's prompt; where it is too long, candidates are cut first, then the query's oldest part.
@@ -229,17 +253,21 @@ class PromptBuilder:
         self, example: RankingExample, texts: Sequence[str], cut: tuple[int, ...] = (), query_cut: int = 0
     ) -> Prompt:
         """The prompt for these texts; what the template joins to a special token is kept apart, too."""
-        names = label_names(self.tokenizer, len(texts)) if self.style == "label" else tuple(texts)
+        names = label_names(self.tokenizer, len(texts), self.labels) if self.style == "label" else tuple(texts)
         system, turn = self.template.turns(example.query, texts, names)
-        text, chat = markup(self.tokenizer, turn, system)
-        joined = bool(_foreign_specials(self.tokenizer, text, bool(system)))
+        published = self.template.published
+        text, chat = markup(self.tokenizer, turn, system, published=published)
+        joined = bool(foreign_specials(self.tokenizer, text, bool(system), published))
         if joined:
-            text, chat = markup(self.tokenizer, without_specials(self.tokenizer, [turn])[0], system)
-            if found := _foreign_specials(self.tokenizer, text, bool(system)):
+            turn = without_specials(self.tokenizer, [turn])[0]
+            text, chat = markup(self.tokenizer, turn, system, published=published)
+            if found := foreign_specials(self.tokenizer, text, bool(system), published):
                 raise UserError(
                     f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
                 )
-        return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined))
+        # Letters are chosen so that they are one token each.
+        closed = (self.style, self.labels) == ("label", "numbers") and _of_several_tokens(self.tokenizer, names)
+        return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined), closed)
 
     def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
         """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
@@ -327,21 +355,6 @@ def _side_by_side(prompts: Sequence[Prompt]) -> Prompt:
     )
 
 
-def _foreign_specials(tokenizer: Any, text: str, system: bool) -> list[str]:
-    """The special tokens in a text that are not those of the markup around any user's turn, and any system's."""
-    found = Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
-    return [
-        str(tokenizer.convert_ids_to_tokens(id))
-        for id in found - _own_specials(tokenizer, str(tokenizer.chat_template), system)
-    ]
-
-
-@cache
-def _own_specials(tokenizer: Any, _template: str, system: bool) -> Counter[int]:
-    text, _ = markup(tokenizer, "x", "x" if system else "")
-    return Counter(id for id, *_ in specials_in(tokenizer, text, tokenize(tokenizer, [text])[0]))
-
-
 def positions(config: Any) -> int | None:
     """The longest sequence that a model can read, by its `config`; None where that has no bound."""
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -370,6 +383,8 @@ def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:
     return low
 
 
-def prompt_builder(tokenizer: Any, template: str, style: Style, max_tokens: int) -> PromptBuilder:
-    """A builder with one of the shipped templates, or a user's own .jinja file."""
-    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens)
+def prompt_builder(
+    tokenizer: Any, template: str, style: Style, max_tokens: int, labels: Labels = "letters"
+) -> PromptBuilder:
+    """A builder with one of the shipped templates, or a user's own."""
+    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens, labels)

@@ -7,14 +7,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import jinja2.meta
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from irpo.types import Style, UserError
+from irpo.prompting import rank_llm
+from irpo.types import Labels, Style, UserError
 
 _MOST = 1_000_000  # characters of a text, turns of all loops over `range`, and the largest number in a call
 _WIDTH = re.compile(r"\d{7}|%[-#0 +]*\*")  # of a format: seven digits, or one that is an argument
@@ -100,6 +101,34 @@ class _Range:
 _ENVIRONMENT = _Sandbox()
 
 
+class PromptTemplate(Protocol):
+    """What puts a list into words."""
+
+    @property
+    def source(self) -> str:
+        """All that decides what it renders: a run's key holds its digest."""
+
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+
+    @property
+    def published(self) -> bool:
+        """Whether it is kept to the letter, its markup too, as another's ranker was trained with it."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels that it asks for; None: those that it is given."""
+
+    def render(self, query: str, texts: Sequence[str], names: Sequence[str]) -> str:
+        """The user's turn; `UserError` where that cannot be."""
+        ...
+
+    def turns(self, query: str, texts: Sequence[str], names: Sequence[str]) -> tuple[str, str]:
+        """(the system's turn, "" where there is none, the user's turn); as `render`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Template:
     """A Jinja template with the variables `query`, `candidates` (each with `.name` and `.text`) and `count`.
@@ -109,6 +138,16 @@ class Template:
 
     source: str
     name: str = "inline"
+
+    @property
+    def published(self) -> bool:
+        """No: it goes with any markup."""
+        return False
+
+    @property
+    def labels(self) -> Labels | None:
+        """None: it shows whatever labels candidates have."""
+        return None
 
     def render(self, query: str, texts: Sequence[str], names: Sequence[str]) -> str:
         """The user's turn; `UserError` where the template is broken, whatever it does."""
@@ -154,13 +193,17 @@ def _compiled(source: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(source)
 
 
-def load_template(folder: Path, task: str, style: Style, *, or_default: bool = True) -> Template:
+def load_template(folder: Path, task: str, style: Style, *, or_default: bool = True) -> PromptTemplate:
     """`<task>.<style>.jinja` of a folder, else `default.<style>.jinja`; a path to a file is taken as it is.
+
+    `rank_llm:NAME` and files of YAML are templates of another form (`irpo.prompting.rank_llm`).
 
     A name that a user gave is not replaced by the default: `or_default` is False.
 
     It is rendered once, so that a broken one is found before anything is loaded.
     """
+    if rank_llm.is_named(task):
+        return rank_llm.load(task, style)
     given = Path(task)
     choices = [given] if given.suffix == ".jinja" else [folder / f"{n}.{style}.jinja" for n in (task, "default")]
     for path in choices if or_default else choices[:1]:
@@ -169,7 +212,9 @@ def load_template(folder: Path, task: str, style: Style, *, or_default: bool = T
             template.render("query", _TRIAL, _TRIAL)
             _require_shown(template, style)
             return template
-    raise UserError(f"no prompt template {choices[0]}; a template is a .jinja file")
+    raise UserError(
+        f"no prompt template {choices[0]}; a template is a .jinja file, rank_llm:NAME or a .yaml of its form"
+    )
 
 
 def _require_shown(template: Template, style: Style) -> None:

@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from irpo.config.schema import RUN_CONFIG, RankingConfig, RunConfig, load_config, to_yaml
+from irpo.config.schema import RUN_CONFIG, RankerConfig, RankingConfig, RunConfig, load_config, to_yaml
 from irpo.files import atomic_file, sha256_of, sweep, whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
@@ -66,14 +66,15 @@ def base_name(name: str) -> str:
 
 
 def anchored(config: RunConfig) -> RunConfig:
-    """The configuration with the whole paths of its data, model and template, so that it can be used from anywhere."""
+    """The configuration with the whole paths of its data, model and templates, so that it can be used from anywhere."""
     task, model, prompt = config.task, config.model, config.prompt
     if isinstance(data := task.get("data"), str) and Path(data).exists():
         task = {**task, "data": str(Path(data).absolute())}
     if Path(model.name).is_dir() and model.name != "embedded":
         model = model.model_copy(update={"name": str(Path(model.name).absolute())})
-    if prompt.template is not None and Path(prompt.template).is_file():
-        prompt = prompt.model_copy(update={"template": str(Path(prompt.template).absolute())})
+    given = {"template": prompt.template, "chat_template": prompt.chat_template}
+    files = {key: str(Path(path).absolute()) for key, path in given.items() if path and Path(path).is_file()}
+    prompt = prompt.model_copy(update=files)
     return config.model_copy(update={"task": task, "model": model, "prompt": prompt})
 
 
@@ -284,8 +285,8 @@ def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
         tokenizer.save_pretrained(str(folder))
 
 
-def load_options(config: RunConfig, *, training: bool = False) -> Any:
-    """How a run loads its model (`irpo.scoring.models.LoadOptions`)."""
+def load_options(config: RunConfig | RankerConfig, *, training: bool = False) -> Any:
+    """How a run or a ranker loads its model (`irpo.scoring.models.LoadOptions`)."""
     from irpo.scoring.models import LoadOptions
 
     m = config.model

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from irpo.config.schema import RunConfig
+from irpo.prompting.markup import markup_source
 from irpo.resources import embedded_dir
 
 KEY = "run.json"  # of a run's folder: its key and the contents that it is made of
@@ -25,6 +26,8 @@ LATER: Settings = {
     "ranking.strength_by": "logits",
     "ranking.temperature": None,
     "online.draw": "free",
+    "prompt.labels": "letters",
+    "prompt.chat_template": None,
     "training.max_lists": None,
 }
 
@@ -34,7 +37,12 @@ FREE = (
     *("training.tokens_per_batch", "model.gradient_checkpointing"),
 )
 MAY_GROW = ("training.updates", "online.rounds")  # a run may be made longer
-BY_CONTENT = ("task.data", "model.name", "prompt.template")  # paths: what lies there counts (`contents`)
+BY_CONTENT = (
+    "task.data",
+    "model.name",
+    "prompt.template",
+    "prompt.chat_template",
+)  # paths: what lies there counts (`contents`)
 
 
 def settings(config: RunConfig) -> Settings:
@@ -67,6 +75,8 @@ def contents(config: RunConfig, template: str, lists_sha256: str) -> Settings:
         "prompt.template": hashlib.sha256(template.encode()).hexdigest(),
         "the training lists": lists_sha256,
     }
+    if config.prompt.chat_template is not None:
+        held["prompt.chat_template"] = hashlib.sha256(markup_source(config.prompt.chat_template).encode()).hexdigest()
     return held | ({"the unit of method.nll_weight": "a token's NLL"} if config.method.nll_weight else {})
 
 

@@ -15,6 +15,7 @@ from irpo.config.schema import MethodConfig, RunConfig
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
 from irpo.progress import say
+from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, cuts_of, load_template
 from irpo.resources import prompts_dir
 from irpo.runs import base_name, load_options, load_weights
@@ -174,7 +175,8 @@ def builder_of(config: RunConfig) -> PromptBuilder:
     # First the template: a broken one is found without what a tokenizer imports.
     name = own.template or str(config.task["name"])
     template = load_template(prompts_dir(), name, own.style, or_default=own.template is None)
-    return PromptBuilder(load_tokenizer(base_name(config.model.name)), template, own.style, own.max_tokens)
+    tokenizer = with_markup(load_tokenizer(base_name(config.model.name)), own.chat_template)
+    return PromptBuilder(tokenizer, template, own.style, own.max_tokens, own.labels)
 
 
 def describe(parts: Parts) -> None:
