@@ -24,6 +24,7 @@ from irpo.resources import cache_dir
 from irpo.runs import run_config
 from irpo.runs.checkpoints import last_whole
 from irpo.runs.key import contents, run_key
+from irpo.runs.rankers import is_ranker, model_behind, ranker_config
 from irpo.scorers import check_model
 from irpo.scoring.strength import StrengthBy
 from irpo.tasks import TASKS, relevant_from
@@ -177,12 +178,15 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
 ) -> Summary:
     """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
 
-    `like` is a run whose prompt, scorer and loading a base model is to be given, so
-    that the two are measured by one protocol.
+    `model` may be a ranker's configuration. `like` is a run, or such a configuration, whose prompt, scorer and loading
+    a base model is to be given, so that the two are measured by one protocol.
     """
-    own = run_config(like or model)
-    if like is not None and (own is None or run_config(model) is not None):
-        raise UserError(f"--like {like!r} lends a run's prompt and scorer to a base model; --model is {model!r}")
+    lent = ranker_config(like or model)
+    if like is not None and (lent is None or ranker_config(model) is not None):
+        raise UserError(
+            f"--like {like!r} lends the prompt and scorer of a run, or of a ranker's configuration, to a base model; "
+            f"--model is {model!r}"
+        )
     require_free(out)
     lists, card = build(spec, skip_bad_rows=skip_bad_rows)
     if "eval" not in lists:
@@ -193,14 +197,15 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
     ranker = Reranker.load(
         model,
         style=style,
-        template=None if own else str(spec["name"]),
+        template=None if lent and lent.prompt.template else str(spec["name"]),
         max_tokens=max_tokens,
         strength=strength,
         strength_by=strength_by,
-        like=own,
+        like=lent,
     )
     about = {
-        "model": model,
+        "model": model_behind(model),
+        **({"ranker": model} if is_ranker(model) else {}),
         "task": spec["name"],
         "lists_sha256": card["splits"]["eval"]["sha256"][:16],
     }

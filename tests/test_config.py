@@ -151,7 +151,7 @@ def test_a_bad_file_is_named_with_its_line(write, text, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("nowhere.yaml", "; shipped ones lie in embedded/, methods/, models/, tasks/"),
+        ("nowhere.yaml", "; shipped ones lie in embedded/, methods/, models/, rankers/, suites/, tasks/"),
         ("irpo.yaml", " (did you mean 'methods/irpo.yaml'?)"),
         ("methods/lipo_lamda.yaml", " (did you mean 'methods/lipo_lambda.yaml'?)"),
         ("tasks/none.yaml", "; the shipped ones in tasks/ are: arc, commonsenseqa, hotpotqa,"),

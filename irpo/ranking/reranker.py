@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from irpo.config.schema import RunConfig
+from irpo.config.schema import RankerConfig, RunConfig
 from irpo.progress import say
+from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, prompt_builder, require_positions
 from irpo.ranking.choosing import Choice, choice_of_run, probabilities, strengthened
 from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec, load_plugins
 from irpo.runs import base_name, load_options, load_weights, run_config
+from irpo.runs.rankers import model_behind, ranker_config
 from irpo.scorers import SCORERS, check_model
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.models import EMBEDDED, load_tokenizer, require_there, resolve
@@ -67,21 +69,24 @@ class Reranker:
         max_tokens: int | None = None,
         strength: float | str | None = None,
         strength_by: StrengthBy | None = None,
-        like: RunConfig | None = None,
+        like: RankerConfig | RunConfig | None = None,
     ) -> Reranker:
-        """A run's folder, `embedded`, a model's folder or a hub id; prompt, scorer and strength are the run's own.
+        """A run's folder, `embedded`, a model's folder, a hub id, or a ranker's configuration (`rankers/first.yaml`).
+
+        Prompt, scorer and strength are the run's or the configuration's own.
 
         `strength`, a number or "reward", takes the place of the one that the run was given or chose; a temperature
         serves the scores that it was fitted to, of the run's own strength and prompt. `max_tokens`
         of prompt and answer may be as many as the model has positions. `like` lends a base model the prompt, the scorer
-        and the way of loading of a run.
+        and the way of loading of a run or of a ranker's configuration.
         """
+        own, given = run_config(name), ranker_config(name)
+        config = given or (RankerConfig.of(like) if isinstance(like, RunConfig) else like)
+        name = model_behind(name)
         if max_tokens is not None:
             _require_room(name, max_tokens)
-        own = run_config(name)
         chosen = choice_of_run(name, own) if own else Choice()
         choice = strengthened(chosen, strength, strength_by)
-        config = own or like
         load_plugins(config.plugins if config else ())
         builder = _builder(name, config, style, template, max_tokens)
         model = _checked(load_weights(name, load_options(config) if config else None))
@@ -150,7 +155,7 @@ def _checked(model: Any) -> Any:
 
 
 def _builder(
-    name: str, config: RunConfig | None, style: Style | None, template: str | None, max_tokens: int | None
+    name: str, config: RankerConfig | None, style: Style | None, template: str | None, max_tokens: int | None
 ) -> PromptBuilder:
     """How the model is asked: as the run was trained where nothing else is said."""
     tokenizer = load_tokenizer(base_name(name))
@@ -158,8 +163,9 @@ def _builder(
         limit = max_tokens or (1024 if name == EMBEDDED else 4096)
         return prompt_builder(tokenizer, template or "default", style or "text", limit)
     own = config.prompt
-    chosen = template or own.template or str(config.task["name"])
-    return prompt_builder(tokenizer, chosen, style or own.style, max_tokens or own.max_tokens)
+    with_markup(tokenizer, own.chat_template)
+    chosen, labels = template or own.template or "default", own.labels if style in (None, own.style) else "letters"
+    return prompt_builder(tokenizer, chosen, style or own.style, max_tokens or own.max_tokens, labels)
 
 
 def _require_room(name: str, max_tokens: int) -> None:
