@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from irpo.config.checks import checked_config, require_out
 from irpo.config.schema import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
 from irpo.registry import Spec, load_plugins
+from irpo.runs.rankers import model_behind, ranker_config
 from irpo.types import Style, UnknownName, UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool 
     """
     require_out(Path(out))
     config = config if isinstance(config, RunConfig) else config_from(config)
-    _require_model(config.model.name)
+    require_model(config.model.name)
     from irpo import pipeline
 
     return pipeline.train(config, Path(out), resume=resume)
@@ -81,18 +82,19 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     max_tokens: int | None = None,
     skip_bad_rows: bool = False,
 ) -> Summary:
-    """Measure a run, a model's folder or a hub id on a task's evaluation lists; returns what results.json holds.
+    """Measure a run, a model's folder, a hub id or a ranker's configuration; returns what results.json holds.
 
     `task` is by default what the run was trained on; a mapping without a name changes options of that. `like` is a run
-    whose prompt, scorer and loading a base model is given; `max_tokens` is of prompt and answer. `strength` is a number
-    above 0 or "reward", `strength_by` logits or adapter: a run's own choice by default. What is not given is as the
-    run's configuration says, for a base model as `EvaluationConfig` says.
+    or a ranker's configuration whose prompt, scorer and loading a base model is given; `max_tokens` is of prompt and
+    answer. `strength` is a number above 0 or "reward", `strength_by` logits or adapter: a run's own choice by default.
+    What is not given is as the run's or the ranker's configuration says, for a base model as `EvaluationConfig` says.
     """
     from irpo.tasks import TASKS
 
     given = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    own = run_of(like or model)
+    own, lent = run_of(like or model), ranker_config(like or model)
+    load_plugins(lent.plugins if lent else ())
     if modes:
         settings["modes"] = require_modes(modes)
     style = require_style(style)
@@ -102,10 +104,10 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     require_out(Path(out))
     if spec.get("data") and Path(out).resolve() == Path(str(spec["data"])).resolve():
         raise UserError(f"--out {out}: would write where data ({spec['data']}) is read; give a folder of its own")
-    _require_model(model)
+    require_model(model)
     from irpo import pipeline
 
-    wanted = (own.evaluation if own else EvaluationConfig()).model_copy(update=settings)
+    wanted = (lent.evaluation if lent else EvaluationConfig()).model_copy(update=settings)
     return pipeline.evaluate(
         *(model, spec, Path(out), wanted),
         style=style,
@@ -222,11 +224,12 @@ def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict
         return dict(task)
     if own is not None:
         return {**own.task, **task}
-    _require_model(model)  # a name that leads nowhere is the mistake, not the task that it has not
+    require_model(model)  # a name that leads nowhere is the mistake, not the task that it has not
     raise UserError(f"--task is needed: {model!r} is not a finished run's folder, so it has no task of its own")
 
 
-def _require_model(name: str) -> None:
+def require_model(name: str) -> None:
+    """`UserError` where there is no such model, or none behind a ranker's configuration."""
     from irpo.scoring.models import require_there
 
-    require_there(name)
+    require_there(model_behind(name))

@@ -30,7 +30,10 @@ Out = Annotated[Path, typer.Option(help="The folder to write.")]
 Seed = Annotated[int | None, typer.Option(help="Of list construction and order.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
-Model = Annotated[str, typer.Option(help="A run's folder, `embedded`, a model's folder, or a hub id (ID@REVISION).")]
+Model = Annotated[
+    str,
+    typer.Option(help="A run's folder, `embedded`, a model's folder, a hub id (ID@REVISION), or rankers/first.yaml."),
+]
 MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answer; the run's own if not given.")]
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 Strength = Annotated[str | None, typer.Option(help="How far from the reference: 1, a number, reward; the run's own.")]
@@ -152,7 +155,9 @@ def evaluate(
     style: Style = None,
     strength: Strength = None,
     strength_by: StrengthBy = None,
-    like: Annotated[str | None, typer.Option(help="A run whose prompt and scorer a base model is given.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="A run, or a ranker's .yaml, whose prompt and scorer a base model is given.")
+    ] = None,
     max_lists: Annotated[int | None, typer.Option(min=1, help="Measure only so many lists.")] = None,
     lists_per_batch: Annotated[int | None, typer.Option(min=1, help="Lists in one forward pass.")] = None,
     max_tokens: MaxTokens = None,
@@ -267,9 +272,7 @@ def rank(
     api.run_of(model)  # its plug-ins, a mode among them perhaps
     (chosen,), checked = api.require_modes([mode]), api.require_style(style)
     value, by = api.require_strength(strength, strength_by)
-    from irpo.scoring.models import require_there
-
-    require_there(model)
+    api.require_model(model)
     from irpo import pipeline
 
     loaded = {"style": checked, "max_tokens": max_tokens, "strength": value, "strength_by": by}
@@ -279,6 +282,25 @@ def rank(
     else:
         shown = ("rank", "index", "text", "score", "probability", "note")
         _table(None, _telling([{name: getattr(row, name) for name in shown} for row in rows]))
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="RUN_A", help="An evaluation's folder, or a run's that holds one.")],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one of the same lists.")],
+    measure: Annotated[str | None, typer.Option(help="Which measure; the main one of RUN_A.")] = None,
+    most: Annotated[int, typer.Option(min=0, help="Lists to show in each mode.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which lists RUN_B ranks otherwise than RUN_A, by how much, and whether that is more than chance."""
+    from irpo.evaluation.difference import difference
+
+    found = difference(before, after, measure=measure, most=most)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        return
+    for grid in found.grids():
+        grid.show()
 
 
 @app.command("list")
