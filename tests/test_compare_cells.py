@@ -15,6 +15,7 @@ from irpo.compare.shared import Prepared, kept, lists_of
 from irpo.compare.suite import read_suite
 from irpo.compare.work import do
 from irpo.tasks.preparing import build
+from irpo.types import UserError
 
 
 def done(planner, cell):
@@ -187,3 +188,39 @@ def test_in_another_candidate_order_rankings_name_candidates_as_the_list_has_the
 def test_what_a_cell_is_told_is_json(planner):
     for cell in planner.waiting().ready:
         assert json.loads(json.dumps(cell.spec))["key"] == cell.key
+
+
+# --- rankers that are not ours ----------------------------------------------------------------------------------------
+
+
+def test_a_trec_run_stands_in_the_report_from_then_on(planner, tmp_path):
+    from irpo.compare.comparing import noted, report
+
+    (cell,) = of(planner, "baseline", "")
+    done(planner, cell)
+    noted(planner)
+    lists, _ = lists_of(planner.out, cell.spec["prepared"])
+    run = tmp_path / "mine.trec"
+    with run.open("w") as file:
+        for example in lists["eval"][:-1]:  # one list is missing
+            for candidate in example.candidates:
+                file.write(f"{example.id} Q0 {candidate.id} 0 {candidate.relevance} mine\n")
+    made = report([planner.out], planner.out, {"mine": run})
+    for again in (made, report([planner.out], planner.out)):
+        (row,) = [row for row in again.tables[0].rows if row.name == "mine"]
+        assert row.kind == "external"
+        assert row.cells[2].value == pytest.approx(7 / 8)  # in the order of the labels, but for the missing list
+        assert any("1 list" in mark for mark in row.marks)
+    with pytest.raises(UserError, match="the suite has a method of this name"):
+        report([planner.out], planner.out, {"SFT": run})
+    run.write_text("nobody Q0 x 1 1.0 mine\n")
+    with pytest.raises(UserError, match="ranks no list of this suite's tasks"):
+        report([planner.out], planner.out, {"other": run})
+
+
+def test_a_ranker_brings_its_own_model(tmp_path):
+    text = compared.SUITE + "rankers: [{name: another, layers: [models/embedded.yaml], set: {prompt.style: label}}]\n"
+    planner = compared.planner(tmp_path, text)
+    (cell,) = of(planner, "external", "another")
+    assert cell.spec["config"]["prompt"]["style"] == "label"
+    assert cell.spec["model"] == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from irpo.compare.analysis import report_of, viewed
 from irpo.compare.cells import CELLS
+from irpo.compare.external import keep_runs
 from irpo.compare.forecast import Forecast, forecast
 from irpo.compare.gather import gather, write_plan
 from irpo.compare.html import write_html
@@ -117,6 +118,8 @@ def with_best(frame: Frame, results: Sequence[Result]) -> Frame:
 
 def report(folders: Sequence[Path], out: Path, runs: Mapping[str, Path] | None = None) -> Report:
     """Make the report of one suite's results, perhaps from several folders, into `out`; from files alone."""
+    if runs:
+        keep_runs(folders[0], gather(folders[:1]).frame, runs)
     found = gather(folders)
     frame = with_best(found.frame, found.results)
     made = report_of(frame, found.results, found.lists, found.missing)

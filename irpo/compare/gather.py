@@ -16,6 +16,7 @@ from irpo.files import atomic_file
 from irpo.runs.key import read_json
 from irpo.types import UserError
 
+EXTERNAL = "external.json"  # the cells that come from run files
 PLAN = "plan.json"  # the cells that the suite is made of: others in its folder belong to other suites
 
 
@@ -49,7 +50,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
     found: dict[str, Result] = {}
     missing: dict[str, Source] = {}
     for folder in folders:
-        for told in read_json(folder / PLAN).get("cells", ()):
+        for told in (row for name in (PLAN, EXTERNAL) for row in read_json(folder / name).get("cells", ())):
             result = _result(folder, told)
             if isinstance(result, Source):
                 missing[told["key"]] = result

@@ -18,7 +18,7 @@ from irpo.compare.results import Frame, Kind, Result, TaskFrame, read_result
 from irpo.compare.running import Waiting
 from irpo.compare.searching import Setting, chosen, settings_of
 from irpo.compare.shared import Prepared, digest_of, prepared
-from irpo.compare.suite import Entry, Suite, Value
+from irpo.compare.suite import UNTRAINED, Entry, Suite, Value
 from irpo.config.schema import RunConfig
 from irpo.measures import main_measure
 from irpo.prompting.prompts import load_template
@@ -98,7 +98,7 @@ class Planner:
         for ranker in self.suite.rankers:
             for task in self.suite.tasks:
                 if isinstance(self.lists.get(task.name), Prepared):
-                    own = Entry(name="", layers=ranker.layers, set=ranker.set)
+                    own = ranker.model_copy(update={"layers": (*UNTRAINED, *ranker.layers)})
                     yield self._cell("external", None, task, ranker, self.config(Entry(), task, own))
 
     def trials(self, model: Entry, task: Entry, method: Entry) -> list[tuple[Setting, Cell]]:
@@ -178,7 +178,7 @@ class Planner:
             "protocol": protocol,
             "keep_runs": self.suite.keep_runs,
         }
-        return Cell(key, _folder(".".join([*names, what, key[:8]])), _title(spec, setting), spec)
+        return Cell(key, folder_of(".".join([*names, what, key[:8]])), _title(spec, setting), spec)
 
     def protocol(self, task: Entry, config: RunConfig, relevant_from: float) -> dict[str, Any]:
         """How a task's lists are measured, as JSON."""
@@ -202,7 +202,11 @@ class Planner:
         for task in s.tasks:
             found = self.lists.get(task.name)
             frame = TaskFrame(task.name, task.family, task.measures or s.measures)
-            tasks.append(replace(frame, lists=found.lists, card=found.card) if isinstance(found, Prepared) else frame)
+            if isinstance(found, Prepared):
+                most = self.config(s.models[0], task, s.methods[0]).evaluation.max_lists
+                own = {"lists": found.lists, "prepared": found.key, "evaluated": most, "card": found.card}
+                frame = replace(frame, **own)  # type: ignore[arg-type]
+            tasks.append(frame)
         trials = {m.name: (m.trials or s.search.trials) if s.search and m.trains else 0 for m in s.methods}
         printed, source = read_printed(s.printed)
         return Frame(
@@ -260,10 +264,10 @@ def _less(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name not in names}
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
     """A name that every file system takes; the key's beginning at its end keeps two apart.
 
-    >>> _folder("Llama 3.2/3B.arc.S-DPO.run.0-12345678")
+    >>> folder_of("Llama 3.2/3B.arc.S-DPO.run.0-12345678")
     'Llama-3.2-3B.arc.S-DPO.run.0-12345678'
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-160:]

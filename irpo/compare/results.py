@@ -125,6 +125,8 @@ class TaskFrame:
     family: str = ""  # tasks of one family stand in one table
     measures: tuple[str, ...] = ("NDCG@1", "NDCG@5", "NDCG@10")
     lists: str = ""  # digest: the lists are `lists/<digest>.jsonl`
+    prepared: str = ""  # where they lie with all that was prepared: `prepared/<key>`
+    evaluated: int | None = None  # of the prepared lists, the first so many; None: all
     card: Mapping[str, Any] = field(default_factory=dict)
 
 

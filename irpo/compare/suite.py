@@ -32,7 +32,7 @@ from irpo.types import UserError
 
 BASE = "base"
 BEST = "best"  # of `against`: the method that validation lists choose
-_UNTRAINED = ("methods/sft.yaml",)  # what an untrained model is scored by: no loss of it is ever taken
+UNTRAINED = ("methods/sft.yaml",)  # what an untrained model is scored by: no loss of it is ever taken
 
 Value = float | int | str
 
@@ -164,7 +164,7 @@ class Suite(_Section):
 
     def _layers(self, model: Entry, task: Entry, method: Entry) -> Layers:
         layers = Layers()
-        own = method.layers or _UNTRAINED
+        own = method.layers or UNTRAINED
         for name in (*model.layers, *task.layers, *own, *self.layers):
             layers.add_file(name)
         for more in (self.set, model.set, task.set, method.set):
