@@ -241,7 +241,7 @@ def test_the_viewer_has_every_rankers_order_and_says_what_is_left_out():
     assert [r.name for r in seen.rankers] == [
         "random",
         "base",
-        "SFT, strength 1 = auto",
+        "SFT",
         "IRPO",
         "IRPO, strength auto",
         "FIRST",

@@ -91,6 +91,17 @@ def test_intervals_cover_where_seeds_differ():
     assert covered(values.mean(1, keepdims=True)) < 0.75
 
 
+def test_seeds_of_unequal_number_are_drawn_apart():
+    one, other = (
+        Measured(Ranker(name, "embedded", "trained", "1", "1", {}), "NDCG@10", np.tile(np.array(v)[:, None], 200), ())
+        for name, v in (("IRPO", [0.5, 0.6, 0.7]), ("SFT", [0.2, 0.4]))
+    )
+    (found,) = outcomes_of("world", [(one, other)], BY_GROUP)
+    assert found.test.difference == pytest.approx(0.3)
+    # Least apart: .5 - .4, a chance of 1/27 * 1/4 < .025; then (.5 + .5 + .6) / 3 - .4, of 3/27 * 1/4 > .025.
+    assert (found.test.low, found.test.high) == pytest.approx((1.6 / 3 - 0.4, 2.0 / 3 - 0.2))
+
+
 def test_a_constant_method_has_an_interval_without_width():
     lists = lists_of(UNITS)
     results = [result(m, row(np.full(len(lists), v)), seed=s) for m, v in (("SFT", 0.3), ("IRPO", 0.7)) for s in (0, 1)]

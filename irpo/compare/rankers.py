@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irpo.compare.results import EvaluationList, Frame, Result, Row, TaskFrame
+from irpo.evaluation.significance import Draws
 from irpo.types import UserError
 
 RankerKind = Literal["trained", "untrained", "baseline", "external"]
@@ -43,7 +44,8 @@ class Ranker:
     @property
     def name(self) -> str:
         """As sentences and legends have it."""
-        return self.method if self.kind != "trained" or self.shown == "1" else f"{self.method}, strength {self.shown}"
+        alone = self.kind != "trained" or self.shown == "1" or self.shown != self.strength
+        return self.method if alone else f"{self.method}, strength {self.strength}"
 
     @property
     def group(self) -> str:
@@ -56,6 +58,7 @@ class Groups:
     """A task's lists by group, numbered in the order in which they come."""
 
     codes: NDArray[np.int64]  # (n,)
+    _draws: dict[tuple[int, int], Draws] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, lists: Sequence[EvaluationList]) -> Groups:
@@ -66,6 +69,10 @@ class Groups:
     def sizes(self, n: int) -> Array:
         """How many of the first n lists each group has, without those that have none, (G,)."""
         return np.bincount(self.codes[:n]).astype(np.float64)
+
+    def draws(self, n: int, seeds: int) -> Draws:
+        """Those of the first n lists and of up to so many seeds: made once, for all that is measured on the task."""
+        return self._draws.setdefault((n, seeds), Draws(seeds, self.sizes(n)))
 
     def sums(self, values: Array) -> Array:
         """The sum over each group's lists, those of the first n lists by seed, (S, n) -> (S, G)."""

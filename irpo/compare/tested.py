@@ -98,8 +98,7 @@ def cells_of(found: Sequence[Measured], groups: Groups) -> dict[Key, Cell]:
     """The tables' figures, without tests."""
     most, cells = _most(found), {}
     for (n, _), same in _alike(found, lambda x: (x.n, len(x.values))).items():
-        sizes = groups.sizes(n)
-        bounds = intervals(np.stack([groups.sums(x.values) for x in same]), Draws(most, sizes))
+        bounds = intervals(np.stack([groups.sums(x.values) for x in same]), groups.draws(n, most))
         for x, (low, high) in zip(same, bounds, strict=True):
             means = x.values.mean(1)
             deviation = float(means.std(ddof=1)) if len(means) > 1 else None
@@ -113,10 +112,9 @@ def outcomes_of(task: str, found: Sequence[Pair], groups: Groups) -> list[Tested
     most, tests = _most([x for pair in found for x in pair]), []
     for n, same in _alike(found, lambda pair: min(pair[0].n, pair[1].n)).items():
         sizes = groups.sizes(n)
-        draws = Draws(most, sizes)
         sums = [(groups.sums(one.values[:, :n]), groups.sums(other.values[:, :n])) for one, other in same]
         differences = np.stack([one.mean(0) - other.mean(0) for one, other in sums])
-        bounds = _intervals(sums, draws)
+        bounds = _intervals(sums, groups.draws(n, most))
         columns = zip(
             same,
             swapped_p_values(differences).tolist(),
