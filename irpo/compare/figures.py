@@ -192,17 +192,29 @@ def _figure(
 
 
 def _alt(title: str, x: str, panels: Sequence[Panel]) -> str:
-    """The highest point of every line of the first panels, in numbers."""
+    """The highest and the lowest point of every line of the first panels, in numbers."""
     told = []
     for panel in panels[:_TOLD]:
         tops = []
         for series in panel.series:
-            top = max(series.points, key=lambda p: p[1])
-            at = f"{top[0]:g}" if isinstance(top[0], float) else top[0]
-            tops.append(f"{series.name} {figure(top[1])} at {at}")
+            high, low = (end(series.points, key=lambda p: p[1]) for end in (max, min))
+            lowest = f" (lowest {_point(low)})" if low[1] < high[1] else ""
+            tops.append(f"{series.name} {_point(high)}{lowest}")
         told.append(f"{panel.title}: {', '.join(tops)}" if panel.title else ", ".join(tops))
     left = f" {plural(len(panels) - _TOLD, 'more panel')}." if panels[_TOLD:] else ""
     return f"{title}; highest and where ({x}). {'. '.join(told)}.{left}"
+
+
+def _point(point: Point) -> str:
+    """Its height, and where it is.
+
+    >>> _point((1200.0, 0.5, None, None)), _point((74.913, 0.5, None, None)), _point(("reward", 0.5, None, None))
+    ('.500 at 1,200', '.500 at 74.9', '.500 at reward')
+    """
+    x, y, _, _ = point
+    if not isinstance(x, str):
+        x = f"{x:,.0f}" if x == round(x) else f"{x:.3g}" if abs(x) < 1000 else f"{x:,.0f}"
+    return f"{figure(y)} at {x}"
 
 
 def _in_order(compared: Compared, found: Mapping[tuple[str, str], T]) -> list[tuple[tuple[str, str], T]]:

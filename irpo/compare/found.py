@@ -97,4 +97,10 @@ def _over_untrained(tests: Sequence[Tested]) -> list[str]:
     if not tests:
         return []
     above, below = (sum(x.test.star == star for x in tests) for star in "+-")
-    return [f"of {plural(len(tests), 'test')} against the untrained model {above} show a gain and {below} a loss"]
+    measures = joined(list(dict.fromkeys(x.measure for x in tests)))
+    told = f"of {plural(len(tests), 'test')} of {measures} against the untrained model"
+    if not above + below:
+        return [f"{told} none shows a difference"]
+    most = max((x for x in tests if x.test.star), key=lambda x: abs(x.test.difference))
+    farthest = f"farthest: {most.ranker.method} on {most.task}, {_values(most)}"
+    return [f"{told} {above} show a gain and {below} a loss ({farthest})"]

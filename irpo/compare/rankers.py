@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 _KINDS: dict[str, RankerKind] = {"run": "trained"}
 _KINDS |= {"untrained": "untrained", "baseline": "baseline", "external": "external"}
 OTHERS = "other rankers"  # the group of rows that are neither a model's of the frame nor a baseline
+_BASELINES = ("random", "input order", "BM25", "popularity")  # in the order of the tables; others by name
 _MODES = ("given", "score", "constrain", "generate")
 
 
@@ -134,8 +135,8 @@ def title_of(result: Result) -> str:
 def _place(frame: Frame, result: Result) -> tuple[object, ...]:
     """Where a result stands among all, by what it is of."""
     kinds = {"baseline": 0, "external": 2}
-    tasks = tuple(task.name for task in frame.tasks)
-    orders = ((frame.models, result.model), (frame.methods, result.method), (tasks, result.task))
+    tasks, methods = tuple(task.name for task in frame.tasks), (*frame.methods, *_BASELINES)
+    orders = ((frame.models, result.model), (methods, result.method), (tasks, result.task))
     places = [(order.index(name) if name in order else len(order), name) for order, name in orders]
     return kinds.get(result.kind, 1), *places, result.seed, result.kind, result.error is not None, result.key
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 def figure(value: float) -> str:
     """Three decimals, without a zero before them.
 
-    >>> figure(0.9764), figure(1.0), figure(-0.02)
-    ('.976', '1.000', '-.020')
+    >>> figure(0.9764), figure(1.0), figure(-0.02), figure(-0.0001)
+    ('.976', '1.000', '-.020', '.000')
     """
     text = f"{value:.3f}"
+    text = text.removeprefix("-") if float(text) == 0 else text
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
