@@ -203,7 +203,10 @@ def test_only_figures_with_data_are_made():
     assert list(made) == ["coverage", "strength", "learning", "policy", "position", "margins", "cost"]
     assert made["strength"].panels[0].series[0].points[0] == (0.5, 0.4, None, None)
     assert made["coverage"].panels[0].series[0].points[0][0] == 0.75
-    assert "SFT .700 at 2" in made["strength"].alt
+    words = [replace(full, by_strength={"reward": 0.8, "1": 0.5}), replace(suite()[1], by_strength={"1": 0.7})]
+    (figure,) = (f for f in report(words).figures if f.id == "strength")
+    assert figure.panels[0].series[0].points == (("1", pytest.approx(0.6), 0.5, 0.7), ("reward", 0.8, None, None))
+    assert "SFT .700 at 2 (lowest .400 at 0.5)" in made["strength"].alt
     assert made["policy"].panels[0].series[0].points[-1][:2] == (200.0, 0.6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -37,10 +38,10 @@ def figures(compared: Compared) -> list[Figure]:
 
 
 def _by_strength(compared: Compared, result: Result) -> Points:
-    found = result.by_strength
-    numbers = sorted((name for name in found if _is_number(name)), key=float)
-    words = [name for name in found if not _is_number(name)]
-    return [(name if words else float(name), found[name]) for name in (*numbers, *words)]
+    """Strengths are numbers, but words for all where one is no number ("reward")."""
+    words = not all(_is_number(name) for r in compared.of_kind("run") for name in r.by_strength)
+    names = sorted(result.by_strength, key=lambda name: float(name) if _is_number(name) else math.inf)
+    return [(name if words else float(name), result.by_strength[name]) for name in names]
 
 
 def _learning(compared: Compared, result: Result) -> Points:
@@ -75,9 +76,7 @@ def _curves(
         for place, methods in _in_order(compared, lines)
     ]
     measure = compared.frame.main
-    y = y or measure
-    told = title.format(measure)
-    return _figure((name, told), "line", x, y, panels, (_SEEDS,))
+    return _figure((name, title.format(measure)), "line", x, y or measure, panels, (_SEEDS,))
 
 
 def _over_seeds(seeds: Sequence[Points]) -> tuple[Point, ...]:
@@ -97,7 +96,7 @@ def _span(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _coverage(compared: Compared) -> Figure | None:
-    """Free generation: a point for each task."""
+    """What free answers name, and what that is worth."""
     return _scatter(compared, ("coverage", "{} against coverage of free answers"), "coverage", _covered)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from irpo.compare.page import Cell, Column, Table, TableRow, Test
@@ -41,30 +41,41 @@ def _family(compared: Compared, name: str, tasks: Sequence[TaskFrame]) -> Family
         cells[task.name] = cells_of(found, groups)
         tests += outcomes_of(task.name, pairs(found, compared.frame.against), groups)
     tests = corrected(tests)
-    rankers = [r for r in compared.rankers if any(task.name in r.by_task for task in tasks)]
     columns = tuple(Column(task.name, measure) for task in tasks for measure in task.measures)
-    by_cell = _by_cell(tests)
+    by_cell, rows = _by_cell(tests), []
+    for ranker in compared.rankers:
+        if any(task.name in ranker.by_task for task in tasks):
+            figures = {column: cells[column.task].get((id(ranker), column.measure)) for column in columns}
+            tested = {column: by_cell.get((column.task, id(ranker), column.measure), ()) for column in columns}
+            rows.append(_row(compared, ranker, figures, tested))
+    table = Table(_id(name), name, columns, tuple(_ranked(rows)), tuple(_notes(compared, tests, tasks)))
+    return FamilyTable(table, tuple(tests))
+
+
+def _row(
+    compared: Compared,
+    ranker: Ranker,
+    found: Mapping[Column, Cell | None],
+    tested: Mapping[Column, tuple[Test, ...]],
+) -> TableRow:
+    """A ranker's row, with what a paper printed of it at the strength of papers."""
     printed = {(p.task, p.model, p.method, p.measure): p.value for p in compared.frame.printed}
-    rows = []
-    for ranker in rankers:
-        told = []
-        for c in columns:
-            cell = cells[c.task].get((id(ranker), c.measure), Cell(None, seeds=0))
-            paper = printed.get((c.task, ranker.model, ranker.method, c.measure)) if _first(compared, ranker) else None
-            told.append(replace(cell, printed=paper, tests=by_cell.get((c.task, id(ranker), c.measure), ())))
-        marks = tuple(_marks(compared, ranker, [task.name for task in tasks]))
-        rows.append(TableRow(ranker.method, ranker.group, tuple(told), ranker.kind, ranker.shown, marks))
-    notes = tuple(_notes(compared, tests, tasks))
-    return FamilyTable(Table(_id(name), name, columns, tuple(_ranked(rows)), notes), tuple(tests))
+    if ranker.strength != compared.frame.strengths[0]:
+        printed = {}
+    cells = tuple(
+        replace(
+            cell or Cell(None, seeds=0),
+            printed=printed.get((c.task, ranker.model, ranker.method, c.measure)),
+            tests=tested[c],
+        )
+        for c, cell in found.items()
+    )
+    marks = _marks(compared, ranker, list(dict.fromkeys(column.task for column in found)))
+    return TableRow(ranker.method, ranker.group, cells, ranker.kind, ranker.shown, tuple(marks))
 
 
 def _id(name: str) -> str:
     return "family-" + "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
-def _first(compared: Compared, ranker: Ranker) -> bool:
-    """Whether it is measured at the strength that papers print figures of."""
-    return ranker.strength == compared.frame.strengths[0]
 
 
 def _by_cell(tests: Iterable[Tested]) -> dict[tuple[str, int, str], tuple[Test, ...]]:
