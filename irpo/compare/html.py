@@ -11,8 +11,9 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from markupsafe import Markup
 
 from irpo.compare import html_parts as parts
 from irpo.compare.page import Report, Viewed
-from irpo.compare.wording import chance, number, plain
+from irpo.compare.wording import number, plain
 from irpo.files import atomic_file
 from irpo.resources import report_dir
 from irpo.types import printable
@@ -40,19 +41,19 @@ def page(report: Report, viewed: Sequence[Viewed]) -> str:
     css, *scripts = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "viewer.js"))
     script = "\n".join(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return str(
-        _template().render(
-            report=report,
-            css=Markup(css),
-            script=Markup(script),
-            digest=digest,
-            tables=[parts.laid_out(table) for table in report.tables],
-            drawings=parts.drawings(report.figures),
-            provenance=parts.provenance(report),
-            lists=[_packed(asdict(task)) for task in viewed],
-            cells=_packed([asdict(table) for table in report.tables]),
-        )
+    text = _template().render(
+        report=report,
+        css=Markup(css),
+        script=Markup(script),
+        digest=digest,
+        tables=[parts.laid_out(table) for table in report.tables],
+        drawings=parts.drawings(report.figures),
+        provenance=parts.provenance(report),
+        lists=[_packed(task) for task in viewed],
+        cells=_packed(report.tables),
     )
+    # Blanks between tags are half of what a browser would hold in memory; a text's own < and > are escaped.
+    return re.sub(r">\s*\n\s*<", "><", text)
 
 
 @cache
@@ -65,7 +66,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bdi": bdi, "chance": chance, "number": number, "plain": plain, "pretty": pretty}
+    environment.filters |= {"bdi": bdi, "number": number, "pretty": pretty, "told": told}
     return environment.get_template("report.html.jinja")
 
 
@@ -90,9 +91,9 @@ def pretty(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1, default=str)
 
 
-def _packed(value: Any) -> Markup:
-    """A value as JSON, compressed, in base64: letters, digits, +, / and = alone."""
-    text = json.dumps(_all_seen(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+def _packed(value: object) -> Markup:
+    """Dataclasses and what they hold as JSON, compressed, in base64: letters, digits, +, / and = alone."""
+    text = json.dumps(_all_seen(value), allow_nan=False, separators=(",", ":"))
     return Markup(base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode())
 
 
@@ -101,8 +102,16 @@ def _all_seen(value: Any) -> Any:
         return seen(value)
     if isinstance(value, float):
         return round(value, 6)
-    if isinstance(value, Mapping):
-        return {seen(str(name)): _all_seen(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return value if value and isinstance(value[0], int) else [_all_seen(part) for part in value]
+        whole = bool(value) and isinstance(value[0], int)  # an order: most of what there is
+        return value if whole else [_all_seen(part) for part in value]
+    if is_dataclass(value):
+        return {name: _all_seen(part) for name, part in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {name: _all_seen(part) for name, part in value.items()}
     return value
+
+
+def told(value: str | float | None) -> Markup:
+    """A cell of any kind of table: a text apart, a number as it is."""
+    return bdi(plain(value)) if isinstance(value, str) else Markup(plain(value))

@@ -48,6 +48,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
+    "axes.formatter.limits": (-4, 5),  # powers of ten; beyond them a factor stands above the axis
     "hatch.linewidth": 0.5,
     "hatch.color": MUTED,
 }
@@ -62,14 +63,16 @@ def names_of(figures: Sequence[Figure]) -> dict[str, int]:
 def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str) -> str:
     """A panel as an `<svg>` element; `numbers` are of `names_of`, `id` begins the ids within."""
     words = _words(panel.series)
-    with _drawing((4.6, 3.1), "constrained") as drawing:
-        axes = drawing.subplots()
+    slanted = sum(map(len, words)) > 48
+    with _drawing((4.6, 3.1)) as drawing:
+        # Fixed margins: finding them costs more than drawing does, and panels stand in line with each other.
+        bottom = 0.27 if slanted else 0.15
+        axes = drawing.add_axes((0.14, bottom, 0.845, 0.9 - bottom))
         if figure.kind == "bars":
             _bars(axes, panel.series, numbers, words)
         else:
             _points(axes, panel.series, numbers, words, joined=figure.kind == "line")
         if words:
-            slanted = sum(map(len, words)) > 48
             turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
             axes.set_xticks(range(len(words)), [_short(word) for word in words], **turn)
         axes.set(xlabel=_short(figure.x), ylabel=_short(figure.y), title=_short(panel.title))
@@ -80,7 +83,7 @@ def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str)
 
 def swatch(kind: str, number: int, id: str) -> str:
     """How a series looks, for a legend: an `<svg>` element; `id` begins the ids within."""
-    with _drawing((0.46, 0.17), None) as drawing:
+    with _drawing((0.46, 0.17)) as drawing:
         axes = drawing.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 2), ylim=(0, 1))
         axes.set_axis_off()
@@ -94,7 +97,7 @@ def swatch(kind: str, number: int, id: str) -> str:
 
 
 @contextmanager
-def _drawing(size: tuple[float, float], layout: Any) -> Iterator[Any]:
+def _drawing(size: tuple[float, float]) -> Iterator[Any]:
     """An empty drawing of a size in inches, under our settings."""
     import matplotlib
     from matplotlib.figure import Figure as Drawing
@@ -102,7 +105,7 @@ def _drawing(size: tuple[float, float], layout: Any) -> Iterator[Any]:
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         # The page's fonts show the words; that matplotlib's own lacks a letter matters to its measuring alone.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield Drawing(figsize=size, layout=layout)
+        yield Drawing(figsize=size)
 
 
 def _saved(drawing: Any) -> str:

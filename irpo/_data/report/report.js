@@ -1,6 +1,8 @@
 "use strict";
 // The page's own script: tables that sort, a figure's tests in a dialog. All text goes in as text, never as markup.
 
+const byId = (id) => document.getElementById(id);
+
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -71,7 +73,7 @@ function sortBy(header) {
     body.append(...rows);
   }
   const told = direction === "none" ? "as given" : `by ${header.textContent.trim()}, ${direction}, within each group`;
-  document.getElementById("told").textContent = `Sorted ${told}`;
+  byId("told").textContent = `Sorted ${told}`;
 }
 
 document.addEventListener("click", (event) => {
@@ -79,9 +81,14 @@ document.addEventListener("click", (event) => {
   if (button) sortBy(button.closest("th"));
 });
 
+byId("colours").addEventListener("change", (event) => {
+  const { value } = event.target;
+  document.documentElement.style.colorScheme = value === "system" ? "" : value;
+});
+
 // --- a figure's interval, tests and cells ---
 
-const tables = unpacked(document.getElementById("cells"));
+const tables = unpacked(byId("cells"));
 
 function row(head, ...cells) {
   return make("tr", {}, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)));
@@ -122,7 +129,7 @@ async function showCell(link) {
   const { name, group, strength } = table.rows[r];
   const { task, measure } = table.columns[c];
   const cell = table.rows[r].cells[c];
-  const dialog = document.getElementById("detail");
+  const dialog = byId("detail");
   const close = make("button", { type: "button", className: "close", onclick: () => dialog.close() }, "Close");
   const title = make("h3", { id: "detail-title" }, apart(name), strength === "1" ? "" : ` at strength ${strength}`);
   const where = make("p", {}, group ? apart(group) : "", group ? " on " : "On ", apart(task), ", ", apart(measure));
@@ -139,6 +146,6 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   showCell(link);
 });
-document.getElementById("detail").addEventListener("click", (event) => {
+byId("detail").addEventListener("click", (event) => {
   if (event.target === event.currentTarget) event.currentTarget.close(); // the backdrop
 });

@@ -3,7 +3,6 @@
 const ROW_HEIGHT = 58; // pixels, as the style has it
 const SPARE_ROWS = 6; // beyond what is in sight
 
-const byId = (id) => document.getElementById(id);
 const rankerName = (ranker) => (ranker.model ? `${ranker.name} · ${ranker.model}` : ranker.name);
 
 // One task's lists as the filter needs them; `at` is the list's place in its task.
@@ -116,13 +115,9 @@ const MARKS = { "": "", some: "◐", high: "●" };
 
 function chip(candidate, labels, highest, named) {
   const kind = grade(labels[candidate], highest);
-  const said = `candidate ${candidate + 1}${kind ? `, label ${labels[candidate]}` : ""}${named ? "" : ", not named"}`;
-  const node = make("li", { className: `chip ${kind} ${named ? "" : "absent"}` });
+  const node = make("li", { className: `chip ${kind} ${named ? "" : "absent"}` }, `${candidate + 1}${MARKS[kind]}`);
+  if (kind) node.append(make("span", { className: "unseen" }, ` label ${labels[candidate]}`));
   node.dataset.candidate = candidate;
-  node.append(
-    make("span", { ariaHidden: "true" }, `${candidate + 1}${MARKS[kind]}`),
-    make("span", { className: "unseen" }, said),
-  );
   return node;
 }
 
