@@ -24,6 +24,7 @@ from irpo.compare.page import Report
 from irpo.compare.wording import line
 from irpo.resources import report_dir
 
+NAMED = ("aria-labelledby", "aria-describedby", "for")  # attributes that hold ids
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 
 
@@ -139,7 +140,7 @@ def test_every_link_leads_to_an_id_and_every_id_is_there_once():
     ids = [element.attributes["id"] for element in root().all() if "id" in element.attributes]
     assert len(ids) == len(set(ids))
     used = [v for e in root().all() for n, v in e.attributes.items() if n.endswith("href")]
-    used += [f"#{v}" for e in root().all() for v in (e.attributes.get("aria-labelledby") or "").split()]
+    used += [f"#{v}" for e in root().all() for n in NAMED for v in (e.attributes.get(n) or "").split()]
     used.remove("#detail-title")  # of the dialog, which is filled when it opens
     assert {target.removeprefix("#") for target in used} <= set(ids)
 
@@ -254,7 +255,10 @@ def test_every_panel_has_words_and_a_table_in_its_stead():
     for element, figure in zip(drawn, report().figures, strict=True):
         images = element.all(role="img")
         assert len(images) == len(figure.panels)
-        assert all(figure.alt in image.attributes["aria-label"] for image in images)
+        for image, panel in zip(images, figure.panels, strict=True):
+            assert figure.title in image.attributes["aria-label"]
+            assert panel.title in image.attributes["aria-label"]
+            assert by_id(image.attributes["aria-describedby"]).text == figure.alt
         assert all(len(image.all("svg")) == 1 for image in images)
         points = sum(len(series.points) for panel in figure.panels for series in panel.series)
         assert len(element.all("details")[0].all("tbody")[0].all("tr")) == points

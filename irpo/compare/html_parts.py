@@ -129,15 +129,12 @@ def provenance(report: Report) -> Provenance:
 
 
 def _shared(made: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What all that are not empty have in common, and of each the rest."""
-    told = [one for one in made if one]
-    common: dict[str, Any] = {}
-    own: list[dict[str, Any]] = [dict(one) for one in made]
-    for name in told[0] if told else ():
-        if any(name not in one for one in told):
-            continue
-        if all(one[name] == told[0][name] for one in told):
-            common[name] = told[0][name]
-            for one in own:
-                one.pop(name, None)
-    return common, own
+    """What is the same in all that tell it, where more than one does; and of each the rest."""
+    values: dict[str, list[Any]] = {}
+    for one in made:
+        for name, value in one.items():
+            values.setdefault(name, []).append(value)
+    common = {
+        name: found[0] for name, found in values.items() if len(found) > 1 and all(value == found[0] for value in found)
+    }
+    return common, [{name: value for name, value in one.items() if name not in common} for one in made]
