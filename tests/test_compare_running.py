@@ -220,8 +220,8 @@ def test_no_process_outlives_its_suite(tmp_path):
     until(lambda: len(started(journal)) == 2)
     pids = {int(pid) for line in journal.read_text().splitlines() for pid in line.split()[1:]}  # with the fork server
     assert all(psutil.pid_exists(pid) for pid in pids)
-    suite.kill()  # it alone
-    suite.communicate()
+    suite.kill()  # it alone; who waits for the end of what it says waits for its orphans too
+    suite.wait()
     until(lambda: not any(map(_lives, pids)), 10)
     assert is_free(out / "cells" / "a")
 
