@@ -83,6 +83,16 @@ def test_a_damaged_result_is_made_again(tmp_path):
     assert run(tmp_path, cell("a")) == Outcome(done=1, failed=0, skipped=0)
 
 
+def test_what_a_killed_process_left_beside_a_result_goes(tmp_path):
+    home = tmp_path / "cells" / "a"
+    run(tmp_path, cell("a"))
+    before = sorted(home.iterdir())
+    (home / ".lock").touch()
+    (home / ".cell.json.abcdef-1-01234567").touch()
+    assert run(tmp_path, cell("a")).skipped == 1
+    assert sorted(home.iterdir()) == before
+
+
 def test_what_is_to_be_done_is_written_beside_it(tmp_path):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     run(tmp_path, cell("a", "tell OMP_NUM_THREADS"), jobs=1)
