@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from embedded_copying import lay_copying
@@ -71,10 +72,20 @@ def new_model(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int 
     return model
 
 
+class Reading(Protocol):
+    """A corpus: rows without end, and the chance by which they are drawn."""
+
+    rng: random.Random
+
+    def rows(self, copying_first: int) -> Iterator[Row]:
+        """The rows, the first so many of which teach copying alone."""
+        ...
+
+
 class Batches(IterableDataset[list[Row]]):
     """Rows of similar length, about `tokens` tokens together, in random order."""
 
-    def __init__(self, corpus: Corpus, tokens: int, copying_first: int) -> None:
+    def __init__(self, corpus: Reading, tokens: int, copying_first: int) -> None:
         self.corpus, self.tokens, self.copying_first = corpus, tokens, copying_first
 
     def __iter__(self) -> Iterator[list[Row]]:
@@ -135,7 +146,7 @@ def share_of_peak(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (FALL * steps))
 
 
-def pretrain(model: Any, corpus: Corpus, args: argparse.Namespace, log: Any) -> dict[str, float]:
+def pretrain(model: Any, corpus: Reading, args: argparse.Namespace, log: Any) -> dict[str, float]:
     """Train in place; returns the last losses by kind of row, in nats a token."""
     together = optimisers(model, args.muon_rate, args.adam_rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: share_of_peak(s, args.steps)) for o in together]
