@@ -1,10 +1,14 @@
 """Pretrains a small Llama on the training texts of real tasks, for them to be fine-tuned and compared on their lists.
 
-python benchmarks/pretrain_real.py --data FOLDER --out MODEL [--width 192 --layers 4 --vocabulary 4096 --steps 2400]
+The model that was measured was made by two runs, the second of which goes on from the first:
+
+F=benchmarks/pretrain_real.py
+python $F --data FOLDER --steps 2600 --until 500 --out A
+python $F --data FOLDER --start A --steps 700 --seed 1 --out B
 
 FOLDER holds redial/, commonsenseqa/, hotpotqa/, arc_challenge/ and, if at hand, inspired/, each with its authors' files
 of training and evaluation rows. What is read of them, and what never is, stands in `real_corpus`. Model, optimisers and
-schedule are those of the embedded model (`pretrain_embedded`). A model that was stopped goes on with `--start MODEL`.
+schedule are those of the embedded model (`pretrain_embedded`).
 """
 
 from __future__ import annotations
@@ -32,9 +36,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=192, help="of a new model: a multiple of 64")
     parser.add_argument("--layers", type=int, default=4, help="of a new model: 2 or more")
     parser.add_argument("--vocabulary", type=int, default=4096, help="tokens of a new model")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--until", type=int, help="stop after so many of these steps; the rates are those of all")
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--muon-rate", type=float, default=0.004)
     parser.add_argument("--adam-rate", type=float, default=0.003)
     parser.add_argument("--seed", type=int, default=0)
