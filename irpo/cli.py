@@ -342,7 +342,7 @@ def quickstart(
     out: Out = Path("runs/quickstart"),
     config: Annotated[Path | None, typer.Option(help="Another configuration than configs/quickstart.yaml.")] = None,
 ) -> None:
-    """Fine-tune the embedded model by five methods on its synthetic world, and compare them: a table and a picture."""
+    """Fine-tune the embedded model by five methods on its synthetic world, and compare them: a table and a report."""
     from irpo.config.checks import require_out
     from irpo.config.layers import find_config
 

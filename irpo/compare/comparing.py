@@ -65,8 +65,7 @@ def compare(
 
 def show(made: Report, out: Path) -> None:
     """The tables on the screen, what was found, and where the rest is."""
-    found = gather([out])
-    for grid in grids(made, found.frame, found.results):
+    for grid in grids(made):
         grid.show()
     say(made.found)
     say(f"written to {out}: {HTML}, report.md, {REPORT}, tables")

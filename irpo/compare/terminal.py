@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from irpo.compare.page import Cell, Report, Table, TableRow
-from irpo.compare.results import Frame, Result
+from irpo.compare.page import Cell, Plain, Report, Table, TableRow
+from irpo.compare.results import Result
 from irpo.compare.wording import chance
 from irpo.evaluation.report import Grid, number, percent
+from irpo.measures import MAIN
 
-_LEVEL = 0.05
 
-
-def grids(report: Report, frame: Frame, results: Sequence[Result]) -> list[Grid]:
+def grids(report: Report) -> list[Grid]:
     """A table a family: one model on one task in full, else the main measure of every task."""
+    modes = next((table for table in report.more if table.id == "modes"), None)
     made = []
     for table in report.tables:
         tasks = list(dict.fromkeys(column.task for column in table.columns))
         models = {row.group for row in table.rows if row.kind in ("trained", "untrained")}
         alone = len(tasks) == 1 and len(models) == 1
-        made.append(_full(table, frame, results) if alone else _overview(table, frame, tasks))
+        made.append(_full(table, modes) if alone else _overview(table, tasks))
     return made
 
 
@@ -34,24 +34,24 @@ def chosen_by_validation(results: Sequence[Result], strength: str) -> str | None
     return max(values, key=lambda name: sum(values[name]) / len(values[name])) if values else None
 
 
-def _main(table: Table, frame: Frame, task: str) -> int:
-    """The column of a task's main measure: the suite's, else the task's last."""
+def _main(table: Table, task: str) -> int:
+    """The column of a task's main measure: NDCG@10, else the task's last."""
     own = [place for place, column in enumerate(table.columns) if column.task == task]
-    return next((place for place in own if table.columns[place].measure == frame.main), own[-1])
+    return next((place for place in own if table.columns[place].measure == MAIN), own[-1])
 
 
-def _rows(table: Table, frame: Frame) -> list[TableRow]:
-    """Each ranker once: what was trained at the last of the suite's strengths."""
-    last = frame.strengths[-1]
-    return [row for row in table.rows if row.kind != "trained" or last in row.strength.split(" = ")]
+def _rows(table: Table) -> list[TableRow]:
+    """Each ranker once: what was trained at the strength that validation lists chose, where they did."""
+    chosen = any("auto" in row.strength for row in table.rows)
+    return [row for row in table.rows if row.kind != "trained" or not chosen or "auto" in row.strength]
 
 
-def _full(table: Table, frame: Frame, results: Sequence[Result]) -> Grid:
+def _full(table: Table, modes: Plain | None) -> Grid:
     task = table.columns[0].task
-    place, rows = _main(table, frame, task), _rows(table, frame)
-    against = list(dict.fromkeys(test.against for row in rows for test in row.cells[place].tests))
-    decoded = {row.name: _decoded(results, row.name, frame) for row in rows if row.kind in ("trained", "untrained")}
-    header = ("ranked by", "score", "95 %", "constrained", "named", *(f"q {name}" for name in against))
+    place, rows = _main(table, task), _rows(table)
+    against = _against(rows, [place])
+    decoded = _decoded(modes, table.columns[place].measure)
+    header = ("ranked by", "score", "95 %", "constrained", "named", *(f"q\n{name}" for name in against))
     cells = tuple(
         (
             *(row.name, _value(row.cells[place]), _interval(row.cells[place]), *decoded.get(row.name, ("", ""))),
@@ -60,28 +60,28 @@ def _full(table: Table, frame: Frame, results: Sequence[Result]) -> Grid:
         for row in rows
     )
     first = next((i for i, row in enumerate(rows) if row.kind == "trained"), 0)
-    title = f"{table.columns[place].measure} on {task}"
-    notes = (*_told(rows, place, against), _columns(frame))
+    notes = (*_told(rows, place, against), _columns(rows))
     best = frozenset((i, 1) for i, row in enumerate(rows) if row.cells[place].best)
-    return Grid(title, header, cells, notes, best, frozenset({first} - {0}))
+    return Grid(f"{table.columns[place].measure} on {task}", header, cells, notes, best, frozenset({first} - {0}))
 
 
-def _decoded(results: Sequence[Result], method: str, frame: Frame) -> tuple[str, str]:
-    """The mean of constrained lists, and the share of the candidates that free ones name."""
-    own = [r for r in results if r.method == method and r.kind in ("run", "untrained")]
-    constrained = [r.row("constrain", frame.strengths[-1]) or r.row("constrain") for r in own]
-    free = [r.row("generate", part="strict") for r in own]
-    values = [float(row.of(frame.main).mean()) for row in constrained if row and frame.main in row.measures]
-    named = [row.coverage for row in free if row]
-    return (number(_mean(values)) if values else "", percent(_mean(named)) if named else "")
+def _decoded(modes: Plain | None, measure: str) -> dict[str, tuple[str, str]]:
+    """By method the mean of constrained lists, and the share of the candidates that free ones name."""
+    found: dict[str, list[str]] = {}
+    rows = [dict(zip(modes.header, row, strict=True)) for row in modes.rows] if modes else []
+    for told in rows:
+        cells = found.setdefault(str(told["method"]), ["", ""])
+        mean, coverage = told["mean"], told["coverage"]
+        if told["mode"] == "constrain" and told["measure"] == measure and isinstance(mean, float):
+            cells[0] = number(mean)  # the last row is of the last strength
+        if told["mode"] == "generate strict" and isinstance(coverage, float):
+            cells[1] = percent(coverage)
+    return {name: (cells[0], cells[1]) for name, cells in found.items()}
 
 
-def _overview(table: Table, frame: Frame, tasks: Sequence[str]) -> Grid:
-    places, rows = [_main(table, frame, task) for task in tasks], _rows(table, frame)
-    header = (
-        "ranked by",
-        *(f"{task} {table.columns[place].measure}" for task, place in zip(tasks, places, strict=True)),
-    )
+def _overview(table: Table, tasks: Sequence[str]) -> Grid:
+    places, rows = [_main(table, task) for task in tasks], _rows(table)
+    header = ("ranked by", *(f"{table.columns[place].task} {table.columns[place].measure}" for place in places))
     several = len({row.group for row in rows if row.kind in ("trained", "untrained")}) > 1
     cells = tuple(
         (f"{row.group}: {row.name}" if several and row.group else row.name, *(_starred(row.cells[p]) for p in places))
@@ -89,8 +89,12 @@ def _overview(table: Table, frame: Frame, tasks: Sequence[str]) -> Grid:
     )
     ruled = frozenset(i for i in range(1, len(rows)) if rows[i].group != rows[i - 1].group)
     best = frozenset((i, j) for i, row in enumerate(rows) for j, p in enumerate(places, 1) if row.cells[p].best)
-    note = f"* beyond chance (q < {_LEVEL:g}) against {', '.join(frame.against)}: + above, - below"
-    return Grid(table.title, header, cells, (note, _columns(frame)), best, ruled)
+    note = f"+ above, - below {', '.join(_against(rows, places))}, in this order, beyond chance (q < .05)"
+    return Grid(table.title, header, cells, (note, _columns(rows)), best, ruled)
+
+
+def _against(rows: Sequence[TableRow], places: Sequence[int]) -> list[str]:
+    return list(dict.fromkeys(test.against for row in rows for place in places for test in row.cells[place].tests))
 
 
 def _starred(cell: Cell) -> str:
@@ -110,10 +114,16 @@ def _told(rows: Sequence[TableRow], place: int, against: Sequence[str]) -> Itera
         yield f"{told[:1].upper()}{told[1:]}."
 
 
-def _columns(frame: Frame) -> str:
-    strength = "at the strength that validation lists choose" if frame.strengths[-1] == "auto" else "at strength 1"
-    seeds = "one seed: another one moves the figures" if frame.seeds == 1 else f"means of {frame.seeds} seeds"
-    return f"{strength}; {seeds}; q: paired permutation tests by group, corrected (Benjamini-Hochberg)"
+def _columns(rows: Sequence[TableRow]) -> str:
+    trained = [row for row in rows if row.kind == "trained"]
+    auto = any("auto" in row.strength for row in trained)
+    seeds = max((cell.seeds for row in trained for cell in row.cells), default=1)
+    told = (
+        "scores at the strength that validation lists choose" if auto else "scores at strength 1",
+        "one seed: another one moves the figures" if seeds == 1 else f"means of {seeds} seeds",
+        "95 % and q draw and swap groups of lists that share a query; q is corrected (Benjamini-Hochberg)",
+    )
+    return "; ".join(told)
 
 
 def _value(cell: Cell) -> str:
@@ -126,7 +136,3 @@ def _interval(cell: Cell) -> str:
 
 def _q(cell: Cell, against: str) -> str:
     return next((chance(test.q) for test in cell.tests if test.against == against), "")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from irpo.evaluation.picture import COLOURS, save
 from irpo.evaluation.results import row_name
-from irpo.files import atomic_file, json_line
+from irpo.files import atomic_file, atomic_path, json_line
 
 ROUNDS = "rounds.jsonl"
 CURVES = "curves.png"
+_COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8a5a9e", "#b8860b", "#555555")
 
 State = Mapping[str, Any]  # a round's state.json
 
@@ -31,10 +31,10 @@ def draw(states: Sequence[State], title: str, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     rows = [state["measures"] for state in states]
     for row, style in ((row_name("generate", "strict"), "-"), (row_name("score"), "--")):
-        for colour, k in zip(COLOURS, (1, 5, 10), strict=False):
+        for colour, k in zip(_COLOURS, (1, 5, 10), strict=False):
             _line(left, rows, f"{row} NDCG@{k}", {"color": colour, "linestyle": style})
     shares = [name for name in dict.fromkeys(n for row in rows for n in row) if "NDCG" not in name]
-    for colour, name in zip(COLOURS, [n for n in shares if n != "mean_reward"], strict=False):
+    for colour, name in zip(_COLOURS, [n for n in shares if n != "mean_reward"], strict=False):
         _line(right, rows, name, {"color": colour})
     valid = [
         {"lists per drawn answer": s["kept"] / s["answers"]} if "kept" in s and s.get("answers") else {}
@@ -48,7 +48,8 @@ def draw(states: Sequence[State], title: str, path: Path) -> None:
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     figure.suptitle(title)
-    save(figure, path)
+    with atomic_path(path) as work:
+        figure.savefig(work, format="png", dpi=120)
 
 
 def _drawn(states: Sequence[State]) -> list[Mapping[str, Any]]:

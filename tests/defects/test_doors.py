@@ -214,49 +214,15 @@ def test_u13_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     assert not datasets.config.HF_HUB_OFFLINE
 
 
-def quickstart_of(monkeypatch, write):
-    """The quickstart whose training is `write(folder)`, and nothing measured."""
-    from irpo import quickstart
+def test_u2_a_second_quickstart_erases_nothing(tmp_path):
+    from irpo.compare.comparing import OWN, require_suites
 
-    def compare(work, out, config_file):
-        write(work)
-        return {}
-
-    monkeypatch.setattr(quickstart, "_compare", compare)
-    return quickstart.run
-
-
-def test_u2_an_earlier_quickstart_stays_until_the_new_one_is_whole(monkeypatch, tmp_path):
-    def write(folder, text="new"):
-        (folder / "irpo").mkdir()
-        (folder / "irpo" / "report.md").write_text(text)
-        (folder / "report.md").write_text(text)
-
-    def fails(folder):
-        write(folder)
-        raise KeyboardInterrupt
-
-    out = tmp_path / "runs" / "quickstart"
-    quickstart_of(monkeypatch, lambda folder: write(folder, "old"))(out)
-    (out / "notes.txt").write_text("mine")
-    (out / "irpo-mine").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        quickstart_of(monkeypatch, fails)(out)
-    assert (out / "report.md").read_text() == (out / "irpo" / "report.md").read_text() == "old"
-    quickstart_of(monkeypatch, write)(out)
-    assert (out / "report.md").read_text() == (out / "irpo" / "report.md").read_text() == "new"
-    assert (out / "notes.txt").read_text() == "mine"
-    assert (out / "irpo-mine").is_dir()
-    assert [path.name for path in out.parent.iterdir()] == ["quickstart"]
-
-
-def test_l10_what_a_dead_quickstart_left_goes_with_the_next(monkeypatch, tmp_path):
     out = tmp_path / "quickstart"
-    code = f"import os\nfrom irpo import quickstart as q\nwith q._beside(q.Path({str(out)!r})):\n    os._exit(0)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
-    assert len(list(tmp_path.iterdir())) == 1
-    quickstart_of(monkeypatch, lambda folder: None)(out)
-    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
+    require_suites(out)
+    (out / "notes.txt").write_text("mine")
+    (out / "cells").mkdir()
+    require_suites(out)
+    assert sorted(path.name for path in out.iterdir()) == ["cells", "notes.txt", OWN]
 
 
 def test_u14_a_part_of_a_larger_job_names_no_folder_that_will_not_be_there(tmp_path, capsys):
@@ -269,14 +235,3 @@ def test_u14_a_part_of_a_larger_job_names_no_folder_that_will_not_be_there(tmp_p
     said = capsys.readouterr().err
     assert "validation NDCG@10" in said
     assert str(tmp_path) not in said
-
-
-def test_u12_the_report_says_what_was_compared(tmp_path):
-    from irpo.config.schema import load_config
-    from irpo.quickstart import _length, _subject
-
-    files = ["methods/irpo.yaml", "quickstart.yaml"]
-    assert _subject(load_config(files)) == "The embedded model on its synthetic world: LoRA rank 8"
-    own = load_config(files, ["task={name: jsonl, data: mine}", "model.name=runs/x", "training.updates=null"])
-    assert _subject(own) == "runs/x on the task jsonl: mine: LoRA rank 8"
-    assert _length(own) == "passes over the data: 1, in updates"
