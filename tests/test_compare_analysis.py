@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import DIGEST, frame, lists_of, result, row
+from compare_results import DIGEST, frame, lists_of, result, row
 from scipy import stats
 
 from irpo.compare.analysis import report_of, viewed

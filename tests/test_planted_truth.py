@@ -7,7 +7,7 @@ from math import log2, sqrt
 import ir_measures
 import numpy as np
 import pytest
-from compared import DIGEST, frame, lists_of, result, row
+from compare_results import DIGEST, frame, lists_of, result, row
 from scipy import stats
 
 from irpo.compare.analysis import report_of
