@@ -113,11 +113,13 @@ def picture(chromium: Any, path: Path, out: Path, size: str, scheme: str) -> dic
         name = f"{size}-{scheme}"
         page.screenshot(path=out / f"{name}.png")
         for section in ("tables", "figures", "lists", "data", "provenance"):
-            page.evaluate(f"document.getElementById('{section}').scrollIntoView({{behavior: 'instant'}})")
+            for _ in range(2):  # what comes into sight is laid out only then, and may shift the rest
+                page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
+                page.wait_for_timeout(200)
             page.screenshot(path=out / f"{name}-{section}.png")
         if tested := page.query_selector("td:has(sup) a.value"):
             page.check("#show-intervals")
-            page.evaluate("document.querySelector('.results').scrollIntoView({behavior: 'instant'})")
+            page.evaluate("document.querySelector('.results').scrollIntoView()")
             page.screenshot(path=out / f"{name}-intervals.png")
             tested.click()
             page.wait_for_selector("#detail[open]")
