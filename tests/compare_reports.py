@@ -43,6 +43,7 @@ HOSTILE = (
     "nul \x00 bell \x07 surrogate \ud800 end \u2028 line \u2029",
     "{{ 7 * 7 }} {% raw %} ${7 * 7}",
     "&lt;b&gt; &amp;amp; =1+1 @x",
+    "$a_1$ and $\\unknown$",
     " leading and trailing ",
 )
 
