@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from irpo.compare.latex import document
 from irpo.compare.page import REPORT, Plain, Report
-from irpo.compare.reading import read_report
+from irpo.compare.writing.latex import document
+from irpo.compare.writing.reading import read_report
 
 ENGINES = ("tectonic", "xelatex", "lualatex", "pdflatex")
 SCRIPTS = (

@@ -174,7 +174,7 @@ def _row(task: Drawn, skill: float, chance: np.random.Generator, mode: str, show
 
 def report(folder: Path) -> dict[str, float]:
     """Read a suite's folder and report it: seconds of each part by the clock, of the processor for all, peak memory."""
-    from irpo.compare.analysis import report_of, viewed
+    from irpo.compare.statistics.report import report_of, viewed
 
     started, busy = time.perf_counter(), time.process_time()
     frame = Frame.read(folder)

@@ -141,7 +141,7 @@ def compare(  # noqa: PLR0913 - the flags of the command
     read = read_suite(suite, None if data is None else Path(data))
     narrowed(read, only)
     from irpo.compare import comparing
-    from irpo.compare.running import Options
+    from irpo.compare.engine.running import Options
 
     options = Options(jobs=jobs, gpus=tuple(gpus), slurm=slurm, retry_failed=retry_failed)
     return comparing.compare(read, Path(out), only=only, options=options, runs=runs or {})

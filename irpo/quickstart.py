@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from irpo.compare.comparing import HTML, compare
+from irpo.compare.engine.running import Options
 from irpo.compare.page import Report
-from irpo.compare.running import Options
 from irpo.compare.suite import Suite, read_suite
 from irpo.progress import lasting, say
 

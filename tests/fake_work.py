@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from irpo.compare.cells import Cell
+from irpo.compare.engine.running import Options, Waiting, run_cells
 from irpo.compare.results import Result, Row
-from irpo.compare.running import Options, Waiting, run_cells
 from irpo.types import UserError
 
 

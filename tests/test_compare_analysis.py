@@ -14,10 +14,10 @@ import pytest
 from compare_results import DIGEST, frame, lists_of, result, row
 from scipy import stats
 
-from irpo.compare.analysis import report_of, viewed
 from irpo.compare.page import Source
-from irpo.compare.plain import kendall
 from irpo.compare.results import Printed, TaskFrame, read_result, write_result
+from irpo.compare.statistics.plain import kendall
+from irpo.compare.statistics.report import report_of, viewed
 from irpo.evaluation.significance import (
     benjamini_hochberg,
     detectable_difference,

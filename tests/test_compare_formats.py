@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from irpo.compare import wording
-from irpo.compare.csvs import csv, stems
-from irpo.compare.latex import MOST_ROWS, document, latex
-from irpo.compare.markdown import markdown
 from irpo.compare.page import Cell, Column, Plain, Report, Table, TableRow
 from irpo.compare.page import Test as Paired
-from irpo.compare.reading import read_report, read_viewed
-from irpo.compare.texts import write_texts
+from irpo.compare.writing import wording
+from irpo.compare.writing.csvs import csv, stems
+from irpo.compare.writing.latex import MOST_ROWS, document, latex
+from irpo.compare.writing.markdown import markdown
+from irpo.compare.writing.reading import read_report, read_viewed
+from irpo.compare.writing.texts import write_texts
 from irpo.types import UserError
 
 SETTINGS = settings(max_examples=60, deadline=None)

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from compare_reports import HOSTILE, hostile, report, viewed
 
-from irpo.compare import plots
-from irpo.compare.html import page, seen, write_html
 from irpo.compare.page import Report
-from irpo.compare.wording import line
+from irpo.compare.writing import plots
+from irpo.compare.writing.html import page, seen, write_html
+from irpo.compare.writing.wording import line
 from irpo.resources import report_dir
 
 NAMED = ("aria-labelledby", "aria-describedby", "for")  # attributes that hold ids
@@ -284,7 +284,8 @@ def test_a_series_looks_the_same_in_every_figure_and_unlike_the_others():
 
 
 def test_equal_reports_give_equal_bytes_in_another_process():
-    code = "from compare_reports import *; from irpo.compare.html import page; print(page(report(), viewed()), end='')"
+    imports = "from compare_reports import *; from irpo.compare.writing.html import page"
+    code = f"{imports}; print(page(report(), viewed()), end='')"
     tests = Path(__file__).parent
     env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONUTF8": "1", "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from compare_reports import HOSTILE, hostile, report, viewed
 
-from irpo.compare.html import write_html
+from irpo.compare.writing.html import write_html
 
 pytestmark = pytest.mark.slow
 READY = "html[data-viewer=ready]"

@@ -17,11 +17,11 @@ import pytest
 from fake_work import cell, options
 from rich.console import Console
 
-from irpo.compare import live
-from irpo.compare.attending import is_free, read_error, state
-from irpo.compare.live import Pace, Running, Status, left_in_words
+from irpo.compare.engine import live
+from irpo.compare.engine.attending import is_free, read_error, state
+from irpo.compare.engine.live import Pace, Running, Status, left_in_words
+from irpo.compare.engine.running import Options, Outcome, Waiting, run_cells
 from irpo.compare.results import read_result
-from irpo.compare.running import Options, Outcome, Waiting, run_cells
 from irpo.types import UserError
 
 HERE = Path(__file__).parent

@@ -10,9 +10,9 @@ import pytest
 from compare_results import DIGEST, frame, lists_of, result, row
 from scipy import stats
 
-from irpo.compare.analysis import report_of
-from irpo.compare.rankers import Groups, Ranker
-from irpo.compare.tested import Measured, cells_of, corrected, outcomes_of
+from irpo.compare.statistics.rankers import Groups, Ranker
+from irpo.compare.statistics.report import report_of
+from irpo.compare.statistics.tested import Measured, cells_of, corrected, outcomes_of
 from irpo.evaluation.significance import detectable_difference
 from irpo.measures import per_query
 from irpo.types import Ranking

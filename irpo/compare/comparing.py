@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from irpo.compare.analysis import report_of, viewed
 from irpo.compare.cells import CELLS
+from irpo.compare.engine.running import Options, Waiting, run_cells
 from irpo.compare.external import keep_runs
 from irpo.compare.forecast import Forecast, forecast
 from irpo.compare.gather import gather, write_plan
-from irpo.compare.html import write_html
 from irpo.compare.page import REPORT, VIEWED, Report
 from irpo.compare.planning import Planner
 from irpo.compare.results import Frame, Result
-from irpo.compare.running import Options, Waiting, run_cells
+from irpo.compare.statistics.report import report_of, viewed
 from irpo.compare.suite import BEST, Suite, narrowed
 from irpo.compare.terminal import chosen_by_validation, grids
-from irpo.compare.texts import write_texts
+from irpo.compare.writing.html import write_html
+from irpo.compare.writing.texts import write_texts
 from irpo.estimate.cards import Card
 from irpo.files import atomic_file
 from irpo.progress import say

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from irpo.compare.attending import read_error
 from irpo.compare.cells import CELL, CELLS, ERROR, Cell
+from irpo.compare.engine.attending import read_error
 from irpo.compare.page import Source
 from irpo.compare.results import FRAME, EvaluationList, Frame, Result, read_lists, read_result
 from irpo.files import atomic_file

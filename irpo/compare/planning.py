@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from irpo.compare.cells import CELLS, ERROR, Cell
+from irpo.compare.engine.running import Waiting
 from irpo.compare.printed import read_printed
 from irpo.compare.results import Frame, Kind, Result, TaskFrame, read_result
-from irpo.compare.running import Waiting
 from irpo.compare.searching import Setting, chosen, settings_of
 from irpo.compare.shared import Prepared, digest_of, prepared
 from irpo.compare.suite import UNTRAINED, Entry, Suite, Value

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
 from irpo.compare.results import Result
-from irpo.compare.wording import chance
+from irpo.compare.writing.wording import chance
 from irpo.evaluation.report import Grid, number, percent
 from irpo.measures import MAIN
 

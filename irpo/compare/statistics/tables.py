@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from irpo.compare.page import Cell, Column, Table, TableRow, Test
-from irpo.compare.rankers import Compared, Ranker
 from irpo.compare.results import Result, TaskFrame
-from irpo.compare.saying import figure, joined, plural
-from irpo.compare.tested import Key, Tested, cells_of, corrected, measured, outcomes_of, pairs
+from irpo.compare.statistics.rankers import Compared, Ranker
+from irpo.compare.statistics.saying import figure, joined, plural
+from irpo.compare.statistics.tested import Key, Tested, cells_of, corrected, measured, outcomes_of, pairs
 
 RUNS = ("run", "untrained", "baseline", "external")  # what tables have; trials are a search's
 

@@ -12,8 +12,8 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
-from irpo.compare import wording
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
+from irpo.compare.writing import wording
 
 MOST_ROWS = 45  # of one table environment: what stands on a page
 # Tried in this order for letters that the document's font does not have. No name of one word: TeX would have

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irpo.compare.page import Figure, Panel, Series
-from irpo.compare.rankers import Array, Compared, main_row
 from irpo.compare.results import Result
-from irpo.compare.saying import figure, plural
-from irpo.compare.tables import main_of
+from irpo.compare.statistics.rankers import Array, Compared, main_row
+from irpo.compare.statistics.saying import figure, plural
+from irpo.compare.statistics.tables import main_of
 
 T = TypeVar("T")
 Point = tuple[float | str, float, float | None, float | None]

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from irpo.compare.attending import Order, attend
-from irpo.compare.local import Ended
+from irpo.compare.engine.attending import Order, attend
+from irpo.compare.engine.local import Ended
 from irpo.types import UserError
 
 JOBS = "slurm"  # of a suite's folder: submitit's scripts and its own logs

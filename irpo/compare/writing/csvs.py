@@ -7,8 +7,8 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from irpo.compare import wording
 from irpo.compare.page import Cell, Column, Plain, Report, Table, TableRow
+from irpo.compare.writing import wording
 
 OF_TESTS = ("difference", "difference_low", "difference_high", "p", "q", "effect", "star")
 _RESERVED = re.compile(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from irpo.compare.page import Ranked, Viewed
-from irpo.compare.rankers import Compared, Ranker
 from irpo.compare.results import EvaluationList, Frame, Result, TaskFrame
-from irpo.compare.tables import main_of
+from irpo.compare.statistics.rankers import Compared, Ranker
+from irpo.compare.statistics.tables import main_of
 
 
 def viewed(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from irpo.compare.page import Figure, Panel, Series
-from irpo.compare.wording import line
+from irpo.compare.writing.wording import line
 
 # As drawn (a light page's) and by which CSS variable the page replaces each.
 SERIES = ("#0a5ea8", "#b8400e", "#00724f", "#8b3f96", "#7d6000", "#a82e5f", "#00707c", "#545454")

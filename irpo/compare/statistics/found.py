@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from irpo.compare.rankers import Compared
-from irpo.compare.saying import chance, figure, joined, plural
-from irpo.compare.tables import main_of
-from irpo.compare.tested import Tested
+from irpo.compare.statistics.rankers import Compared
+from irpo.compare.statistics.saying import chance, figure, joined, plural
+from irpo.compare.statistics.tables import main_of
+from irpo.compare.statistics.tested import Tested
 
 _LISTED = 6  # clauses of one kind that a sentence can hold
 _WORDS = {"+": "above", "-": "below"}

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irpo.compare.page import Plain, Source
-from irpo.compare.rankers import Compared, title_of
 from irpo.compare.results import Result, Row
-from irpo.compare.tables import main_of
-from irpo.compare.tested import Tested
+from irpo.compare.statistics.rankers import Compared, title_of
+from irpo.compare.statistics.tables import main_of
+from irpo.compare.statistics.tested import Tested
 
 Line = tuple[str | float | None, ...]
 _WHO = ("model", "task", "method")

@@ -9,9 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from irpo.compare import plots
 from irpo.compare.page import Figure, Report, Source, Table, TableRow
-from irpo.compare.wording import compared, letters_of, marks_of, numbers_of, tasks_of
+from irpo.compare.writing import plots
+from irpo.compare.writing.wording import compared, letters_of, marks_of, numbers_of, tasks_of
 
 
 @dataclass(frozen=True)

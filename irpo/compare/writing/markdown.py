@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from irpo.compare import wording
 from irpo.compare.page import Cell, Figure, Panel, Plain, Report, Source, Table, TableRow
+from irpo.compare.writing import wording
 
 MOST_POINTS = 12  # x values of a figure whose points are told as a table
 

@@ -21,9 +21,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from irpo.compare import html_parts as parts
 from irpo.compare.page import Report, Viewed
-from irpo.compare.wording import number, plain
+from irpo.compare.writing import html_parts as parts
+from irpo.compare.writing.wording import number, plain
 from irpo.files import atomic_file
 from irpo.resources import report_dir
 from irpo.types import printable

@@ -18,7 +18,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from irpo.compare.attending import BUSY, STOPS, Order, as_child
+from irpo.compare.engine.attending import BUSY, STOPS, Order, as_child
 
 HEAVY = ("torch", "transformers.trainer", "peft", "scipy.stats")
 _DEVICES = ("/dev/nvidiactl", "/dev/kfd")

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from irpo.compare.figures import figures
-from irpo.compare.found import found
 from irpo.compare.page import Report, Source
-from irpo.compare.plain import cost_table, failures_table, modes_table, orders_table, search_table, tests_table
-from irpo.compare.rankers import Compared, title_of
 from irpo.compare.results import EvaluationList, Frame, Result
-from irpo.compare.saying import joined, plural
-from irpo.compare.tables import family_tables
-from irpo.compare.viewer import viewed
+from irpo.compare.statistics.figures import figures
+from irpo.compare.statistics.found import found
+from irpo.compare.statistics.plain import (
+    cost_table,
+    failures_table,
+    modes_table,
+    orders_table,
+    search_table,
+    tests_table,
+)
+from irpo.compare.statistics.rankers import Compared, title_of
+from irpo.compare.statistics.saying import joined, plural
+from irpo.compare.statistics.tables import family_tables
+from irpo.compare.statistics.viewer import viewed
 
 __all__ = ["report_of", "viewed"]
 

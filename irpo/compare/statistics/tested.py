@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from irpo.compare.page import Cell, Test
-from irpo.compare.rankers import Array, Compared, Groups, Ranker
 from irpo.compare.results import TaskFrame
+from irpo.compare.statistics.rankers import Array, Compared, Groups, Ranker
 from irpo.evaluation.significance import (
     Draws,
     benjamini_hochberg,

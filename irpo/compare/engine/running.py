@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from irpo.compare.attending import STOPS, Order, State, bury, is_free, read_error, state, took
 from irpo.compare.cells import CELLS, Cell
-from irpo.compare.live import Pace, Running, Status, elapsed, left_in_words, panel
-from irpo.compare.local import HEAVY, Ended, Local
-from irpo.compare.slurm import Slurm
+from irpo.compare.engine.attending import STOPS, Order, State, bury, is_free, read_error, state, took
+from irpo.compare.engine.live import Pace, Running, Status, elapsed, left_in_words, panel
+from irpo.compare.engine.local import HEAVY, Ended, Local
+from irpo.compare.engine.slurm import Slurm
 from irpo.progress import say
 from irpo.types import UserError
 
@@ -44,7 +44,7 @@ class Options:
     gpus: tuple[str, ...] = ()  # CUDA_VISIBLE_DEVICES of each process; one at a time on each, whatever `jobs` is
     slurm: Mapping[str, Any] | None = None  # submitit's parameters (partition, time, ...): cells are Slurm's jobs
     retry_failed: bool = False  # cells that failed before now are tried again; their logs become log.1.txt, ...
-    work: str = "irpo.compare.work:do"  # what does a cell (`irpo.compare.attending.Work`)
+    work: str = "irpo.compare.work:do"  # what does a cell (`irpo.compare.engine.attending.Work`)
     preload: tuple[str, ...] = HEAVY  # modules that the processes share where they can
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Outcome:
 
 
 class Launcher(Protocol):
-    """Where cells run (`irpo.compare.local`, `irpo.compare.slurm`)."""
+    """Where cells run (`irpo.compare.engine.local`, `irpo.compare.engine.slurm`)."""
 
     free: list[str]  # places
     threads: int  # of each cell

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from irpo.compare.csvs import csv, stems
-from irpo.compare.latex import document, latex
-from irpo.compare.markdown import markdown
 from irpo.compare.page import Plain, Report, Table
+from irpo.compare.writing.csvs import csv, stems
+from irpo.compare.writing.latex import document, latex
+from irpo.compare.writing.markdown import markdown
 from irpo.files import atomic_file
 
 MARKDOWN, TABLES, DOCUMENT = "report.md", "tables", "report.tex"
