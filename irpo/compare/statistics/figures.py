@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from irpo.compare.page import Figure, Panel, Series
 from irpo.compare.results import Result
 from irpo.compare.statistics.rankers import Array, Compared, main_row
-from irpo.compare.statistics.saying import figure, plural
+from irpo.compare.statistics.saying import plural
 from irpo.compare.statistics.tables import main_of
+from irpo.compare.writing.wording import number
 
 T = TypeVar("T")
 Point = tuple[float | str, float, float | None, float | None]
@@ -213,7 +214,7 @@ def _point(point: Point) -> str:
     x, y, _, _ = point
     if not isinstance(x, str):
         x = f"{x:,.0f}" if x == round(x) else f"{x:.3g}" if abs(x) < 1000 else f"{x:,.0f}"
-    return f"{figure(y)} at {x}"
+    return f"{number(y)} at {x}"
 
 
 def _in_order(compared: Compared, found: Mapping[tuple[str, str], T]) -> list[tuple[tuple[str, str], T]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from irpo.compare.statistics.rankers import Compared
-from irpo.compare.statistics.saying import chance, figure, joined, plural
+from irpo.compare.statistics.saying import chance, joined, plural
 from irpo.compare.statistics.tables import main_of
 from irpo.compare.statistics.tested import Tested
+from irpo.compare.writing.wording import number
 
 _LISTED = 6  # clauses of one kind that a sentence can hold
 _WORDS = {"+": "above", "-": "below"}
@@ -15,10 +16,10 @@ _FEW = 2  # of a model on a task: so many are told one by one
 
 
 def found(compared: Compared, tests: Sequence[Tested]) -> str:
-    """What the tests show, at the first of the suite's strengths."""
+    """What the tests show, at the last of the suite's strengths: as its runs would be used."""
     mains = {task.name: main_of(compared, task) for task in compared.frame.tasks}
-    strengths = compared.frame.strengths
-    told = [x for x in tests if x.measure == mains[x.task] and x.ranker.strength == strengths[0]]
+    last = compared.frame.strengths[-1]
+    told = [x for x in tests if x.measure == mains[x.task] and last in x.ranker.shown.split(" = ")]
     if not told:
         return "No two methods were tested against each other."
     untrained = [x for x in told if x.other.kind == "untrained"]
@@ -30,15 +31,14 @@ def found(compared: Compared, tests: Sequence[Tested]) -> str:
         clauses = _counted(others)
         clauses[0] = f"over {plural(len(places), 'pair')} of model and task {clauses[0]}"
     clauses += _over_untrained(untrained)
-    when = (
-        f"At strength {strengths[0]}: " if any(x.ranker.shown == strengths[0] for x in told) and strengths[1:] else ""
-    )
+    several = any(x.ranker.shown == last for x in told) and compared.frame.strengths[1:]
+    when = f"At strength {last}: " if several else ""
     text = "; ".join(clauses)
     return f"{when}{text if when else text[0].upper() + text[1:]}."
 
 
 def _values(x: Tested) -> str:
-    return f"{figure(x.values[0])} against {figure(x.values[1])}, {chance('q', x.test.q)}"
+    return f"{number(x.values[0])} against {number(x.values[1])}, {chance('q', x.test.q)}"
 
 
 def _place(compared: Compared, place: tuple[str, str], tests: Sequence[Tested]) -> list[str]:
@@ -71,8 +71,8 @@ def _counted(tests: Sequence[Tested]) -> list[str]:
             nothing += [] if starred else own
             shown += starred
             for star, word in _WORDS.items():
-                if number := sum(x.test.star == star for x in starred):
-                    counts.append(f"{word} {other} in {number} of {len(own)}")
+                if count := sum(x.test.star == star for x in starred):
+                    counts.append(f"{word} {other} in {count} of {len(own)}")
         if shown:
             most = max(shown, key=lambda x: abs(x.test.difference))
             where = f"{most.other.method} on {most.task} with {most.ranker.model}"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from irpo.compare.page import Cell, Column, Table, TableRow, Test
 from irpo.compare.results import Result, TaskFrame
 from irpo.compare.statistics.rankers import Compared, Ranker
-from irpo.compare.statistics.saying import figure, joined, plural
+from irpo.compare.statistics.saying import joined, plural
 from irpo.compare.statistics.tested import Key, Tested, cells_of, corrected, measured, outcomes_of, pairs
+from irpo.compare.writing.wording import number
 
 RUNS = ("run", "untrained", "baseline", "external")  # what tables have; trials are a search's
 
@@ -190,9 +191,9 @@ def power_line(tests: Sequence[Tested]) -> str:
     """The difference in a task's main measure that a test by group could have found with 80 %."""
     least = [x.detectable for x in tests]
     groups, seeds = max(x.groups for x in tests), max(x.seeds for x in tests)
-    span = f" ({figure(min(least))} to {figure(max(least))})" if figure(min(least)) != figure(max(least)) else ""
+    span = f" ({number(min(least))} to {number(max(least))})" if number(min(least)) != number(max(least)) else ""
     return (
         f"{tests[0].task}: {plural(groups, 'group')} of lists and {plural(seeds, 'seed')} show a difference of "
-        f"{figure(statistics.median(least))}{span} in {tests[0].measure} with 80 % "
+        f"{number(statistics.median(least))}{span} in {tests[0].measure} with 80 % "
         "(paired t test by group, two-sided at .05 before correction, noncentral t)."
     )
