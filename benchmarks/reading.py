@@ -6,10 +6,10 @@
 A table stands between `<!-- results: SOURCE -->` and `<!-- /results -->`. A figure in a sentence is followed by where
 it stands: `.974<!--= SOURCE: ROW, COLUMN -->` is the first number of that cell of the table, `... COLUMN #2 -->` its
 second; ROW is the row's first cell, or its first few with " / " between them. `<!--given-->` behind a figure says that
-it was not measured here: a setting, or what others report. Sources: the tables of `study.py table` as `study NAME`;
-`online methods` and `online tests`, those of `online.py table`; `embedded rankings` and `embedded facts`, of
-`embedded_measure.py`; `quickstart table`, `quickstart screen` (as it is
-printed) and `quickstart about`, of results/quickstart.json, which is results.json of a quickstart's folder.
+it was not measured here: a setting, or what others report. Sources: the tables of results/study.json as `study NAME`
+and of results/online.json as `online NAME`, which say how they were made; `embedded rankings` and `embedded facts`, of
+`embedded_measure.py`; `quickstart screen` and `quickstart table`, the table that a quickstart prints, and `quickstart
+about`, of results/quickstart.json, which is report.json of its folder; `real ...` and `quick ...` alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -120,27 +121,11 @@ def made(source: str) -> str:
     return found.get(name, MISSING)
 
 
-@cache
-def study() -> Mapping[str, str]:
-    """The studies' tables by name; nothing where there is no line of the present model and protocol."""
-    from study import finished
-    from study_cases import Protocol
-    from study_tables import tables
-
-    protocol = Protocol()
-    done = finished(RESULTS, protocol)
-    return tables(done, protocol) if done else {}
-
-
-@cache
-def online() -> Mapping[str, str]:
-    """The tables of on-policy methods."""
-    from online import Plan, Reader, finished
-
-    plan = Plan()
-    done = finished(RESULTS, plan)
-    reader = Reader(plan, done)
-    return {"methods": reader.table(), "tests": reader.tests()} if done else {}
+def kept(name: str) -> Mapping[str, str]:
+    """Tables that stand as they were made."""
+    path = RESULTS / f"{name}.json"
+    tables: Mapping[str, str] = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.is_file() else {}
+    return tables
 
 
 def embedded() -> Mapping[str, str]:
@@ -174,49 +159,47 @@ def _pairs(header: tuple[str, str], values: Mapping[str, Any], form: str = "{}")
     return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def quickstart() -> Mapping[str, str]:
-    """What is said of a quickstart."""
-    path = RESULTS / "quickstart.json"
+def suite(name: str) -> Mapping[str, str]:
+    """What is said of a suite, by its report."""
+    path = RESULTS / f"{name}.json"
     if not path.is_file():
         return {}
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return {"table": table(told), "screen": screen(told), "about": about(told)}
+    from irpo.compare.terminal import grids
+    from irpo.compare.writing.reading import read_report
+
+    told = read_report(json.loads(path.read_text(encoding="utf-8")))
+    shown = grids(told)
+    cells = [source for source in told.sources if source.state == "done"]
+    seconds = sum(source.seconds or 0.0 for source in cells)
+    about = {"cells": str(len(cells)), "minutes of one core": f"{seconds / 60:.0f}"}
+    return {
+        "screen": "```\n" + "\n".join(map(screen, shown)) + f"\n{told.found}\n```",
+        "table": "\n\n".join(replace(grid, notes=(), header=_one_line(grid.header)).markdown() for grid in shown),
+        "about": _pairs(("what", "value"), about),
+    }
+
+
+def _one_line(header: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.replace("\n", " ") for name in header)
+
+
+def screen(grid: Any) -> str:
+    """What a terminal of 80 columns shows of a table."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    grid.show(console)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 
 
 SOURCES: dict[str, Callable[[], Mapping[str, str]]] = {
-    "study": study,
-    "online": online,
+    "study": partial(kept, "study"),
+    "online": partial(kept, "online"),
     "embedded": embedded,
-    "quickstart": quickstart,
+    "quickstart": partial(suite, "quickstart"),
+    "real": partial(suite, "real"),
+    "quick": partial(suite, "quick"),
 }
-
-
-def screen(told: Mapping[str, Any]) -> str:
-    """What a terminal of 80 columns shows at the end of a quickstart."""
-    from rich.console import Console
-
-    from irpo.evaluation.contest import Contest
-    from irpo.quickstart import show
-
-    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    show(Contest.read(told["contest"]), told["seconds"], Path("runs/quickstart"), console)
-    lines = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
-    return f"```\n{lines}\n```"
-
-
-def table(told: Mapping[str, Any]) -> str:
-    """The same table in markdown, without its notes."""
-    from dataclasses import replace
-
-    from irpo.evaluation.contest import Contest
-
-    return replace(Contest.read(told["contest"]).grid(), notes=()).markdown()
-
-
-def about(told: Mapping[str, Any]) -> str:
-    """What else can be said of a quickstart."""
-    rows = {"seconds": told["seconds"], **{name: told["contest"][name] for name in ("lists", "units")}}
-    return _pairs(("what", "value"), rows)
 
 
 def wrong(root: Path = ROOT) -> Iterator[str]:

@@ -31,7 +31,6 @@ from irpo.types import UserError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from report_size import Size, all_lists, simulate
-from study_found import interval
 
 from irpo.compare.results import Frame
 
@@ -278,10 +277,18 @@ def test_a_whole_simulated_suite(tmp_path):
     assert made.found.startswith("At strength auto: over 6 pairs of model and task ")
 
 
-def test_intervals_are_the_studies():
+def drawn_interval(values, sizes):
+    """Seeds and groups of (S, G) values weighted by sizes (G,), drawn anew; written out."""
+    chance, (seeds, groups) = np.random.default_rng(0), values.shape
+    some = chance.multinomial(seeds, np.full(seeds, 1 / seeds), size=9_999) / seeds
+    weights = chance.multinomial(groups, np.full(groups, 1 / groups), size=9_999) * sizes
+    return tuple(np.quantile((some @ values * weights).sum(1) / weights.sum(1), [0.025, 0.975]).tolist())
+
+
+def test_an_interval_draws_seeds_and_groups():
     chance = np.random.default_rng(0)
     means, sizes = chance.random((5, 40)), chance.integers(1, 5, 40).astype(float)
-    assert hierarchical_interval(means, sizes) == pytest.approx(interval(means, sizes), abs=1e-12)
+    assert hierarchical_interval(means, sizes) == pytest.approx(drawn_interval(means, sizes), abs=1e-12)
     assert hierarchical_interval(means[:, :1], sizes[:1]) == pytest.approx([means[:, 0].mean()] * 2)
     low, high = hierarchical_interval(means[:1], np.ones(40))
     half = 1.96 * means[0].std() / math.sqrt(40)

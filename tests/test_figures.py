@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from compare_reports import report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import reading
 from reading import MISSING, Unread, cell, rewritten, section, unmarked, wrong
 
+from irpo.compare.terminal import grids
 from irpo.files import sha256_of
 from irpo.resources import embedded_dir
+from irpo.runs.key import fingerprint
 
 TABLE = """| method | strength | NDCG@10 | named |
 | --- | --- | --- | --- |
@@ -54,12 +57,12 @@ def test_every_figure_in_the_repository_is_as_the_results_have_it():
 
 
 def test_the_quickstart_in_the_readme_is_of_the_model_that_ships():
-    path = reading.RESULTS / "quickstart.json"
-    if MISSING in (reading.ROOT / "README.md").read_text(encoding="utf-8"):
-        assert not path.is_file()
-    else:
-        shipped = sha256_of(embedded_dir() / "model.safetensors")
-        assert json.loads(path.read_text(encoding="utf-8"))["model_sha256"] == shipped
+    told = json.loads((reading.RESULTS / "quickstart.json").read_text(encoding="utf-8"))
+    embedded = json.loads((reading.RESULTS / "embedded.json").read_text(encoding="utf-8"))
+    assert embedded["sha256"] == sha256_of(embedded_dir() / "model.safetensors")
+    trained = [source["made"] for source in told["sources"] if "seed 0" in source["name"]]
+    assert trained
+    assert {made["model"] for made in trained} == {fingerprint("embedded")}
 
 
 def test_what_agrees_stays_as_it_is_written(own):
@@ -124,17 +127,16 @@ def test_a_cell_is_found_by_its_names():
     assert cell(TABLE, "IRPO / auto", "NDCG@10") == ".942 [.92, .97]"
 
 
-def test_the_quickstarts_block_is_what_it_prints(tmp_path, monkeypatch, own):
-    row = {"name": "random", "value": 0.635, "interval": [0.61, 0.66]}
-    base = {"name": "base model", "value": 0.72, "interval": [0.7, 0.74], "named": 1.0}
-    sft = row | {"name": "SFT", "value": 0.9, "over_base": 0.01, "validation": 0.9}
-    contest = {"measure": "NDCG@10", "mode": "score", "lists": 9, "units": 4, "unit": "wishes", "base": "base model"}
-    told = {"seconds": 212, "model_sha256": "0", "contest": contest | {"rows": [row, base, sft]}}
+def test_a_suites_block_is_what_it_prints(tmp_path, monkeypatch, own):
+    told = report()
     monkeypatch.setattr(reading, "RESULTS", tmp_path)
-    (tmp_path / "quickstart.json").write_text(json.dumps(told))
+    (tmp_path / "quickstart.json").write_text(json.dumps(told.as_dict(), default=dict))
     block = rewritten("<!-- results: quickstart screen -->\n<!-- /results -->\n")
-    assert "│ SFT        │ 0.900 │" in block
-    assert "\n212 s; picture: runs/quickstart/quickstart.png; " in block
-    marked = ".900<!--= quickstart table: SFT, score --> in 212<!--= quickstart about: seconds, value --> s"
+    assert told.found in block
+    for grid in grids(told):
+        assert grid.title in block
+    table = reading.suite("quickstart")["table"]
+    name = grids(told)[0].rows[0][0]
+    figure = re.search(r"\d\.\d+", cell(table, name, grids(told)[0].header[1]))[0]
+    marked = f"{figure}<!--= quickstart table: {name}, {grids(told)[0].header[1]} -->"
     assert rewritten(marked) == marked
-    assert rewritten(marked.replace(".900", ".901").replace("212", "213")).replace("0.900", ".900") == marked

@@ -25,6 +25,7 @@ from irpo.ranking.choosing import choice_of_run
 from irpo.ranking.reranker import Reranker
 from irpo.registry import load_plugins
 from irpo.runs.environment import environment
+from irpo.runs.key import fingerprint
 from irpo.scoring.strength import named
 from irpo.tasks import TASKS, Lists, relevant_from
 from irpo.tasks.mining import popularity
@@ -45,7 +46,8 @@ def do(folder: Path, spec: Mapping[str, Any]) -> Result:
     work = _Work(folder, spec, config, lists, card)
     found = work.trained(result) if spec["kind"] in ("run", "trial") else work.as_it_comes(result)
     cost = {**found.cost, "seconds": time.perf_counter() - began, "peak_bytes": float(peak_of_process())}
-    return replace(found, cost=cost, made=environment())
+    model = {"model": fingerprint(config.model.name)} if spec["kind"] != "baseline" else {}
+    return replace(found, cost=cost, made={**model, **environment()})
 
 
 class _Work:
@@ -114,50 +116,65 @@ class _Work:
     def trained(self, result: Result) -> Result:
         """The run that the cell trains, measured where it is more than a trial."""
         run = self.folder / RUN
-        goes_on = (run / runs.CARD).is_file() or runs.run_config(run) is not None
-        pipeline.train(self.config, run, resume=goes_on, advises=False, built=(self.lists, self.card))
-        cost = _cost(run)
-        result = replace(result, validation=self._validation(run), margins=_margins(run), cost=cost)
+        kept, note = self._train(run)
+        result = replace(
+            result, validation=self._validation(run, kept), margins=_margins(run), cost=_cost(run), note=note
+        )
         if not _finite(run):
-            return self._done(run, replace(result, diverged=True, note="the loss is not finite"))
-        if self.spec["kind"] == "trial":
-            return self._done(run, result)
-        choice = choice_of_run(run, self.config)
-        bench = self._bench(Reranker.load(str(run)), choice.strength.value)
+            result = replace(result, diverged=True, note="the loss is not finite")
+        elif self.spec["kind"] == "run":
+            result = self._measured(result, kept)
+        result = replace(result, rounds=self._rounds(run))
+        if not self.spec["keep_runs"]:
+            shutil.rmtree(run, ignore_errors=True)
+        return result
+
+    def _train(self, run: Path) -> tuple[Path, str]:
+        """The folder of what was learnt, and why that is not all that was to be."""
+        goes_on = (run / runs.CARD).is_file() or runs.run_config(run) is not None
         try:
-            rows, curve = bench.rows()
+            pipeline.train(self.config, run, resume=goes_on, advises=False, built=(self.lists, self.card))
         except UserError as error:
-            return self._done(run, replace(result, diverged=True, note=str(error)))
-        return self._done(run, replace(result, rows=tuple(rows), by_strength=curve, rounds=self._rounds(run)))
+            done = len(runs.finished_rounds(run)) - 1
+            if done < 1:
+                raise
+            # Too few whole answers in a round: what there is is the one before.
+            return runs.round_folder(run, done), f"stopped after round {done}: {error}"
+        return run, ""
+
+    def _measured(self, result: Result, kept: Path) -> Result:
+        choice = choice_of_run(kept, self.config)
+        try:
+            rows, curve = self._bench(Reranker.load(str(kept)), choice.strength.value).rows()
+        except UserError as error:
+            return replace(result, diverged=True, note=str(error))
+        return replace(result, rows=tuple(rows), by_strength=curve)
 
     def _bench(self, ranker: Reranker, auto: float) -> Bench:
         plain = replace(ranker, strength=replace(ranker.strength, value=1.0), temperature=None)
         return Bench(plain, self.examples, self.protocol, self.out, self.config.model.name, auto)
 
-    def _done(self, run: Path, result: Result) -> Result:
-        if not self.spec["keep_runs"]:
-            shutil.rmtree(run, ignore_errors=True)
-        return result
-
-    def _validation(self, run: Path) -> dict[str, Any]:
+    def _validation(self, run: Path, kept: Path) -> dict[str, Any]:
         """What validation lists said, as they saw the run grow and at each strength at its end."""
         log = [[line["update"], line[f"eval_{BEST}"]] for line in _log(run) if f"eval_{BEST}" in line]
         if not runs.chooses(self.config):
             return {"curve": {"1": log[-1][1]}, "auto": "1", "log": log} if log else {}
-        choice = choice_of_run(run, self.config)
+        choice = choice_of_run(kept, self.config)
         if not choice.curve:
             return {}
         curve = {named(value): mean for value, mean in choice.curve.items()}
         return {"curve": curve, "auto": named(choice.strength.value), "log": log, "lists": choice.lists}
 
     def _rounds(self, run: Path) -> tuple[dict[str, Any], ...]:
-        """An on-policy run's rounds: what was drawn, and what validation lists said."""
-        if self.config.online is None:
-            return ()
-        return tuple(
-            {"round": state["round"], "drawn": state["drawn"], **state["measures"]}
-            for state in runs.finished_rounds(run)
-        )
+        """An on-policy run's rounds: the answers drawn so far, and what validation lists said."""
+        online = self.config.online
+        told, answers = [], 0
+        for state in runs.finished_rounds(run):
+            drawn = state["drawn"]
+            answers += drawn.get("answers", drawn.get("prompts", 0) * (online.samples if online else 0))
+            measures = {f"{BEST}": state["measures"][f"score {BEST}"]} if f"score {BEST}" in state["measures"] else {}
+            told.append({"round": state["round"], "answers": answers, **state["measures"], **measures})
+        return tuple(told)
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
