@@ -140,6 +140,7 @@ def compare(  # noqa: PLR0913 - the flags of the command
 
     read = read_suite(suite, None if data is None else Path(data))
     narrowed(read, only)
+    require_out(Path(out))
     from irpo.compare import comparing
     from irpo.compare.engine.running import Options
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,12 +43,15 @@ def compare(
 
     `only` narrows what is done ("task=arc"); the report shows all that is there, and TREC run files beside it.
     """
-    whole, part = planner_of(suite, out), planner_of(narrowed(suite, only), out)
-    part.lists = whole.lists
+    fresh = not out.exists()
+    whole = planner_of(suite, out)
+    part = Planner(narrowed(suite, only), out, whole.lists)
     for task, found in whole.lists.items():
         if isinstance(found, UserError):
             say(f"note: task {task}: no list, so no cell: {found}")
-    if not any(not isinstance(found, UserError) for found in whole.lists.values()):
+    if all(isinstance(found, UserError) for found in whole.lists.values()):
+        if fresh:
+            shutil.rmtree(out)
         raise UserError(f"no task of this suite has lists here: {next(iter(whole.lists.values()))}")
 
     def plan() -> Waiting:

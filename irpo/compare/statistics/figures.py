@@ -21,7 +21,7 @@ T = TypeVar("T")
 Point = tuple[float | str, float, float | None, float | None]
 Points = Sequence[tuple[float | str, float]]  # x, y of one seed
 _TOLD = 6  # panels that a text alternative goes through
-_SEEDS = "Lines are means over seeds, bands their lowest and highest."
+_SEEDS = "Lines are means over seeds, bars their lowest and highest."
 
 
 def figures(compared: Compared) -> list[Figure]:
