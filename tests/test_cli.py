@@ -260,7 +260,7 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
             ["--mode", "guess"],
             "unknown ranking mode 'guess'; choose from constrain, generate, generate_strengthened, score",
         ),
-        (["--style", "prose"], "unknown style 'prose'; choose from text, label, response"),
+        (["--style", "prose"], "unknown style 'prose'; choose from text, label, response, pointwise"),
     ],
 )
 def test_an_unknown_mode_or_style_lists_the_choices(run, pipeline, flag, said):

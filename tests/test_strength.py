@@ -17,7 +17,7 @@ from irpo.scorers import SCORERS, Independent
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoadOptions, load_model, without_dropout
 from irpo.scoring.strength import GRID, PLAIN, Strength, adapter_scaled, at_strength, named, score_at
-from irpo.scoring.tokens import EncodedList, encode
+from irpo.scoring.tokens import EncodedList, encode, prompted
 from irpo.types import Candidate, RankingExample, UserError
 
 TOKENIZER = tiny_tokenizer()
@@ -37,6 +37,8 @@ def examples(count: int = 3) -> list[RankingExample]:
 
 def lists(style: str = "text", count: int = 3) -> list[EncodedList]:
     builder = PromptBuilder(TOKENIZER, SHOWN, style)
+    if style == "pointwise":
+        return [p.tokens for p in prompted(builder, examples(count), labels=False)]
     return [encode(TOKENIZER, builder.build(x), x.relevance, id=x.id) for x in examples(count)]
 
 
@@ -51,7 +53,8 @@ def learnt(family: str = "llama"):
 
 
 def scored(model, strength=None, scorer="independent"):
-    items, built = lists("label" if SCORERS.build(scorer).style == "label" else "text"), SCORERS.build(scorer)
+    built = SCORERS.build(scorer)
+    items = lists(built.style or "text")
     if strength is None:
         return score_lists(model, TOKENIZER, items, built)
     return score_at(model, TOKENIZER, items, built, strength)

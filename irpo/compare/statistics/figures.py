@@ -209,7 +209,7 @@ def _point(point: Point) -> str:
     """Its height, and where it is.
 
     >>> _point((1200.0, 0.5, None, None)), _point((74.913, 0.5, None, None)), _point(("reward", 0.5, None, None))
-    ('.500 at 1,200', '.500 at 74.9', '.500 at reward')
+    ('0.500 at 1,200', '0.500 at 74.9', '0.500 at reward')
     """
     x, y, _, _ = point
     if not isinstance(x, str):
