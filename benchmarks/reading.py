@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -173,7 +174,7 @@ def suite(name: str) -> Mapping[str, str]:
     seconds = sum(source.seconds or 0.0 for source in cells)
     about = {"cells": str(len(cells)), "minutes of one core": f"{seconds / 60:.0f}"}
     return {
-        "screen": "```\n" + "\n".join(map(screen, shown)) + f"\n{told.found}\n```",
+        "screen": "```\n" + "\n".join(map(screen, shown)) + f"\n{fill(told.found, 80)}\n```",
         "table": "\n\n".join(replace(grid, notes=(), header=_one_line(grid.header)).markdown() for grid in shown),
         "about": _pairs(("what", "value"), about),
     }

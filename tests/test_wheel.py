@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from irpo.resources import configs_dir, embedded_dir, prompts_dir
+from irpo.resources import configs_dir, embedded_dir, prompts_dir, report_dir
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = {"prompts": prompts_dir(), "configs": configs_dir(), "embedded": embedded_dir()}
+SHIPPED = {"prompts": prompts_dir(), "configs": configs_dir(), "embedded": embedded_dir(), "report": report_dir()}
 
 
 def files(folder: Path) -> list[str]:
@@ -65,6 +65,7 @@ def test_the_installed_package_finds_its_data_from_another_folder(installed, tmp
     code = (
         "import json, irpo, irpo.resources as r\n"
         "found = {'prompts': r.prompts_dir(), 'configs': r.configs_dir(), 'embedded': r.embedded_dir()}\n"
+        "found['report'] = r.report_dir()\n"
         "print(json.dumps({'package': irpo.__file__, **{k: str(v) for k, v in found.items()}}))"
     )
     found = json.loads(run(installed / "python", "-c", code, cwd=tmp_path))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
 from irpo.compare.results import Result
-from irpo.compare.writing.wording import chance
 from irpo.evaluation.report import Grid, number, percent
 from irpo.measures import MAIN
 
@@ -131,8 +130,11 @@ def _value(cell: Cell) -> str:
 
 
 def _interval(cell: Cell) -> str:
-    return "" if cell.low is None or cell.high is None else f"{number(cell.low)}-{number(cell.high)}"
+    if cell.low is None or cell.high is None:
+        return ""
+    return "-".join(number(end).removeprefix("0") for end in (cell.low, cell.high))  # 80 columns are soon full
 
 
 def _q(cell: Cell, against: str) -> str:
-    return next((chance(test.q) for test in cell.tests if test.against == against), "")
+    found = next((test.q for test in cell.tests if test.against == against), None)
+    return "" if found is None else "<.001" if found < 0.001 else number(found)
