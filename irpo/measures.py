@@ -57,6 +57,16 @@ def main_measure(measures: Sequence[str]) -> str:
     return MAIN if MAIN in measures else measures[0]
 
 
+def headline(measures: Sequence[str]) -> str:
+    """Of a table's measures the one that tells most: NDCG@10, else the NDCG of the longest cut-off, else the first.
+
+    >>> headline(["Recall@5", "NDCG@1", "NDCG@5"])
+    'NDCG@5'
+    """
+    cuts = {measure_of(text).k or 0: text for text in measures if measure_of(text).name == "NDCG"}
+    return MAIN if MAIN in measures else cuts[max(cuts)] if cuts else measures[0]
+
+
 def gain(label: float) -> float:
     """2^y - 1; `UserError` for a label whose gain no float holds."""
     if label > _MAX_LABEL:

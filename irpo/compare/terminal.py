@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
 from irpo.compare.results import Result
 from irpo.evaluation.report import Grid, number, percent
-from irpo.measures import MAIN
+from irpo.measures import headline
 
 
 def grids(report: Report) -> list[Grid]:
@@ -34,9 +34,9 @@ def chosen_by_validation(results: Sequence[Result], strength: str) -> str | None
 
 
 def _main(table: Table, task: str) -> int:
-    """The column of a task's main measure: NDCG@10, else the task's last."""
-    own = [place for place, column in enumerate(table.columns) if column.task == task]
-    return next((place for place in own if table.columns[place].measure == MAIN), own[-1])
+    """The column of a task's main measure."""
+    own = {column.measure: place for place, column in enumerate(table.columns) if column.task == task}
+    return own[headline(list(own))]
 
 
 def _rows(table: Table) -> list[TableRow]:

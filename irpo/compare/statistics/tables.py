@@ -14,6 +14,7 @@ from irpo.compare.statistics.rankers import Compared, Ranker
 from irpo.compare.statistics.saying import joined, plural
 from irpo.compare.statistics.tested import Key, Tested, cells_of, corrected, measured, outcomes_of, pairs
 from irpo.compare.writing.wording import number
+from irpo.measures import headline
 
 RUNS = ("run", "untrained", "baseline", "external")  # what tables have; trials are a search's
 
@@ -184,7 +185,7 @@ def _notes(compared: Compared, tests: Sequence[Tested], tasks: Sequence[TaskFram
 
 def main_of(compared: Compared, task: TaskFrame) -> str:
     """The measure that stands for all on a task."""
-    return compared.frame.main if compared.frame.main in task.measures else task.measures[0]
+    return compared.frame.main if compared.frame.main in task.measures else headline(task.measures)
 
 
 def power_line(tests: Sequence[Tested]) -> str:
