@@ -31,6 +31,14 @@ class UserError(ValueError):
     keys: tuple[str, ...] = ()  # in a plug-in's mapping, the way to the option that is wrong: ("metric", "k")
 
 
+class Diverged(UserError):
+    """A loss or a score that is not finite: the same settings would end so again."""
+
+
+class TooFew(UserError):
+    """A round drew fewer whole answers than it needs to train on."""
+
+
 class UnknownName(UserError):
     """A plug-in, option or key that does not exist."""
 

@@ -281,6 +281,8 @@ def drawn_interval(values, sizes):
     """Seeds and groups of (S, G) values weighted by sizes (G,), drawn anew; written out."""
     chance, (seeds, groups) = np.random.default_rng(0), values.shape
     some = chance.multinomial(seeds, np.full(seeds, 1 / seeds), size=9_999) / seeds
+    wider = stats.t.ppf(0.975, seeds - 1) / 1.959963984540054 * math.sqrt(seeds / (seeds - 1))
+    some = 1 / seeds + wider * (some - 1 / seeds)
     weights = chance.multinomial(groups, np.full(groups, 1 / groups), size=9_999) * sizes
     return tuple(np.quantile((some @ values * weights).sum(1) / weights.sum(1), [0.025, 0.975]).tolist())
 

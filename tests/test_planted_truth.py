@@ -76,9 +76,10 @@ def test_a_planted_difference_is_found_as_often_as_the_power_line_says(correlati
     assert np.mean([x.test.p < 0.05 for x in half]) < 0.4
 
 
-def test_intervals_cover_where_seeds_differ():
+@pytest.mark.parametrize("seeds", [3, 5, 20])
+def test_intervals_cover_where_seeds_differ(seeds):
     """The truth is the mean over all seeds there could be; an interval over groups alone misses it too often."""
-    chance, tables, seeds = np.random.default_rng(3), 200, 20
+    chance, tables = np.random.default_rng(3), 200
     luck = chance.normal(0, 0.05, size=(tables, seeds, 1))
     values = 0.5 + luck + chance.normal(0, 0.1, size=(tables, seeds, GROUPS * SIZE))
 
@@ -87,11 +88,12 @@ def test_intervals_cover_where_seeds_differ():
         found = [Measured(ranker, "NDCG@10", v, ()) for ranker, v in zip(rankers, values, strict=True)]
         return np.mean([cell.low <= 0.5 <= cell.high for cell in cells_of(found, BY_GROUP).values()])
 
-    assert covered(values) == pytest.approx(0.95, abs=0.05)
+    assert covered(values) == pytest.approx(0.95, abs=0.04)
     assert covered(values.mean(1, keepdims=True)) < 0.75
 
 
-def test_seeds_of_unequal_number_are_drawn_apart():
+def test_seeds_of_unequal_number_are_drawn_apart(monkeypatch):
+    monkeypatch.setattr("irpo.evaluation.significance._stretch", lambda number: 1.0)
     one, other = (
         Measured(Ranker(name, "embedded", "trained", "1", "1", {}), "NDCG@10", np.tile(np.array(v)[:, None], 200), ())
         for name, v in (("IRPO", [0.5, 0.6, 0.7]), ("SFT", [0.2, 0.4]))

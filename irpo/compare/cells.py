@@ -2,7 +2,7 @@
 
 cells/<name>/cell.json    what is to be done
              log.txt      what was said on the way
-             run/         the training run, while it lasts
+             run.<key>/   the training run, while it lasts
              result.json  what came out, with rows.npz (`irpo.compare.results`): the cell is done
              error.json   why it failed
 """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from irpo.compare.cells import CELLS
 from irpo.compare.engine.running import Options, Waiting, run_cells
-from irpo.compare.external import keep_runs
+from irpo.compare.external import keep_files
 from irpo.compare.forecast import Forecast, forecast
 from irpo.compare.gather import gather, write_plan
 from irpo.compare.page import REPORT, VIEWED, Report
@@ -45,7 +46,8 @@ def compare(
     """
     fresh = not out.exists()
     whole = planner_of(suite, out)
-    part = Planner(narrowed(suite, only), out, whole.lists)
+    options = options or Options()
+    part = Planner(narrowed(suite, only), out, whole.lists, since=time.time() if options.retry_failed else 0.0)
     for task, found in whole.lists.items():
         if isinstance(found, UserError):
             say(f"note: task {task}: no list, so no cell: {found}")
@@ -59,6 +61,8 @@ def compare(
         return part.waiting()
 
     outcome = run_cells(out, plan, options)
+    for ranker, why in part.unready.items():
+        say(f"note: ranker {ranker} was not asked: {why}")
     noted(whole)
     made = report([out], out, runs or {})
     failed = f", {outcome.failed} failed (their logs lie in {out / CELLS})" if outcome.failed else ""
@@ -99,7 +103,7 @@ def noted(planner: Planner) -> None:
     """Write what the suite is made of, as far as it is known."""
     waiting = planner.waiting()
     problems = {task: str(found) for task, found in planner.lists.items() if isinstance(found, UserError)}
-    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, problems)
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, problems | planner.unready)
 
 
 def foresee(suite: Suite, out: Path, card: Card, *, only: Sequence[str] = (), jobs: int = 1) -> Forecast:
@@ -122,7 +126,7 @@ def with_best(frame: Frame, results: Sequence[Result]) -> Frame:
 def report(folders: Sequence[Path], out: Path, runs: Mapping[str, Path] | None = None) -> Report:
     """Make the report of one suite's results, perhaps from several folders, into `out`; from files alone."""
     if runs:
-        keep_runs(folders[0], gather(folders[:1]).frame, runs)
+        keep_files(folders[0], gather(folders[:1]).frame, runs)
     found = gather(folders)
     frame = with_best(found.frame, found.results)
     made = report_of(frame, found.results, found.lists, found.missing)

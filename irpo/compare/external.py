@@ -21,16 +21,16 @@ from irpo.runs.key import read_json
 from irpo.types import RankingExample, UserError
 
 
-def keep_runs(folder: Path, frame: Frame, runs: Mapping[str, Path]) -> None:
+def keep_files(folder: Path, frame: Frame, runs: Mapping[str, Path]) -> None:
     """Measure run files on the tasks whose lists they rank, and keep them beside the suite's own cells."""
-    told = {row["key"]: row for row in read_json(folder / EXTERNAL).get("cells", ())}
+    told = {row["name"]: row for row in read_json(folder / EXTERNAL).get("cells", ())}
     for name, path in runs.items():
         if name in frame.methods:
             raise UserError(f"--run {name}={path}: the suite has a method of this name; give it another")
         found = [row for task in frame.tasks if (row := _kept(folder, task, name, path, frame.strengths)) is not None]
         if not found:
             raise UserError(f"--run {name}={path}: it ranks no list of this suite's tasks")
-        told = {key: row for key, row in told.items() if row["method"] != name} | {row["key"]: row for row in found}
+        told = {cell: row for cell, row in told.items() if row["method"] != name} | {row["name"]: row for row in found}
     if runs:
         with atomic_file(folder / EXTERNAL) as file:
             json.dump({"cells": list(told.values())}, file)
@@ -42,7 +42,7 @@ def _kept(folder: Path, task: TaskFrame, name: str, path: Path, strengths: tuple
         return None
     examples = lists_of(folder, task.prepared)[0]["eval"][: task.evaluated]
     read = read_run(path, examples, name)
-    if read.missing_queries == len(examples):
+    if not any(read.result.rankings[example.id].order for example in examples):
         return None
     for note in read.notes:
         say(f"note: {task.name}, {note}")

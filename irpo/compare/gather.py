@@ -44,20 +44,24 @@ def gather(folders: Sequence[Path]) -> Gathered:
     frames = [Frame.read(folder) for folder in folders]
     frame = frames[0]
     for folder, other in zip(folders, frames, strict=True):
-        if replace(other, tasks=()) != replace(frame, tasks=()):
+        if replace(other, tasks=()) != replace(frame, tasks=()) or _names(other) != _names(frame):
             raise UserError(f"{folder}: another suite's results than those of {folders[0]} lie here")
     frame = replace(frame, tasks=tuple(_known(frame, frames, place) for place in range(len(frame.tasks))))
-    found: dict[str, Result] = {}
-    missing: dict[str, Source] = {}
+    found: dict[tuple[str, str], Result] = {}  # by key and name: two methods may come to one configuration
+    missing: dict[tuple[str, str], Source] = {}
     for folder in folders:
         for told in (row for name in (PLAN, EXTERNAL) for row in read_json(folder / name).get("cells", ())):
-            result = _result(folder, told)
+            result, cell = _result(folder, told), (told["key"], told["name"])
             if isinstance(result, Source):
-                missing[told["key"]] = result
-            elif told["key"] not in found or found[told["key"]].error:
-                found[told["key"]] = result
+                missing[cell] = result
+            elif cell not in found or found[cell].error:
+                found[cell] = result
     results = tuple(part for result in found.values() for part in _parts(result))
     return Gathered(frame, results, _lists(folders, frame), tuple(m for k, m in missing.items() if k not in found))
+
+
+def _names(frame: Frame) -> list[str]:
+    return [task.name for task in frame.tasks]
 
 
 def _known(frame: Frame, frames: Sequence[Frame], place: int) -> Any:

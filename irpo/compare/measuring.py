@@ -30,7 +30,7 @@ from irpo.scoring.forward import score_lists
 from irpo.scoring.models import adapter_layers, adapter_off
 from irpo.scoring.strength import GRID, Strength, at_strength, named
 from irpo.scoring.tokens import EncodedList, prompted
-from irpo.types import Ranking, RankingExample, UserError
+from irpo.types import Diverged, Ranking, RankingExample
 
 Tables = list[Tensor]  # scores (K,) by list
 
@@ -57,7 +57,7 @@ class Bench:
     examples: Sequence[RankingExample]
     protocol: Protocol
     out: Path
-    base: str
+    base: str | None  # None: nothing is asked of a reference
     auto: float = 1.0  # the run's own strength
 
     def rows(self) -> tuple[list[Row], dict[str, float]]:
@@ -88,7 +88,7 @@ class Bench:
         several = [self._tables(order) for order in range(self.protocol.orders)]
         rows = [row for value, shown in self._values() for row in self._scored(several, value, shown)]
         curve = {}
-        if adapter_layers(self.ranker.model):
+        if self.base is not None and adapter_layers(self.ranker.model):
             for value in GRID:
                 row = self._ranked(several[0], value, ("",), 0)
                 curve[named(value)] = round(float(row.of(main_measure(row.measures)).mean()), 6)
@@ -97,8 +97,8 @@ class Bench:
     def _scored(self, several: Sequence[_Scores], value: float, shown: tuple[str, ...]) -> list[Row]:
         rows = [self._ranked(scores, value, shown, order) for order, scores in enumerate(several)]
         if len(several) > 1:
-            summed = [[scores.at(value)[i] for scores in several] for i in range(len(self.examples))]
-            mean = replace(several[0], policy=[torch.stack(some).mean(0) for some in summed], reference=None)
+            tables = zip(*(scores.at(value) for scores in several), strict=True)
+            mean = replace(several[0], policy=[torch.stack(some).mean(0) for some in tables], reference=None)
             rows.append(self._ranked(mean, 1.0, shown, -1, named(value)))
         return rows
 
@@ -110,7 +110,7 @@ class Bench:
         began = time.perf_counter()
         policy = self._score(items)
         seconds = time.perf_counter() - began
-        reference = self._reference(items) if adapter_layers(self.ranker.model) else None
+        reference = self._reference(items, self.base) if self.base and adapter_layers(self.ranker.model) else None
         keys = [key_of(item) for item in items]
 
         def back(tables: Tables) -> Tables:
@@ -122,7 +122,7 @@ class Bench:
         r = self.ranker
         return [row.detach().cpu() for row in score_lists(r.model, r.tokenizer, items, r.scorer, length=r.length)]
 
-    def _reference(self, items: Sequence[EncodedList]) -> Tables:
+    def _reference(self, items: Sequence[EncodedList], base: str) -> Tables:
         """The reference's scores, shared by all runs that began with this model and ask so."""
         r = self.ranker
 
@@ -132,7 +132,7 @@ class Bench:
 
         asked = [key_of(item) for item in items]
         quantized = getattr(getattr(r.model, "config", None), "quantization_config", None) is not None
-        key = [fingerprint(self.base), str(r.model.dtype), quantized, SCORERS.described(r.scorer), r.length, asked]
+        key = [fingerprint(base), str(r.model.dtype), quantized, SCORERS.described(r.scorer), r.length, asked]
         return [torch.from_numpy(row) for row in kept(self.out, key, make)]
 
     def _ranked(
@@ -140,7 +140,7 @@ class Bench:
     ) -> Row:
         tables = scores.at(value)
         if not all(bool(table.isfinite().all()) for table in tables):
-            raise UserError("scores are not finite: the last update went too far")
+            raise Diverged("scores are not finite: the last update went too far")
         ranked = [by_score(row.tolist(), key, self.protocol.seed) for row, key in zip(tables, scores.keys, strict=True)]
         passes = 1.0 if value == 1 or scores.reference is None else 2.0
         return self._row(

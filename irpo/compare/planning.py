@@ -17,8 +17,8 @@ from irpo.compare.engine.running import Waiting
 from irpo.compare.printed import read_printed
 from irpo.compare.results import Frame, Kind, Result, TaskFrame, read_result
 from irpo.compare.searching import Setting, chosen, settings_of
-from irpo.compare.shared import Prepared, digest_of, prepared
-from irpo.compare.suite import UNTRAINED, Entry, Suite, Value
+from irpo.compare.shared import Prepared, digest_of, plugin_sources, prepared
+from irpo.compare.suite import Entry, Suite, Value
 from irpo.config.schema import RunConfig
 from irpo.measures import main_measure
 from irpo.prompting.prompts import load_template
@@ -38,6 +38,8 @@ class Planner:
     suite: Suite
     out: Path
     lists: dict[str, Prepared | UserError] = field(default_factory=dict)  # by task, found once
+    unready: dict[str, str] = field(default_factory=dict)  # rankers that cannot be asked here, and why
+    since: float = 0.0  # failures from before this time (of the epoch, s) are tried again
     _results: dict[str, Result] = field(default_factory=dict)
     _configs: dict[Any, RunConfig] = field(default_factory=dict)
 
@@ -98,8 +100,15 @@ class Planner:
         for ranker in self.suite.rankers:
             for task in self.suite.tasks:
                 if isinstance(self.lists.get(task.name), Prepared):
-                    own = ranker.model_copy(update={"layers": (*UNTRAINED, *ranker.layers)})
-                    yield self._cell("external", None, task, ranker, self.config(Entry(), task, own))
+                    yield from self._ranker(task, ranker)
+
+    def _ranker(self, task: Entry, ranker: Entry) -> Iterator[Cell]:
+        """A ranker's cell on a task; none where its prompt or its settings are missing, which `unready` then says."""
+        try:
+            config = _as_compared(anchored(self.suite.ranker_config(task, ranker)), chooses=False)
+            yield self._cell("external", None, task, ranker, config)
+        except UserError as error:
+            self.unready[ranker.name] = str(error)
 
     def trials(self, model: Entry, task: Entry, method: Entry) -> list[tuple[Setting, Cell]]:
         """A method's search; [] where nothing is searched."""
@@ -113,16 +122,26 @@ class Planner:
         ]
 
     def setting(self, trials: list[tuple[Setting, Cell]]) -> Setting | None:
-        """What the search chose; None where trials are left. A trial that failed or diverged counts 0."""
+        """What the search chose; None where trials are left, or none came to anything.
+
+        A trial that failed or diverged counts 0.
+        """
         if not trials:
             return Setting(())
         values = []
         for setting, cell in trials:
             result = self.result(cell)
-            if result is None and not (self.out / CELLS / cell.name / ERROR).is_file():
+            if result is None and not self._failed(cell):
                 return None
             values.append((setting, self._reached(result)))
-        return chosen(values)
+        return chosen(values) if any(value > 0 for _, value in values) else None
+
+    def _failed(self, cell: Cell) -> bool:
+        """Whether a cell failed and is not to be tried again."""
+        try:
+            return (self.out / CELLS / cell.name / ERROR).stat().st_mtime >= self.since
+        except FileNotFoundError:
+            return False
 
     def _reached(self, result: Result | None) -> float:
         if result is None or result.diverged or not result.validation:
@@ -159,6 +178,7 @@ class Planner:
         protocol = self.protocol(task, config, float(lists.card["relevant_from"]))
         told = {"kind": kind, "form": _FORM, "settings": _settings(config, kind), "lists": lists.digests}
         told |= {"contents": _contents(config, "")} if kind != "baseline" else {}
+        told |= {"plugins": plugin_sources(config)} if config.plugins else {}
         told |= {"protocol": _less(protocol, "lists_per_batch")} if kind != "trial" else {}
         key = digest_of(told)
         names = [entry.name for entry in (model, task, method) if entry is not None]
@@ -229,6 +249,8 @@ def _as_compared(config: RunConfig, *, chooses: bool) -> RunConfig:
     config = config.model_copy(
         update={"ranking": config.ranking.model_copy(update={"strength": "auto" if chooses else 1.0})}
     )
+    if config.ranking.strength_by != "logits":
+        raise UserError("ranking.strength_by: a suite takes all strengths from logits; leave it out")
     if config.online is not None:
         return config
     able = _with_reference(config, "adapters_off" if config.model.tuning == "lora" else "precomputed")

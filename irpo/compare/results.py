@@ -6,10 +6,12 @@ A cell's folder has `result.json` (all but tables of numbers) and `rows.npz` (va
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from irpo.types import UserError
 
 Kind = Literal["trial", "run", "untrained", "baseline", "external"]
 RESULT, ROWS = "result.json", "rows.npz"
+BROKEN = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)  # what a torn file of arrays raises
 FRAME, LISTS = "frame.json", "lists"  # of a suite's folder: how its report is laid out; its evaluation lists
 
 
@@ -105,7 +108,7 @@ def read_result(folder: Path) -> Result | None:
         told = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         with np.load(folder / ROWS) as arrays:
             rows = tuple(_row(row, {n: arrays[f"{n}_{i}"] for n in _ARRAYS}) for i, row in enumerate(told["rows"]))
-    except (OSError, ValueError, KeyError, EOFError):
+    except BROKEN:
         return None
     return Result(
         **told | {"rows": rows, "margins": tuple(map(tuple, told["margins"])), "rounds": tuple(told["rounds"])}

@@ -13,15 +13,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from irpo.compare.results import LISTS
+from irpo.compare.results import BROKEN, LISTS
 from irpo.config.schema import RunConfig
-from irpo.files import atomic_file, atomic_path, json_line
-from irpo.runs.key import fingerprint
+from irpo.files import atomic_file, atomic_path, json_line, sha256_of
 from irpo.tasks import TASKS, Lists
 from irpo.tasks.preparing import CARD, FILES, prepare, read_lists
 from irpo.types import RankingExample
@@ -50,9 +50,9 @@ class Prepared:
 
 def prepared(out: Path, config: RunConfig) -> Prepared:
     """The lists of a run's task, built and written where they are not there yet; `UserError` where that cannot be."""
-    spec, data = dict(config.task), config.task.get("data")
-    known = None if data in (None, "hub") or str(data).startswith("hub@") else _content(str(data))
-    key = digest_of([spec | {"data": known}, config.skip_bad_rows])
+    spec = dict(config.task)
+    known = spec | {"data": _content(str(spec["data"]))} if "data" in spec else spec
+    key = digest_of([known, config.skip_bad_rows, plugin_sources(config)])
     home = out / PREPARED / key
     if not (home / CARD).is_file():
         prepare(TASKS.build(spec), home, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
@@ -61,14 +61,18 @@ def prepared(out: Path, config: RunConfig) -> Prepared:
 
 
 def _content(data: str) -> str:
+    """What lies there, byte by byte; of a hub's data the name and the revision."""
     path = Path(data)
-    return (
-        fingerprint(data)
-        if path.is_dir()
-        else hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.is_file()
-        else data
-    )
+    if not path.is_dir():
+        return sha256_of(path) if path.is_file() else data
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_of([[p.relative_to(path).as_posix(), sha256_of(p)] for p in files])
+
+
+def plugin_sources(config: RunConfig) -> dict[str, str]:
+    """Digests of the user's own modules: what they do is in no setting."""
+    found = {name: find_spec(name) for name in config.plugins}
+    return {name: sha256_of(Path(spec.origin)) for name, spec in found.items() if spec and spec.origin}
 
 
 def _shown(out: Path, home: Path, most: int | None) -> str:
@@ -100,7 +104,7 @@ def kept(out: Path, key: Any, make: Callable[[], Sequence[np.ndarray]]) -> list[
     try:
         with np.load(path) as found:
             return [found[f"arr_{i}"] for i in range(len(found.files))]
-    except (OSError, ValueError, KeyError, EOFError):
+    except BROKEN:
         made = list(make())
     with atomic_path(path) as work, work.open("wb") as file:
         np.savez(file, *made)

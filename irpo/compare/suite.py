@@ -155,22 +155,40 @@ class Suite(_Section):
     def config(self, model: Entry, task: Entry, method: Entry, setting: Mapping[str, Value], seed: int) -> RunConfig:
         """The configuration of a run, its plug-ins checked; `UserError` names the file and line of what is wrong."""
         layers = self._layers(model, task, method)
-        for key, value in {**setting, "seed": seed}.items():
-            layers.add_override(f"{key}={_spelt(value)}")
-        config = config_of(layers)
-        load_plugins(config.plugins)
-        require_plugins(config, layers)
-        return config
+        _override(layers, {**setting, "seed": seed})
+        return _checked(layers)
+
+    def ranker_config(self, task: Entry, ranker: Entry) -> RunConfig:
+        """How a ranker with a model of its own is measured on a task: what it says itself wins over the suite."""
+        layers = Layers()
+        for name in (*task.layers, *UNTRAINED, *self.layers):
+            layers.add_file(name)
+        _override(layers, self.set, task.set)
+        for name in ranker.layers:
+            layers.add_file(name)
+        _override(layers, ranker.set)
+        return _checked(layers)
 
     def _layers(self, model: Entry, task: Entry, method: Entry) -> Layers:
         layers = Layers()
         own = method.layers or UNTRAINED
         for name in (*model.layers, *task.layers, *own, *self.layers):
             layers.add_file(name)
-        for more in (self.set, model.set, task.set, method.set):
-            for key, value in more.items():
-                layers.add_override(f"{key}={_spelt(value)}")
+        _override(layers, self.set, model.set, task.set, method.set)
         return layers
+
+
+def _override(layers: Layers, *several: Mapping[str, Any]) -> None:
+    for more in several:
+        for key, value in more.items():
+            layers.add_override(f"{key}={_spelt(value)}")
+
+
+def _checked(layers: Layers) -> RunConfig:
+    config = config_of(layers)
+    load_plugins(config.plugins)
+    require_plugins(config, layers)
+    return config
 
 
 def _spelt(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -30,9 +29,10 @@ from irpo.scoring.strength import named
 from irpo.tasks import TASKS, Lists, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.training.cost import read_cost
-from irpo.types import RankingExample, UserError
+from irpo.types import Diverged, RankingExample, TooFew, UserError
 
-RUN = "run"  # a cell's training run
+RUN = "run"  # a cell's training run: run.<key>
+_COST = ("tokens", "joules", "peak_bytes")
 
 
 def do(folder: Path, spec: Mapping[str, Any]) -> Result:
@@ -45,7 +45,7 @@ def do(folder: Path, spec: Mapping[str, Any]) -> Result:
     began = time.perf_counter()
     work = _Work(folder, spec, config, lists, card)
     found = work.trained(result) if spec["kind"] in ("run", "trial") else work.as_it_comes(result)
-    cost = {**found.cost, "seconds": time.perf_counter() - began, "peak_bytes": float(peak_of_process())}
+    cost = {"peak_bytes": float(peak_of_process()), **found.cost, "seconds": time.perf_counter() - began}
     model = {"model": fingerprint(config.model.name)} if spec["kind"] != "baseline" else {}
     return replace(found, cost=cost, made={**model, **environment()})
 
@@ -92,7 +92,7 @@ class _Work:
         if self.spec["kind"] == "baseline":
             return replace(result, rows=tuple(self._baselines()))
         ranker = Reranker.load(self.config.model.name, like=self.config)
-        rows, curve = self._bench(ranker, 1.0).rows()
+        rows, curve = self._bench(ranker, 1.0, trained=False).rows()
         return replace(result, rows=tuple(rows), by_strength=curve)
 
     def _baselines(self) -> list[Row]:
@@ -115,14 +115,16 @@ class _Work:
 
     def trained(self, result: Result) -> Result:
         """The run that the cell trains, measured where it is more than a trial."""
-        run = self.folder / RUN
-        kept, note = self._train(run)
+        run = self.folder / f"{RUN}.{self.spec['key'][:8]}"  # a name of its own, which trackers show
+        try:
+            kept, note = self._train(run)
+        except Diverged as error:
+            shutil.rmtree(run, ignore_errors=True)
+            return replace(result, diverged=True, note=str(error))
         result = replace(
             result, validation=self._validation(run, kept), margins=_margins(run), cost=_cost(run), note=note
         )
-        if not _finite(run):
-            result = replace(result, diverged=True, note="the loss is not finite")
-        elif self.spec["kind"] == "run":
+        if self.spec["kind"] == "run":
             result = self._measured(result, kept)
         result = replace(result, rounds=self._rounds(run))
         if not self.spec["keep_runs"]:
@@ -134,11 +136,10 @@ class _Work:
         goes_on = (run / runs.CARD).is_file() or runs.run_config(run) is not None
         try:
             pipeline.train(self.config, run, resume=goes_on, advises=False, built=(self.lists, self.card))
-        except UserError as error:
+        except TooFew as error:  # whole answers in a round: what there is is the one before
             done = len(runs.finished_rounds(run)) - 1
             if done < 1:
                 raise
-            # Too few whole answers in a round: what there is is the one before.
             return runs.round_folder(run, done), f"stopped after round {done}: {error}"
         return run, ""
 
@@ -146,13 +147,14 @@ class _Work:
         choice = choice_of_run(kept, self.config)
         try:
             rows, curve = self._bench(Reranker.load(str(kept)), choice.strength.value).rows()
-        except UserError as error:
+        except Diverged as error:
             return replace(result, diverged=True, note=str(error))
         return replace(result, rows=tuple(rows), by_strength=curve)
 
-    def _bench(self, ranker: Reranker, auto: float) -> Bench:
+    def _bench(self, ranker: Reranker, auto: float, *, trained: bool = True) -> Bench:
         plain = replace(ranker, strength=replace(ranker.strength, value=1.0), temperature=None)
-        return Bench(plain, self.examples, self.protocol, self.out, self.config.model.name, auto)
+        base = self.config.model.name if trained else None
+        return Bench(plain, self.examples, self.protocol, self.out, base, auto)
 
     def _validation(self, run: Path, kept: Path) -> dict[str, Any]:
         """What validation lists said, as they saw the run grow and at each strength at its end."""
@@ -188,14 +190,9 @@ def _log(run: Path) -> list[dict[str, Any]]:
 def _cost(run: Path) -> dict[str, float | None]:
     """What training took, as the run's folder has it."""
     told = read_cost(run) or {}
-    return {"training_seconds": told.get("seconds"), **{name: told.get(name) for name in ("tokens", "joules")}}
+    return {"training_seconds": told.get("seconds"), **{name: told[name] for name in _COST if name in told}}
 
 
 def _margins(run: Path) -> tuple[tuple[int, float], ...]:
     """The reward of relevant candidates over that of others by update, in nats."""
     return tuple((line["update"], line["reward_margin"]) for line in _log(run) if "reward_margin" in line)
-
-
-def _finite(run: Path) -> bool:
-    """Whether every logged loss is a number."""
-    return all(math.isfinite(line.get("loss", 0.0)) for line in _log(run))

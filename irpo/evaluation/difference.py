@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from irpo.evaluation.report import Grid, number
-from irpo.evaluation.significance import mean_interval, paired_p_value
+from irpo.evaluation.significance import benjamini_hochberg, mean_interval, paired_p_value
 from irpo.evaluation.writing import RESULTS, trec_id
 from irpo.files import read_rows, read_text
 from irpo.measures import mean, measure_of
@@ -183,13 +183,11 @@ def difference(a: Path, b: Path, *, measure: str | None = None, most: int = 10) 
 def _modes(
     one: _Folder, other: _Folder, modes: Sequence[str], measure: str, units: Mapping[str, str], most: int
 ) -> tuple[ModeDifference, ...]:
-    from scipy.stats import false_discovery_control
-
     ids = list(units)
     before = [one.values(mode, measure, ids) for mode in modes]
     after = [other.values(mode, measure, ids) for mode in modes]
     p_values = [paired_p_value(new, old, units) for old, new in zip(before, after, strict=True)]
-    corrected = [float(q) for q in false_discovery_control(p_values)]
+    corrected = benjamini_hochberg(p_values)
     found = []
     for i, mode in enumerate(modes):
         changes = {id: after[i][id] - before[i][id] for id in ids}

@@ -31,7 +31,7 @@ from irpo.training.cost import Cost, Meter, write_cost
 from irpo.training.job import computes_mixed, trackers_of
 from irpo.training.method import Method
 from irpo.training.validation import Validation, choice_of
-from irpo.types import RankingExample, Style, UserError
+from irpo.types import RankingExample, Style, TooFew, UserError
 
 if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
     from irpo.training.trainer import ListTrainer
@@ -219,7 +219,7 @@ def _drawn(job: Job, now: Round) -> tuple[list[EncodedList], Account]:
         return [question.tokens for question in now.questions], {"prompts": len(now.questions)}
     lists, account = job.on_policy.lists(job.policy, now)
     if len(lists) < job.options.min_valid:
-        raise UserError(_too_few(len(lists), account, job.options, now.number))
+        raise TooFew(_too_few(len(lists), account, job.options, now.number))
     job.method.require_labels(lists)
     return lists, account
 

@@ -43,7 +43,7 @@ from irpo.training.room import as_it_fits, smaller
 from irpo.training.shares import EVERY, gradient_shares, shares
 from irpo.training.tracking import TRACKERS, Trackers
 from irpo.training.validation import Look, Validation
-from irpo.types import UserError
+from irpo.types import Diverged, UserError
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ class ListTrainer(Trainer):
         """Add what we show, and write each line to `log.jsonl` at once: nothing is lost when a process dies."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                raise UserError(
+                raise Diverged(
                     f"the loss is {logs['loss']} at update {self.state.global_step}; lower the learning rate"
                 )
             logs = self._in_terms(logs)

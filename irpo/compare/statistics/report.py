@@ -26,7 +26,8 @@ __all__ = ["report_of", "viewed"]
 
 METHODS = (
     "Intervals are 95 % percentiles of a hierarchical bootstrap: seeds and groups of lists are both drawn anew, "
-    "9,999 times; with one seed only groups are.",
+    "9,999 times, seeds spread as their small number asks (Student's t; Hesterberg 2015); with one seed only groups "
+    "are.",
     "Tests are paired by group on the means over seeds: the two methods are swapped in whole groups (exact where there "
     "are few, else 9,999 random swaps). q are p-values corrected for all tests of a table (Benjamini & Hochberg 1995); "
     "stars come from q < .05. Tests speak of the seeds at hand; intervals take others into account.",

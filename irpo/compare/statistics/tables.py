@@ -113,7 +113,7 @@ def _marks(compared: Compared, ranker: Ranker, tasks: Sequence[str]) -> list[str
     by_task = {task: [r for r in own if r.task == task and r.kind in RUNS] for task in tasks}
     by_task = {task: results for task, results in by_task.items() if results}
     said = [_trials(compared, ranker, tasks)]
-    for why in (_seeds, _failed, _diverged, _unranked, _fewer, _mode):
+    for why in (_seeds, _failed, _searched, _diverged, _unranked, _fewer, _mode, _noted):
         told = {task: why(compared, ranker, task, results) for task, results in by_task.items()}
         if len(set(told.values())) == 1:
             said.append(next(iter(told.values())))
@@ -127,7 +127,7 @@ def _trials(compared: Compared, ranker: Ranker, tasks: Sequence[str]) -> str:
     found: dict[str, int] = {}
     for r in compared.results:
         if r.kind == "run" and r.task in tasks:
-            found[r.method] = max(found.get(r.method, 0), r.trials or compared.frame.trials.get(r.method, 0))
+            found[r.method] = max(found.get(r.method, 0), r.trials)
     if ranker.kind != "trained" or len(set(found.values())) < 2:
         return ""
     counts = Counter(found.values())
@@ -148,6 +148,18 @@ def _seeds(compared: Compared, ranker: Ranker, task: str, results: Sequence[Resu
 def _failed(compared: Compared, ranker: Ranker, task: str, results: Sequence[Result]) -> str:
     failed = sum(r.error is not None for r in results)
     return f"{plural(failed, 'cell')} failed" if failed else ""
+
+
+def _searched(compared: Compared, ranker: Ranker, task: str, results: Sequence[Result]) -> str:
+    """Trials that came to nothing, and so count 0."""
+    own = (ranker.model, ranker.method, task)
+    tried = [r for r in compared.results if r.kind == "trial" and (r.model, r.method, r.task) == own]
+    failed = sum(r.error is not None for r in tried)
+    return f"{failed} of {plural(len(tried), 'trial')} failed" if failed else ""
+
+
+def _noted(compared: Compared, ranker: Ranker, task: str, results: Sequence[Result]) -> str:
+    return "; ".join(sorted({r.note for r in results if r.note and not r.diverged}))
 
 
 def _diverged(compared: Compared, ranker: Ranker, task: str, results: Sequence[Result]) -> str:
