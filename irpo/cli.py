@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from irpo import __version__
+from irpo import __version__, words
 from irpo.types import UserError, printable
 
 app = typer.Typer(
@@ -100,8 +99,8 @@ def prepare(
     from irpo import api
     from irpo.tasks import preparing
 
-    _load(plugin)
-    card = api.prepare(_task(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
+    words.load_modules(plugin)
+    card = api.prepare(words.task_of(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
     typer.echo(printable(preparing.summary(card)))
     typer.echo(f"written to {printable(str(out))}", err=True)
 
@@ -169,11 +168,11 @@ def evaluate(
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
     from irpo import api
 
-    _load(plugin)
+    words.load_modules(plugin)
     api.evaluate(
         model,
         out,
-        task=_task(task, options, data, seed),
+        task=words.task_of(task, options, data, seed),
         modes=mode or (),
         style=api.require_style(style),
         strength=strength,
@@ -227,10 +226,10 @@ def compare(
         only=only or (),
         jobs=jobs,
         gpus=tuple((gpus or "").split(",")) if gpus else (),
-        slurm=_pairs(slurm) if slurm else None,
+        slurm=words.pairs(slurm) if slurm else None,
         retry_failed=retry_failed,
         data=data,
-        runs=dict(_named_paths(run or ())),
+        runs=dict(words.named_paths(run or ())),
     )
 
 
@@ -243,7 +242,7 @@ def report(
     """Make a suite's report anew, from its results alone; also across folders of several machines."""
     from irpo import api
 
-    api.report(folders, out or folders[0], runs=dict(_named_paths(run or ())))
+    api.report(folders, out or folders[0], runs=dict(words.named_paths(run or ())))
 
 
 @app.command()
@@ -264,7 +263,7 @@ def rank(
 
     if not query.strip():
         raise UserError("the query is empty; say what the documents are ranked for")
-    texts = [*(documents or []), *(_lines(file) if file else [])]
+    texts = [*(documents or []), *(words.lines(file) if file else [])]
     if len(texts) < 2:
         raise UserError(f"{len(texts)} document(s) to rank; give at least 2, as arguments or by --file")
     if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
@@ -278,10 +277,10 @@ def rank(
     loaded = {"style": checked, "max_tokens": max_tokens, "strength": value, "strength_by": by}
     rows = pipeline.rank(model, query, texts, chosen, **loaded)
     if as_json:
-        typer.echo(json.dumps([_row(row) for row in rows], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([words.row_of(row) for row in rows], indent=2, ensure_ascii=False))
     else:
         shown = ("rank", "index", "text", "score", "probability", "note")
-        _table(None, _telling([{name: getattr(row, name) for name in shown} for row in rows]))
+        words.show_table(None, words.telling([{name: getattr(row, name) for name in shown} for row in rows]))
 
 
 @app.command()
@@ -314,13 +313,13 @@ def list_(
     """Show the plug-ins and their options with defaults."""
     from irpo import catalogue
 
-    _load(plugin)
+    words.load_modules(plugin)
     found = {name: catalogue.entries(name) for name in catalogue.kinds(kind)}
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     for name, rows in found.items():
-        _table(name, rows)
+        words.show_table(name, rows)
 
 
 @app.command()
@@ -332,7 +331,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         typer.echo(json.dumps(checks, indent=2))
     else:
-        _table(None, checks)
+        words.show_table(None, checks)
     if any(check["state"] == "broken" for check in checks):
         raise typer.Exit(1)
 
@@ -352,72 +351,3 @@ def quickstart(
     from irpo.quickstart import run
 
     run(out, config)
-
-
-def _load(modules: list[str] | None) -> None:
-    from irpo.registry import load_plugins
-
-    load_plugins(modules or ())
-
-
-def _task(name: str | None, options: list[str] | None, data: str | None, seed: int | None) -> dict[str, Any]:
-    """The task's mapping; the flags win over options of the same name."""
-    first = {} if name is None else {"name": name}
-    flags = {"data": data, "seed": seed}
-    return first | _pairs(options) | first | {key: value for key, value in flags.items() if value is not None}
-
-
-def _pairs(texts: Iterable[str] | None) -> dict[str, Any]:
-    """`option=value` arguments as a mapping; values are read as YAML."""
-    from irpo.config.layers import parse_value
-
-    pairs: dict[str, Any] = {}
-    for text in texts or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"argument {text!r}: write option=value, for example candidates=10")
-        pairs[key.strip()] = parse_value(value, f"option {key.strip()!r}")
-    return pairs
-
-
-def _named_paths(texts: Iterable[str]) -> Iterable[tuple[str, Path]]:
-    """`name=path` arguments."""
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not name.strip() or not path:
-            raise UserError(f"--run {text!r}: write NAME=PATH, for example bm25=runs/bm25.trec")
-        yield name.strip(), Path(path)
-
-
-def _lines(file: Path) -> list[str]:
-    from irpo.files import read_text
-
-    # Not splitlines(): a document may hold U+2028 and other line ends of Unicode.
-    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
-
-
-def _row(row: Any) -> dict[str, Any]:
-    return dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else dict(row)
-
-
-def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without the columns in which none says anything."""
-    kept = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)] if rows else []
-    return [{key: row[key] for key in kept} for row in rows]
-
-
-def _table(title: str | None, rows: list[dict[str, Any]]) -> None:
-    """A table whose columns are the rows' keys; numbers to four digits."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for key in rows[0] if rows else ():
-        table.add_column(key, overflow="fold")
-    for row in rows:
-        cells = (
-            f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()
-        )
-        table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: a document may hold [brackets]
-    Console().print(table)

@@ -122,14 +122,14 @@ def test_a_failed_cell_is_told_with_its_error(tmp_path):
     assert (failed.error, failed.kind, failed.method) == ("out of memory", "untrained", "base")
 
 
-def test_a_failed_trial_counts_nothing_and_the_search_goes_on(tmp_path):
+def test_a_search_that_failed_whole_is_followed_by_no_run(tmp_path):
     planner = compared.planner(tmp_path)
     trials = [c for c in planner.waiting().ready if c.spec["kind"] == "trial" and c.spec["method"] == "SFT"]
     for cell in trials:
         home = planner.out / "cells" / cell.name
         home.mkdir(parents=True)
         (home / "error.json").write_text(json.dumps({"error": "it failed"}))
-    assert {c.spec["seed"] for c in planner.waiting().ready if c.spec["kind"] == "run"} == {0, 1}
+    assert not any(c.spec["kind"] == "run" for c in planner.waiting().ready)  # none came to anything
 
 
 def test_the_best_is_the_one_that_validation_lists_choose():

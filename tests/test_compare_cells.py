@@ -15,7 +15,7 @@ from irpo.compare.shared import Prepared, kept, lists_of
 from irpo.compare.suite import read_suite
 from irpo.compare.work import do
 from irpo.tasks.preparing import build
-from irpo.types import UserError
+from irpo.types import Diverged, TooFew, UserError
 
 
 def done(planner, cell):
@@ -218,9 +218,82 @@ def test_a_trec_run_stands_in_the_report_from_then_on(planner, tmp_path):
         report([planner.out], planner.out, {"other": run})
 
 
-def test_a_ranker_brings_its_own_model(tmp_path):
-    text = compared.SUITE + "rankers: [{name: another, layers: [models/embedded.yaml], set: {prompt.style: label}}]\n"
-    planner = compared.planner(tmp_path, text)
+def test_what_a_ranker_says_itself_wins_over_the_suite(tmp_path):
+    own = "rankers: [{name: another, layers: [models/qwen3-reranker-0.6b.yaml], set: {evaluation.max_lists: 3}}]\n"
+    planner = compared.planner(tmp_path, compared.SUITE + own)  # whose layer quickstart.yaml names model and style
     (cell,) = of(planner, "external", "another")
-    assert cell.spec["config"]["prompt"]["style"] == "label"
+    config = cell.spec["config"]
+    assert (config["model"]["name"], config["prompt"]["style"]) == ("Qwen/Qwen3-Reranker-0.6B", "pointwise")
+    assert config["evaluation"]["max_lists"] == 3
     assert cell.spec["model"] == ""
+
+
+def test_a_ranker_whose_prompt_is_missing_stops_nobody_else(tmp_path):
+    own = "rankers: [{name: first, layers: [rankers/first.yaml], set: {prompt.template: nowhere.yaml}}]\n"
+    planner = compared.planner(tmp_path, compared.SUITE + own)
+    assert of(planner, "external", "first") == []
+    assert "nowhere.yaml" in planner.unready["first"]
+    assert len(of(planner, "untrained", "base")) == 1
+
+
+# --- what would be found stale, torn or lost --------------------------------------------------------------------------
+
+
+def test_prepared_lists_are_of_every_byte_and_of_a_hubs_revision(tmp_path):
+    from irpo.compare.shared import _content
+
+    (tmp_path / "train.jsonl").write_bytes(b"a" * 3_000_000)
+    before = _content(str(tmp_path))
+    (tmp_path / "train.jsonl").write_bytes(b"a" * 1_500_000 + b"b" + b"a" * 1_499_999)
+    assert _content(str(tmp_path)) != before
+    assert _content("hub") != _content("hub@abc")
+
+
+def test_a_torn_file_of_arrays_is_no_result(tmp_path):
+    from irpo.compare.results import ROWS, Result
+
+    write_result(tmp_path, Result("k", "run", "world", "SFT"))
+    assert read_result(tmp_path) is not None
+    (tmp_path / ROWS).write_bytes(b"PK\x03\x04" + b"torn" * 20)
+    assert read_result(tmp_path) is None
+
+
+def test_two_methods_of_one_configuration_are_two_rows(tmp_path):
+    again = "{name: SFT again, layers: [methods/sft.yaml]}"
+    text = compared.SUITE.replace("{name: IRPO, layers: [methods/irpo.yaml]}", again)
+    planner = compared.planner(tmp_path, text)
+    trials = [c for c in planner.waiting().ready if c.spec["kind"] == "trial"]
+    assert len({c.key for c in trials}) == 2
+    assert len({c.name for c in trials}) == 4
+    waiting = planner.waiting()
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, {})
+    assert len(gather([planner.out]).missing) == len(waiting.ready)
+
+
+def test_a_search_of_which_nothing_came_chooses_nothing(planner):
+    for cell in planner.waiting().ready:
+        if cell.spec["kind"] == "trial":
+            (planner.out / CELLS / cell.name).mkdir(parents=True)
+            (planner.out / CELLS / cell.name / "error.json").write_text("{}")
+    assert not any(c.spec["kind"] == "run" for c in planner.waiting().ready)
+
+
+@pytest.mark.parametrize("kind", [Diverged, TooFew])
+def test_a_loss_that_is_lost_is_a_result_and_too_few_answers_at_once_an_error(planner, monkeypatch, kind):
+    def train(*_, **__):
+        raise kind("it ended")
+
+    monkeypatch.setattr("irpo.pipeline.train", train)
+    cell = of(planner, "trial")[0]
+    if kind is TooFew:
+        with pytest.raises(TooFew):
+            done(planner, cell)
+    else:
+        result = done(planner, cell)
+        assert (result.diverged, result.note, result.validation) == (True, "it ended", {})
+
+
+def test_strengths_by_the_adapter_are_refused(tmp_path):
+    text = compared.SUITE.replace("set:\n", "set:\n  ranking.strength_by: adapter\n")
+    planner = compared.planner(tmp_path, text)
+    assert "a suite takes all strengths from logits" in str(planner.lists["world"])

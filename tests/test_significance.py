@@ -7,7 +7,7 @@ from math import comb, sqrt
 import numpy as np
 import pytest
 
-from irpo.evaluation.significance import holm, mean_interval, paired_p_value, paired_tests
+from irpo.evaluation.significance import mean_interval, paired_p_value
 
 
 def by_query(values):
@@ -48,22 +48,6 @@ def test_p_values_of_many_queries():
     assert paired_p_value(by_query(first), by_query(first)) == 1.0
     assert paired_p_value(by_query(first + draw.normal(0, 0.1, 500)), by_query(first)) > 0.01
     assert paired_p_value(by_query(first + draw.normal(0.1, 0.1, 500)), by_query(first)) < 0.001
-
-
-def test_several_tests_are_corrected_by_holm():
-    # The smallest of four times 4, the next times 3, ...; none below one before it, none above 1.
-    assert holm([0.03, 0.01, 0.02, 0.9]) == pytest.approx([0.06, 4 * 0.01, 3 * 0.02, 0.9])
-    assert holm([0.6, 0.4]) == pytest.approx([2 * 0.4, 2 * 0.4])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_pairs_of_methods_are_one_family():
-    methods = {"base": by_query([0] * 8), "same": by_query([0] * 8), "better": by_query([1] * 8)}
-    found = paired_tests([("same", "base"), ("better", "base"), ("better", "same")], methods)
-    assert found == pytest.approx(
-        {("same", "base"): 1.0, ("better", "base"): 3 * 2 / 2**8, ("better", "same"): 3 * 2 / 2**8}
-    )
 
 
 def test_unpaired_values_are_refused():

@@ -48,7 +48,8 @@ def _kept(folder: Path, task: TaskFrame, name: str, path: Path, strengths: tuple
         say(f"note: {task.name}, {note}")
     key = digest_of(["run file", read.sha256, task.lists, list(task.measures)])
     cell = folder_of(f"{task.name}.{name}.external.{key[:8]}")
-    result = Result(key, "external", task.name, name, lists=task.lists, note="; ".join(read.notes))
+    others = read.notes[1:] if read.missing_queries else read.notes  # missing lists have a mark of their own
+    result = Result(key, "external", task.name, name, lists=task.lists, note="; ".join(others))
     home = folder / CELLS / cell
     home.mkdir(parents=True, exist_ok=True)
     write_result(home, _measured(result, read, examples, task, strengths))

@@ -98,29 +98,6 @@ def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], ax
     return np.asarray((first - second).mean(axis=axis))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of several tests, so that the chance of any false discovery among them is bounded (Holm 1979).
-
-    The i-th smallest of m, times m - i + 1, never below the one before it and at most 1.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    found, highest = [0.0] * len(p_values), 0.0
-    for done, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - done) * p_values[i]))
-        found[i] = highest
-    return found
-
-
-def paired_tests(
-    pairs: Sequence[tuple[str, str]], methods: Mapping[str, Values], units: Units | None = None, *, seed: int = 0
-) -> dict[tuple[str, str], float]:
-    """Holm's p-value of each pair of methods, all of them one family; `KeyError` for a name that is not there."""
-    raw = [paired_p_value(methods[one], methods[other], units, seed=seed) for one, other in pairs]
-    return dict(zip(pairs, holm(raw), strict=True))
-
-
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """P-values of several tests, so that of what is found a bounded share is false (Benjamini & Hochberg 1995).
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from commands import TRAIN, refused
 
-from irpo import api, cli
+from irpo import api
 from irpo.config.schema import load_config
 from irpo.evaluation.report import _told
 from irpo.types import UserError
@@ -105,7 +105,7 @@ def test_u18_nothing_is_not_ranked(irpo, query, documents):
 
 def test_u18_a_byte_order_mark_is_no_part_of_a_document(tmp_path):
     (tmp_path / "docs.txt").write_text("\ufeffa\nb\n", encoding="utf-8")
-    assert cli._lines(tmp_path / "docs.txt") == ["a", "b"]
+    assert words.lines(tmp_path / "docs.txt") == ["a", "b"]
 
 
 def strangers(folder: Path) -> None:
@@ -177,7 +177,7 @@ def test_t_an_argument_that_is_not_utf_8(irpo, words):
 
 def test_u3_a_document_of_a_file_ends_at_its_line_and_nowhere_else(tmp_path):
     (tmp_path / "docs.txt").write_bytes("a\u2028b\x0cc\r\nd\n".encode())
-    assert cli._lines(tmp_path / "docs.txt") == ["a\u2028b\x0cc", "d"]
+    assert words.lines(tmp_path / "docs.txt") == ["a\u2028b\x0cc", "d"]
 
 
 def test_u14_prepare_prints_a_summary(irpo, tmp_path):

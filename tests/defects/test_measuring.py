@@ -14,7 +14,7 @@ from tiny import tiny_model
 from irpo.config.checks import checked_config
 from irpo.evaluation import Evaluation, EvaluationOptions, RankerResult, evaluate, write_results
 from irpo.evaluation.report import markdown, overview
-from irpo.evaluation.significance import mean_interval, paired_p_value, paired_tests
+from irpo.evaluation.significance import mean_interval, paired_p_value
 from irpo.measures import MEASURES, per_query
 from irpo.progress import BEST
 from irpo.scorers import Independent
@@ -55,8 +55,6 @@ def test_w3_permutations_swap_groups():
         abs(sum(m if way >> g & 1 else -m for g, m in enumerate(means))) >= abs(sum(means)) - 1e-9 for way in range(64)
     )
     assert paired_p_value(values, nothing, units) == pytest.approx(exact / 64)
-    pair = ("x", "nothing")
-    assert paired_tests([pair], {"nothing": nothing, "x": values}, units)[pair] == pytest.approx(exact / 64)
     assert paired_p_value(values, nothing) < 0.001
 
 

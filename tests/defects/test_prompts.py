@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LIKE, tiny_model, tiny_tokenizer
 
-from irpo.cli import _table
 from irpo.evaluation.report import Grid
 from irpo.online.rewards import Model
 from irpo.prompting.parsing import likeness, parse_ranking
@@ -22,6 +21,7 @@ from irpo.ranking import decoding, generate_text
 from irpo.scoring.models import load_tokenizer
 from irpo.scoring.tokens import prompted
 from irpo.types import Candidate, RankingExample, UserError, printable
+from irpo.words import show_table
 
 FAMILIES = ("embedded", "tiny", *LIKE)
 TEXT = {"\n", "\n\n", "\u2581\u2581", "<b>", "</b>"}  # added to a vocabulary as words of text
@@ -338,7 +338,7 @@ def test_s4_control_characters_of_a_document_are_shown_and_not_obeyed(monkeypatc
     shown = printable(f"{evil}\n\ttwo lines, caf\u00e9 \u4f60")
     assert "\x1b" not in shown
     assert shown == "Heat\\x1b[2J\\x1b]0;title\\x07 \\x9b31m \\u202eneilA\\r\n\ttwo lines, caf\u00e9 \u4f60"
-    _table(None, [{"text": evil}])
+    show_table(None, [{"text": evil}])
     Grid("g", ("a",), ((evil,),)).table()
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", capsys.readouterr().out)
     assert "\x1b" not in Grid("g", ("a",), ((evil,),)).markdown()

@@ -1,0 +1,82 @@
+"""A command's words as values, and rows as a table of a terminal: what the `irpo` command is written with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from irpo.types import UserError, printable
+
+
+def load_modules(modules: list[str] | None) -> None:
+    """Import the user's plug-ins."""
+    from irpo.registry import load_plugins
+
+    load_plugins(modules or ())
+
+
+def task_of(name: str | None, options: list[str] | None, data: str | None, seed: int | None) -> dict[str, Any]:
+    """The task's mapping; the flags win over options of the same name."""
+    first = {} if name is None else {"name": name}
+    flags = {"data": data, "seed": seed}
+    return first | pairs(options) | first | {key: value for key, value in flags.items() if value is not None}
+
+
+def pairs(texts: Iterable[str] | None) -> dict[str, Any]:
+    """`option=value` arguments as a mapping; values are read as YAML."""
+    from irpo.config.layers import parse_value
+
+    pairs: dict[str, Any] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"argument {text!r}: write option=value, for example candidates=10")
+        pairs[key.strip()] = parse_value(value, f"option {key.strip()!r}")
+    return pairs
+
+
+def named_paths(texts: Iterable[str]) -> Iterable[tuple[str, Path]]:
+    """`name=path` arguments."""
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name.strip() or not path:
+            raise UserError(f"--run {text!r}: write NAME=PATH, for example bm25=runs/bm25.trec")
+        yield name.strip(), Path(path)
+
+
+def lines(file: Path) -> list[str]:
+    """A file's documents, one a line, without empty ones."""
+    from irpo.files import read_text
+
+    # Not splitlines(): a document may hold U+2028 and other line ends of Unicode.
+    return [line.strip() for line in read_text(file).split("\n") if line.strip()]
+
+
+def row_of(row: Any) -> dict[str, Any]:
+    """A dataclass or a mapping as a mapping."""
+    return dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else dict(row)
+
+
+def telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without the columns in which none says anything."""
+    kept = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)] if rows else []
+    return [{key: row[key] for key in kept} for row in rows]
+
+
+def show_table(title: str | None, rows: list[dict[str, Any]]) -> None:
+    """A table whose columns are the rows' keys; numbers to four digits."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for key in rows[0] if rows else ():
+        table.add_column(key, overflow="fold")
+    for row in rows:
+        cells = (
+            f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: a document may hold [brackets]
+    Console().print(table)
