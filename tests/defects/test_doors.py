@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from commands import TRAIN, refused
 
-from irpo import api
+from irpo import api, words
 from irpo.config.schema import load_config
 from irpo.evaluation.report import _told
 from irpo.types import UserError
