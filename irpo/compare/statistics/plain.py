@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from irpo.compare.page import Plain, Source
 from irpo.compare.results import Result, Row
 from irpo.compare.statistics.rankers import Compared, title_of
-from irpo.compare.statistics.tables import main_of
+from irpo.compare.statistics.tables import main_on
 from irpo.compare.statistics.tested import Tested
 
 Line = tuple[str | float | None, ...]
@@ -37,7 +37,7 @@ def modes_table(compared: Compared) -> Plain:
     header = (*_WHO, "mode", "strength", "measure", "mean", "coverage", "exact", "problems", "tied lists", "lists")
     rows: list[Line] = []
     for who, results in _by_who(compared.of_kind("run", "untrained")).items():
-        measure = _main(compared, who[1])
+        measure = main_on(compared, who[1])
         for (mode, part, strength), own in _rows(results, lambda row: row.order == 0).items():
             values = [float(row.of(measure).mean()) for row in own if measure in row.measures]
             named = " ".join(p for p in (mode, part) if p)
@@ -53,7 +53,7 @@ def orders_table(compared: Compared) -> Plain:
     header = (*_WHO, "mode", "strength", "orders", "measure", "mean", "deviation", "Kendall's tau", "together")
     rows: list[Line] = []
     for who, results in _by_who(compared.of_kind("run", "untrained", "external")).items():
-        measure, lengths = _main(compared, who[1]), np.array([len(x.texts) for x in compared.lists[who[1]]])
+        measure, lengths = main_on(compared, who[1]), np.array([len(x.texts) for x in compared.lists[who[1]]])
         for mode, part, strength in _rows(results, lambda row: row.order > 0):
             told = [
                 _bias(orders, measure, lengths)
@@ -172,10 +172,6 @@ def _rows(results: Sequence[Result], wanted: Callable[[Row], bool]) -> dict[tupl
     for key, rows in found.items():
         told.setdefault((*key[:2], *map(id, rows)), key)
     return {key: found[key] for key in told.values()}
-
-
-def _main(compared: Compared, task: str) -> str:
-    return main_of(compared, next(t for t in compared.frame.tasks if t.name == task))
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -200,6 +200,11 @@ def main_of(compared: Compared, task: TaskFrame) -> str:
     return compared.frame.main if compared.frame.main in task.measures else headline(task.measures)
 
 
+def main_on(compared: Compared, task: str) -> str:
+    """The same, by the task's name."""
+    return main_of(compared, next(t for t in compared.frame.tasks if t.name == task))
+
+
 def power_line(tests: Sequence[Tested]) -> str:
     """The difference in a task's main measure that a test by group could have found with 80 %."""
     least = [x.detectable for x in tests]
