@@ -116,7 +116,16 @@ def test_a_block_takes_every_value_equally_often_and_pairs_most_of_them():
     assert sorted(p["a"] for p in block) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert sorted(p["b"] for p in block) == [0] * 4 + [1] * 4
     assert len({(p["a"], p["b"]) for p in block}) == 8  # of the eight pairs all
-    assert points(space, 5) == points(space, 8)[:5]
+    assert points(space, 13)[:8] == points(space, 8)  # a longer search begins as a whole block
+
+
+def test_a_short_search_tries_no_point_twice_where_there_are_enough():
+    for sizes in ((2, 2), (3, 2), (4, 4)):
+        space = {name: Dimension(values=tuple(range(n))) for name, n in zip(("rate", "beta"), sizes, strict=True)}
+        for count in (2, 3, 4):
+            found = points(space, count)
+            assert len(set(found)) == count
+            assert len({dict(point)["rate"] for point in found}) == min(count, sizes[0])
 
 
 def test_a_method_takes_of_a_point_what_it_has(suite):

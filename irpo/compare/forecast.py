@@ -200,7 +200,7 @@ def forecast(planner: Planner, card: Card, jobs: int) -> Forecast:
 def _notes(planner: Planner, needs: Sequence[Need]) -> Iterable[str]:
     trained = [m.name for m in planner.suite.methods if m.trains]
     if any(need.seconds is not None and not need.measured for need in needs) and trained:
-        yield f"time: simulated for {trained[-1]}, the others as much; decoding is not counted"
+        yield f"time: simulated for {trained[-1]}, the others as much; loading, validation and decoding are not counted"
     if any(need.measured for need in needs):
         yield "time: the median of finished cells where there are any"
     if planner.suite.search:

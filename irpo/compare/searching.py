@@ -27,13 +27,22 @@ Point = tuple[tuple[str, int], ...]  # of each dimension the number of its value
 def points(space: Mapping[str, Dimension], count: int) -> list[Point]:
     """The first points of a search over a space, the same for every method."""
     sizes = tuple((name, len(dimension.values)) for name, dimension in space.items())
-    blocks = (count + BLOCK - 1) // BLOCK
-    return [point for number in range(blocks) for point in _block(sizes, number)][:count]
+    starts = range(0, count, BLOCK)
+    return [point for start in starts for point in _block(sizes, start // BLOCK, min(BLOCK, count - start))]
 
 
-def _block(sizes: tuple[tuple[str, int], ...], number: int) -> tuple[Point, ...]:
-    """Of some Latin hypercubes the one in which the most pairs of values of two dimensions meet."""
-    return max((_hypercube(sizes, f"{number}/{draw}") for draw in range(DRAWS)), key=_pairs)
+def _block(sizes: tuple[tuple[str, int], ...], number: int, count: int) -> tuple[Point, ...]:
+    """The first points of one of some Latin hypercubes.
+
+    Of a whole block it is the one in which the most pairs of values of two dimensions meet; of a part of one, where the
+    hypercube says little, first the one of whose points the most differ and the most values are taken.
+    """
+    cubes = [_hypercube(sizes, f"{number}/{draw}")[:count] for draw in range(DRAWS)]
+    return max(cubes, key=_pairs if count == BLOCK else _apart)
+
+
+def _apart(points: Sequence[Point]) -> tuple[int, int, int]:
+    return len(set(points)), len({value for point in points for value in point}), _pairs(points)
 
 
 def _hypercube(sizes: tuple[tuple[str, int], ...], key: str) -> tuple[Point, ...]:

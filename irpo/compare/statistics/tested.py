@@ -102,7 +102,8 @@ def cells_of(found: Sequence[Measured], groups: Groups) -> dict[Key, Cell]:
         for x, (low, high) in zip(same, bounds, strict=True):
             means = x.values.mean(1)
             deviation = float(means.std(ddof=1)) if len(means) > 1 else None
-            cell = Cell(float(means.mean()), float(low), float(high), deviation, len(means), keys=x.keys)
+            ends = max(0.0, float(low)), min(1.0, float(high))  # between which every measure lies
+            cell = Cell(float(means.mean()), *ends, deviation, len(means), keys=x.keys)
             cells[id(x.ranker), x.measure] = cell
     return cells
 
