@@ -18,18 +18,6 @@ from irpo.compare.results import Frame, Result, TaskFrame
 from irpo.compare.terminal import chosen_by_validation, grids
 from irpo.types import UserError
 
-SHORT = """
-title: A suite of seconds
-models: [models/embedded.yaml]
-tasks: [{name: world, layers: [tasks/world.yaml], set: {task.train_lists: 60, task.eval_lists: 8, task.candidates: 4}}]
-methods: [base, {name: SFT, layers: [methods/sft.yaml]}, {name: IRPO, layers: [methods/irpo.yaml]}]
-layers: [quickstart.yaml]
-set:
-  model.lora: {r: 2, alpha: 4, targets: [q_proj]}
-  training: {updates: 2, lists_per_update: 2, max_validation_lists: 4, evaluate_every: 2}
-  evaluation.modes: [score]
-"""
-
 
 def command(*words, cwd):
     done = subprocess.run(
@@ -40,7 +28,7 @@ def command(*words, cwd):
 
 @pytest.mark.slow
 def test_a_suite_is_done_gone_on_with_and_reported_from_two_folders(tmp_path):
-    (tmp_path / "suite.yaml").write_text(SHORT)
+    (tmp_path / "suite.yaml").write_text(compared.SHORT)
     code, out, err = command("compare", "suite.yaml", "--out", "a", "--only", "method=SFT", "--jobs", "2", cwd=tmp_path)
     assert code == 0, err
     assert "NDCG@10 on world" in out
@@ -67,7 +55,7 @@ def test_a_suite_is_done_gone_on_with_and_reported_from_two_folders(tmp_path):
 
 @pytest.mark.slow
 def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(tmp_path):
-    (tmp_path / "suite.yaml").write_text(SHORT)
+    (tmp_path / "suite.yaml").write_text(compared.SHORT)
     code, out, err = command("compare", "suite.yaml", "--out", "a", "--dry-run", "--json", "--jobs", 2, cwd=tmp_path)
     assert code == 0, err
     assert [path.name for path in tmp_path.iterdir()] == ["suite.yaml"]

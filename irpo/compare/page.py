@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+RankerKind = Literal["trained", "untrained", "baseline", "external"]
 REPORT, VIEWED = "report.json", "lists.json"
 
 
@@ -50,7 +51,7 @@ class TableRow:
     name: str
     group: str
     cells: tuple[Cell, ...]
-    kind: Literal["trained", "untrained", "baseline", "external"] = "trained"
+    kind: RankerKind = "trained"
     strength: str = "1"
     marks: tuple[str, ...] = ()  # why it is not like the others: "12 trials, others 8"; "3 of 5 seeds"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
 from irpo.compare.results import Result
-from irpo.evaluation.report import Grid, number, percent
+from irpo.evaluation.report import Grid, number, p_value, percent
 from irpo.measures import headline
 
 
@@ -136,5 +136,4 @@ def _interval(cell: Cell) -> str:
 
 
 def _q(cell: Cell, against: str) -> str:
-    found = next((test.q for test in cell.tests if test.against == against), None)
-    return "" if found is None else "<.001" if found < 0.001 else number(found)
+    return p_value(next((test.q for test in cell.tests if test.against == against), None))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from irpo.evaluation.report import Grid, number
+from irpo.evaluation.report import Grid, number, p_value
 from irpo.evaluation.significance import benjamini_hochberg, mean_interval, paired_p_value
 from irpo.evaluation.writing import RESULTS, trec_id
 from irpo.files import read_rows, read_text
@@ -95,7 +95,7 @@ class Difference:
                 *(number(value) for value in (m.before, m.after)),
                 f"{m.difference:+.3f}",
                 f"{m.interval[0]:+.3f}, {m.interval[1]:+.3f}",
-                _p_value(m.q),
+                p_value(m.q),
                 f"{m.better} {m.worse} {m.equal}",
             )
             for m in self.modes
@@ -315,10 +315,3 @@ def _labels(path: Path) -> dict[str, dict[str, str]]:
         query, _, candidate, label = columns
         found.setdefault(query, {})[candidate] = label
     return found
-
-
-def _p_value(p: float | None) -> str:
-    """As a table has it; nothing where there was no test."""
-    if p is None:
-        return ""
-    return "<.001" if p < 0.001 else f"{p:.3f}"

@@ -265,6 +265,17 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
+def p_value(p: float | None) -> str:
+    """A p-value as a table of a terminal has it, plain or corrected; nothing where there was no test.
+
+    >>> p_value(0.0312), p_value(0.0001), p_value(None)
+    ('0.031', '<.001', '')
+    """
+    if p is None:
+        return ""
+    return "<.001" if p < 0.001 else number(p)
+
+
 def percent(value: float) -> str:
     """Whole percent, but never 100 % where something is missing, nor 0 % where something is there."""
     whole = f"{100 * value:.0f}"

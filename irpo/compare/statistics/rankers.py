@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from irpo.compare.page import RankerKind
 from irpo.compare.results import EvaluationList, Frame, Result, Row, TaskFrame
 from irpo.evaluation.significance import Draws
 from irpo.types import UserError
 
-RankerKind = Literal["trained", "untrained", "baseline", "external"]
 Array = NDArray[np.float64]
 _KINDS: dict[str, RankerKind] = {"run": "trained"}
 _KINDS |= {"untrained": "untrained", "baseline": "baseline", "external": "external"}
