@@ -107,7 +107,7 @@ def noted(planner: Planner) -> None:
 
 
 def foresee(suite: Suite, out: Path, card: Card, *, only: Sequence[str] = (), jobs: int = 1) -> Forecast:
-    """What `compare` would take; only lists are built, in the suite's folder if it is one, and nothing is trained."""
+    """What `compare` would take; lists are built (the hub's are fetched), in the suite's folder if it is one."""
     with tempfile.TemporaryDirectory() as elsewhere:
         planner = Planner(narrowed(suite, only), out if (out / OWN).is_file() else Path(elsewhere))
         planner.prepare()

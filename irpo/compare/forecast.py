@@ -113,11 +113,9 @@ class _Forecaster:
     def need(self, model: Entry, task: Entry) -> Need:
         """One line of the plan."""
         trained = [m for m in self.planner.suite.methods if m.trains]
-        each = [max(1, len(settings_of(self.planner.suite, m, self.planner.config(model, task, m)))) for m in trained]
-        searched = [n if self.planner.suite.search else 0 for n in each]
-        seeds = len(self.planner.suite.seeds)
+        searched = [len(settings_of(self.planner.suite, m, self.planner.config(model, task, m))) for m in trained]
         untrained = len(self.planner.suite.methods) - len(trained)
-        cells = sum(searched) + seeds * len(trained) + untrained
+        cells = sum(searched) + len(self.planner.suite.seeds) * len(trained) + untrained
         results = self._done(model, task)
         missing = [str(found)] if isinstance(found := self.planner.lists.get(task.name), UserError) else []
         missing += self._no_model(model)
@@ -191,7 +189,7 @@ class _Forecaster:
 
 
 def forecast(planner: Planner, card: Card, jobs: int) -> Forecast:
-    """What is left to do of a suite, model by model and task by task; nothing is trained, loaded or fetched."""
+    """What is left to do of a suite, model by model and task by task; no model is loaded or fetched."""
     seer = _Forecaster(planner, card)
     needs = tuple(seer.need(model, task) for model in planner.suite.models for task in planner.suite.tasks)
     return Forecast(card.name, needs, jobs, tuple(_notes(planner, needs)))

@@ -42,6 +42,7 @@ class Planner:
     since: float = 0.0  # failures from before this time (of the epoch, s) are tried again
     _results: dict[str, Result] = field(default_factory=dict)
     _configs: dict[Any, RunConfig] = field(default_factory=dict)
+    _cells: dict[Any, Cell] = field(default_factory=dict)  # made once: a suite asks for all of them after every cell
 
     def prepare(self) -> None:
         """Build every task's lists that can be built; what is missing for the others is kept as the reason."""
@@ -172,6 +173,22 @@ class Planner:
         config: RunConfig,
         setting: Setting | None = None,
         trials: int = 0,
+    ) -> Cell:
+        names = [entry.name for entry in (model, task, method) if entry is not None]
+        asked = (kind, *names, config.seed, setting)
+        if asked not in self._cells:
+            self._cells[asked] = self._made(kind, model, task, method, config, setting, trials)
+        return self._cells[asked]
+
+    def _made(  # noqa: PLR0913 - as `_cell`
+        self,
+        kind: Kind,
+        model: Entry | None,
+        task: Entry,
+        method: Entry | None,
+        config: RunConfig,
+        setting: Setting | None,
+        trials: int,
     ) -> Cell:
         lists = self.lists[task.name]
         assert isinstance(lists, Prepared)

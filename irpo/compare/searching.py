@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import combinations
 
 from irpo.chance import order_of
@@ -31,6 +32,7 @@ def points(space: Mapping[str, Dimension], count: int) -> list[Point]:
     return [point for start in starts for point in _block(sizes, start // BLOCK, min(BLOCK, count - start))]
 
 
+@cache
 def _block(sizes: tuple[tuple[str, int], ...], number: int, count: int) -> tuple[Point, ...]:
     """The first points of one of some Latin hypercubes.
 
