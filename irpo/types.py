@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer;
@@ -130,11 +130,6 @@ class RankingExample:
     def texts(self) -> tuple[str, ...]:
         """The candidates' texts, in prompt order."""
         return tuple(c.text for c in self.candidates)
-
-    def with_texts(self, texts: Sequence[str]) -> RankingExample:
-        """The same example with other candidate texts (cut ones, say), one per candidate."""
-        pairs = zip(self.candidates, texts, strict=True)
-        return replace(self, candidates=tuple(replace(c, text=t) for c, t in pairs))
 
 
 def _require_text(what: str, *texts: str) -> None:

@@ -19,10 +19,11 @@ from irpo.compare.results import Printed, TaskFrame, read_result, write_result
 from irpo.compare.statistics.plain import kendall
 from irpo.compare.statistics.report import report_of, viewed
 from irpo.evaluation.significance import (
+    Draws,
     benjamini_hochberg,
     detectable_difference,
     effect_sizes,
-    hierarchical_interval,
+    intervals,
     paired_p_value,
     swapped_p_values,
 )
@@ -287,12 +288,17 @@ def drawn_interval(values, sizes):
     return tuple(np.quantile((some @ values * weights).sum(1) / weights.sum(1), [0.025, 0.975]).tolist())
 
 
+def interval_of(means, sizes):
+    """The interval of (S, G) group means weighted by sizes (G,)."""
+    return tuple(intervals((means * sizes)[None], Draws(len(means), sizes))[0].tolist())
+
+
 def test_an_interval_draws_seeds_and_groups():
     chance = np.random.default_rng(0)
     means, sizes = chance.random((5, 40)), chance.integers(1, 5, 40).astype(float)
-    assert hierarchical_interval(means, sizes) == pytest.approx(drawn_interval(means, sizes), abs=1e-12)
-    assert hierarchical_interval(means[:, :1], sizes[:1]) == pytest.approx([means[:, 0].mean()] * 2)
-    low, high = hierarchical_interval(means[:1], np.ones(40))
+    assert interval_of(means, sizes) == pytest.approx(drawn_interval(means, sizes), abs=1e-12)
+    assert interval_of(means[:, :1], sizes[:1]) == pytest.approx([means[:, 0].mean()] * 2)
+    low, high = interval_of(means[:1], np.ones(40))
     half = 1.96 * means[0].std() / math.sqrt(40)
     assert (low, high) == pytest.approx((means[0].mean() - half, means[0].mean() + half), abs=0.1 * half)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from irpo.evaluation.report import Grid, comparison, markdown, overview
+from irpo.evaluation.report import Grid, markdown, overview
 from irpo.evaluation.results import Answers, Measured, Setting, Summary
 from irpo.measures import MEASURES
 
@@ -59,17 +59,6 @@ def test_the_overview_fits_80_columns():
     assert any("earns nothing" in line for line in lines)
 
 
-def test_the_comparison_fits_100_columns():
-    results = {"base": summary(0.5), "IRPO + 1.0 x NLL": summary(0.96)}
-    grid = comparison(results)
-    lines = printed(grid, 100)
-    assert not any("\u2026" in line for line in lines)
-    assert grid.header == ("method", "score", "generate (named)", "repaired", "constrain")
-    assert grid.rows[1] == ("IRPO + 1.0 x NLL", "0.960", "0.800 (> 99 %)", "0.850", "0.900")
-    assert grid.best == {(1, 1)}  # where all are equal, none is best
-    assert grid.notes[0] == "without a model: random 0.450, BM25 0.500"
-
-
 def test_a_log_file_has_no_broken_lines_and_a_terminal_none_too_long():
     long = "a sentence that goes on and on " * 10
     grid = Grid("t", ("a", "b"), (("x", "1"),), (long.strip(),))
@@ -78,10 +67,6 @@ def test_a_log_file_has_no_broken_lines_and_a_terminal_none_too_long():
     file = Console(file=io.StringIO(), width=60)
     grid.show(file)
     assert long.strip() in file.file.getvalue().splitlines()
-
-
-def test_the_comparison_of_another_measure():
-    assert comparison({"base": summary()}, "MRR").title == "MRR on 40 lists"
 
 
 def test_the_report_tells_everything():

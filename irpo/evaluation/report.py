@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ STRICT = (
 )
 NAMED = "named: share of a list's candidates that the answer names (coverage)"
 _UNBROKEN = 10_000  # columns: more than a line of ours has
-_SHORT = {"strict": "{mode} (named)", "repaired": "repaired"}  # headers that leave room for methods
 
 
 @dataclass(frozen=True)
@@ -139,35 +138,6 @@ def cuts(summary: Summary) -> str:
         f"{of.prompts_cut} of {summary.lists} prompts were cut to {of.max_tokens} tokens ({of.candidate_tokens_cut} of "
         f"candidates, {of.query_tokens_cut} of queries): give more with --max-tokens"
     )
-
-
-def comparison(results: Mapping[str, Summary], measure: str | None = None) -> Grid:
-    """Methods by modes on one measure (the main one by default), the coverage of free generation in brackets.
-
-    All evaluations must be of the same lists and modes.
-    """
-    first = next(iter(results.values()))
-    measure = measure or first.main_measure
-    modes = [row for row in first.rows if not row.baseline]
-    found = {method: {row.name: row for row in summary.rows} for method, summary in results.items()}
-    cells = []
-    for method, rows in found.items():
-        shown = [number(rows[mode.name].measures[measure]) + _coverage(rows[mode.name]) for mode in modes]
-        cells.append((method, *shown))
-    best = frozenset(
-        cell
-        for j, mode in enumerate(modes, start=1)
-        for cell in _best([rows[mode.name] for rows in found.values()], measure, j)
-    )
-    without = [f"{row.name} {number(row.measures[measure])}" for row in first.rows if row.baseline]
-    answered = [STRICT, NAMED] if any(mode.part for mode in modes) else []
-    notes = (
-        *([f"without a model: {', '.join(without)}"] if without else []),
-        *answered,
-        gains([measure], first.relevant_from),
-    )
-    headers = (_SHORT[mode.part].format(mode=mode.mode) if mode.part else mode.name for mode in modes)
-    return Grid(f"{measure} on {first.lists} lists", ("method", *headers), tuple(cells), notes, best)
 
 
 def markdown(summary: Summary) -> str:
@@ -288,7 +258,3 @@ def percent(value: float) -> str:
 
 def _named(row: Measured) -> str:
     return "" if row.baseline else percent(row.answers.coverage)
-
-
-def _coverage(row: Measured) -> str:
-    return f" ({percent(row.answers.coverage)})" if row.part == "strict" else ""

@@ -185,12 +185,6 @@ def intervals(sums: Array, draws: Draws, *, level: float = 0.95) -> Array:
     return found
 
 
-def hierarchical_interval(values: Array, sizes: Array, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """The 95 % interval of the mean of (S, G) group means weighted by sizes (G,), seeds and groups drawn anew."""
-    low, high = intervals((values * sizes)[None], Draws(len(values), sizes, seed), level=level)[0]
-    return float(low), float(high)
-
-
 def swapped_p_values(differences: Array, *, seed: int = 0) -> Array:
     """Two-sided p-values of differences by group, (T, G) -> (T,): `paired_p_value` of many pairs at once.
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from irpo.compare.page import Report, Viewed
+from irpo.compare.page import Report
 from irpo.types import UserError
 
 T = TypeVar("T")
@@ -16,11 +16,6 @@ T = TypeVar("T")
 def read_report(told: Mapping[str, Any]) -> Report:
     """The report of a `report.json`, which is its `as_dict`; `UserError` where a part is missing or unknown."""
     return _object(Report, told, "report")
-
-
-def read_viewed(told: list[Mapping[str, Any]]) -> tuple[Viewed, ...]:
-    """The lists of a `lists.json`; `UserError` where a part is missing or unknown."""
-    return tuple(_object(Viewed, one, f"lists[{i}]") for i, one in enumerate(told))
 
 
 def _object(kind: type[T], told: Any, place: str) -> T:

@@ -33,16 +33,6 @@ def number(value: float | None, *, percent: bool = False) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def signed(value: float, *, percent: bool = False) -> str:
-    """A difference of two measures.
-
-    >>> signed(0.012), signed(-0.012, percent=True), signed(0.0)
-    ('+0.012', '-1.2', '0.000')
-    """
-    text = number(value, percent=percent)
-    return f"+{text}" if float(text) > 0 else text
-
-
 def interval(cell: Cell, *, percent: bool = False) -> str:
     """The cell's 95 % interval; nothing where it has none.
 
