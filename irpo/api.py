@@ -157,7 +157,7 @@ def foresee(
     card: str | None = None,
     data: Path | str | None = None,
 ) -> Forecast:
-    """What `compare` would take: cells, time, memory, disk, and what is missing; nothing is trained or written."""
+    """What `compare` would take: cells, time, memory, disk, and what is missing; nothing but lists is made."""
     from irpo.compare.suite import narrowed, read_suite
     from irpo.estimate.cards import card_of
 

@@ -194,7 +194,7 @@ def compare(
     only: Annotated[
         list[str] | None, typer.Option(metavar="AXIS=NAME", help="task=, method= or model=; may be repeated.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and train nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
     gpus: Annotated[str | None, typer.Option(help="One process on each of these: 0,1,2.")] = None,
     slurm: Annotated[
@@ -210,27 +210,32 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Of a dry run: print JSON.")] = False,
 ) -> None:
-    """Run what is missing of a suite (models x tasks x methods x seeds) and write its report."""
+    """Run what is missing of a suite (models x tasks x methods x seeds), write its report; exit code 1: some failed."""
     from irpo import api
 
+    places = tuple(place.strip() for place in (gpus or "").split(",") if place.strip())
     if dry_run:
-        found = api.foresee(suite, out, only=only or (), jobs=jobs, card=card, data=data)
+        found = api.foresee(suite, out, only=only or (), jobs=len(places) or jobs, card=card, data=data)
         if as_json:
             typer.echo(json.dumps(found.as_dict(), indent=2))
         else:
             found.show()
         return
-    api.compare(
+    if as_json or card is not None:
+        raise UserError("--json and --card are of a dry run; add --dry-run")
+    made = api.compare(
         suite,
         out,
         only=only or (),
         jobs=jobs,
-        gpus=tuple((gpus or "").split(",")) if gpus else (),
+        gpus=places,
         slurm=words.pairs(slurm) if slurm else None,
         retry_failed=retry_failed,
         data=data,
         runs=dict(words.named_paths(run or ())),
     )
+    if any(source.state == "failed" for source in made.sources):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -242,7 +247,9 @@ def report(
     """Make a suite's report anew, from its results alone; also across folders of several machines."""
     from irpo import api
 
-    api.report(folders, out or folders[0], runs=dict(words.named_paths(run or ())))
+    made = api.report(folders, out or folders[0], runs=dict(words.named_paths(run or ())))
+    typer.echo(made.found)
+    typer.echo(f"written to {out or folders[0]}", err=True)
 
 
 @app.command()

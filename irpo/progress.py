@@ -53,12 +53,14 @@ def say(text: str) -> None:
 def lasting(seconds: float) -> str:
     """A time as one speaks of it, rounded up.
 
-    >>> lasting(7), lasting(41), lasting(200), lasting(9000)
-    ('10 s', '50 s', '4 min', '2 h 30 min')
+    >>> lasting(7), lasting(41), lasting(200), lasting(9000), lasting(400_000)
+    ('10 s', '50 s', '4 min', '2 h 30 min', '112 h')
     """
     if seconds <= 90:
         return f"{max(1, math.ceil(seconds / 10)) * 10} s"
     minutes = math.ceil(seconds / 60)
+    if minutes > 24 * 60:
+        return f"{math.ceil(minutes / 60):,} h"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 

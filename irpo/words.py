@@ -39,8 +39,12 @@ def pairs(texts: Iterable[str] | None) -> dict[str, Any]:
 
 def named_paths(texts: Iterable[str]) -> Iterable[tuple[str, Path]]:
     """`name=path` arguments."""
+    seen: set[str] = set()
     for text in texts:
         name, equals, path = text.partition("=")
+        if name.strip() in seen:
+            raise UserError(f"--run {text!r}: {name.strip()} is given twice")
+        seen.add(name.strip())
         if not equals or not name.strip() or not path:
             raise UserError(f"--run {text!r}: write NAME=PATH, for example bm25=runs/bm25.trec")
         yield name.strip(), Path(path)

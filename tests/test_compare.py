@@ -125,10 +125,11 @@ def test_the_best_is_the_one_that_validation_lists_choose():
         told = {"curve": {"1": one, "2": auto}, "auto": "2"}
         return Result(f"{method}{seed}", "run", "world", method, "m", seed, validation=told)
 
-    results = [run("SFT", 0.8, 0.8), run("IRPO", 0.5, 0.9), run("IRPO", 0.5, 0.7, 1)]
+    results = [run("SFT", 0.8, 0.8), run("IRPO", 0.5, 0.9), run("IRPO", 0.5, 0.1, 1)]
     assert chosen_by_validation(results, "1") == "SFT"
-    assert chosen_by_validation(results, "auto") == "SFT"  # .8 both, the first of equals
-    assert chosen_by_validation(results[:2], "auto") == "IRPO"
+    assert chosen_by_validation(results, "auto") == "IRPO"  # by the seed that both have
+    assert chosen_by_validation([*results, run("SFT", 0.8, 0.2, 1)], "auto") == "SFT"  # .5 both, the first of equals
+    assert chosen_by_validation([run("SFT", 0.8, 0.8), run("IRPO", 0.5, 0.9, 1)], "auto") is None
     frame = Frame("t", "", (TaskFrame("world"),), ("m",), ("base", "SFT", "IRPO"), ("base", "best"))
     assert with_best(frame, results[:2]).against == ("base", "IRPO")
     assert with_best(frame, []).against == ("base",)

@@ -118,7 +118,7 @@ def test_baselines_are_rows_of_one_cell_and_rankers_of_the_report(planner):
     result = done(planner, cell)
     assert [row.mode for row in result.rows] == ["random", "input order", "BM25", "popularity", "label table"]
     waiting = planner.waiting()
-    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, {})
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown)
     found = gather([planner.out])
     assert [r.method for r in found.results] == [row.mode for row in result.rows]
     assert all(r.rows[0].mode == "given" for r in found.results)
@@ -266,7 +266,7 @@ def test_two_methods_of_one_configuration_are_two_rows(tmp_path):
     assert len({c.key for c in trials}) == 2
     assert len({c.name for c in trials}) == 4
     waiting = planner.waiting()
-    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, {})
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown)
     assert len(gather([planner.out]).missing) == len(waiting.ready)
 
 

@@ -52,7 +52,7 @@ def named(text: str) -> Report:
     cells = (replace(BEST, tests=(Paired(text, 0.1, 0.0, 0.2, 0.01, 0.02, 0.5),)),)
     table = Table(text, text, (Column(text, text),), (TableRow(text, f"Llama {text}", cells, marks=(text,)),), (text,))
     plain = Plain(text, text, (text, text), ((text, 1.0), (text, text)), (text,))
-    return Report(text, text, text, (table,), (plain,), notes=(text,), made={"suite": text})
+    return Report(text, text, text, (table,), (plain,), notes=(text,))
 
 
 def test_markdown_of_a_small_table():
@@ -74,8 +74,9 @@ def test_markdown_of_a_small_table():
         "| Llama | SFT, strength auto <sup>1</sup> | <u>0.500</u> <sup>-</sup> | 0.000 |",
         "",
         "- <sup>1</sup> 2 of 3 seeds",
-        "- bold: best of a column within its group; underlined: second best",
-        "- + higher, - lower than IRPO (paired permutation test by group, q &lt; .05 after Benjamini-Hochberg)",
+        "- bold: best of a column among the rows of one model; underlined: second best",
+        "- + higher, - lower than IRPO (paired permutation test by group, q &lt; .05 after Benjamini-Hochberg, and a "
+        "95 % interval over seeds and groups without 0)",
     ]
 
 
@@ -118,10 +119,11 @@ def test_formats_round_alike():
 
 
 def test_signs_tell_several_methods_apart():
-    tests = (Paired("SFT", 0.1, 0, 0.2, 0.01, 0.02, 1), Paired("DPO", 0.1, 0, 0.2, 0.04, 0.06, 1))
-    cell = Cell(0.5, tests=(*tests, Paired("IRPO", -0.1, -0.2, 0, 0.001, 0.002, -1)))
+    tests = (Paired("SFT", 0.1, 0.05, 0.2, 0.01, 0.02, 1), Paired("DPO", 0.1, 0.05, 0.2, 0.04, 0.06, 1))
+    cell = Cell(0.5, tests=(*tests, Paired("IRPO", -0.1, -0.2, -0.05, 0.001, 0.002, -1)))
 
     assert wording.signs(cell, ("SFT", "DPO", "IRPO")) == "+a-c"
+    assert Paired("SFT", 0.1, -0.01, 0.2, 0.01, 0.02, 1).star == ""  # other seeds might say otherwise
     many = tuple(f"m{i}" for i in range(60))
     assert len(set(wording.letters_of(many).values())) == 60
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from irpo.compare.planning import Planner
 from irpo.compare.searching import Setting, chosen, points, setting_at, settings_of
 from irpo.compare.suite import Dimension, Suite, narrowed, read_suite
 from irpo.types import UserError
@@ -63,6 +64,11 @@ def test_every_shipped_suite_makes_configurations(name, tmp_path):
         ("against: [DPO]", "against: 'DPO' is no method of this suite"),
         ("strengths: [2]", "suite.yaml:13: strengths.0"),
         ("orders: 0", "suite.yaml:13: orders"),
+        ("strengths: []", "suite.yaml:13: strengths"),
+        ("strengths: [auto, auto]", "strengths: 'auto' stands there twice"),
+        ("measures: []", "suite.yaml:13: measures"),
+        ("rankers: [{name: IRPO, layers: [rankers/first.yaml]}]", "methods: two are called 'IRPO'"),
+        ("rankers: [{name: a-b, layers: [rankers/first.yaml]}, {name: a b, layers: [x.yaml]}]", "'a-b' and 'a b'"),
         ("decoded_lists: true", "suite.yaml:13: decoded_lists: true and false are no value of this key"),
     ],
 )
@@ -72,6 +78,59 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path, line, message):
         read_suite(tmp_path / "suite.yaml")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: 3", "seeds: [0, 0]", "seeds: 0 stands there twice"),
+        ("seeds: 3", "seeds: [-1]", "seeds.0"),
+        ("methods/sft.yaml,", "{name: IRPO 2},", "it has no layers, so no objective: write methods/irpo.yaml"),
+        ("methods/sft.yaml,", "{set: {training.updates: 3}},", "methods: one has neither a name nor layers"),
+        ("training.updates: 3", "task.candidates: 3", "'IRPO' sets task.candidates: lists are the same for all"),
+        ("training.updates: 3", "evaluation: {max_lists: 3}", "'IRPO' sets evaluation.max_lists"),
+        ("training.learning_rate:", "task.candidates:", "task.candidates is of the comparison, not of a method"),
+        ("name: world,", "name: world, trials: 3,", "'world' says 'trials', which is not of tasks"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_a_mistake(tmp_path, old, new, message):
+    assert old in SMALL
+    (tmp_path / "suite.yaml").write_text(SMALL.replace(old, new))
+    with pytest.raises(UserError) as error:
+        read_suite(tmp_path / "suite.yaml")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[method.objective.beta, method.objective.tau]", "method.objective.betta", "no method of this suite has"),
+        ("training.updates: 2", "training.validation_fraction: 0", "a search chooses on validation lists"),
+        ("training.updates: 2", "evaluation.modes: [constrain]", "the tables of a suite are by score"),
+        ("task.train_lists: 40", "task.train_listss: 40", "train_listss"),
+    ],
+)
+def test_a_mistake_in_settings_is_told_before_anything_is_built(tmp_path, old, new, message):
+    assert old in SMALL
+    (tmp_path / "suite.yaml").write_text(SMALL.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        Planner(read_suite(tmp_path / "suite.yaml"), tmp_path / "out").require_configs()
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_title_is_the_files_name_where_it_says_none(tmp_path):
+    (tmp_path / "losses.yaml").write_text(SMALL.replace("title: small\n", ""))
+    assert read_suite(tmp_path / "losses.yaml").title == "losses"
+
+
+def test_only_may_name_a_ranker(tmp_path):
+    text = SMALL + "rankers: [{name: FIRST, layers: [rankers/first.yaml]}]"
+    (tmp_path / "suite.yaml").write_text(text)
+    suite = read_suite(tmp_path / "suite.yaml")
+    assert narrowed(suite, ["method=IRPO"]).rankers == ()
+    one = narrowed(suite, ["method=first"])
+    assert [m.name for m in (*one.methods, *one.rankers)] == ["base", "FIRST"]
 
 
 def test_two_of_one_name_are_refused(tmp_path):

@@ -23,6 +23,11 @@ BY_GROUP = Groups.of(lists_of(UNITS))
 BY_LIST = Groups.of(lists_of([f"list {i}" for i in range(len(UNITS))]))
 
 
+def measured(ranker, values):
+    """NDCG@10 of a ranker, (S, n)."""
+    return Measured(ranker, "NDCG@10", values, (), tuple(range(len(values))))
+
+
 def simulated(chance, tables, correlation, *, apart=0.0, seeds=1):
     """Pairs of methods whose values of the lists of a group are correlated; means differ by `apart`."""
 
@@ -35,10 +40,7 @@ def simulated(chance, tables, correlation, *, apart=0.0, seeds=1):
         return Ranker(name, "embedded", "trained", "1", "1", {"world": ()})
 
     one, other = ranker("IRPO"), ranker("SFT")
-    return [
-        (Measured(one, "NDCG@10", a + apart, ()), Measured(other, "NDCG@10", b, ()))
-        for a, b in zip(values(), values(), strict=True)
-    ]
+    return [(measured(one, a + apart), measured(other, b)) for a, b in zip(values(), values(), strict=True)]
 
 
 def p_values(pairs, groups):
@@ -85,7 +87,7 @@ def test_intervals_cover_where_seeds_differ(seeds):
 
     def covered(values):
         rankers = [Ranker("IRPO", "embedded", "trained", "1", "1", {"world": ()}) for _ in values]
-        found = [Measured(ranker, "NDCG@10", v, ()) for ranker, v in zip(rankers, values, strict=True)]
+        found = [measured(ranker, v) for ranker, v in zip(rankers, values, strict=True)]
         return np.mean([cell.low <= 0.5 <= cell.high for cell in cells_of(found, BY_GROUP).values()])
 
     assert covered(values) == pytest.approx(0.95, abs=0.04)
@@ -95,7 +97,7 @@ def test_intervals_cover_where_seeds_differ(seeds):
 def test_seeds_of_unequal_number_are_drawn_apart(monkeypatch):
     monkeypatch.setattr("irpo.evaluation.significance._stretch", lambda number: 1.0)
     one, other = (
-        Measured(Ranker(name, "embedded", "trained", "1", "1", {}), "NDCG@10", np.tile(np.array(v)[:, None], 200), ())
+        measured(Ranker(name, "embedded", "trained", "1", "1", {}), np.tile(np.array(v)[:, None], 200))
         for name, v in (("IRPO", [0.5, 0.6, 0.7]), ("SFT", [0.2, 0.4]))
     )
     (found,) = outcomes_of("world", [(one, other)], BY_GROUP)
@@ -148,6 +150,20 @@ def test_among_real_differences_few_stars_are_false():
         holm += sum(x.test.p * 20 < 0.05 for x in tests)
     assert false / stars < 0.06
     assert stars > holm
+
+
+def test_the_luck_of_seeds_earns_no_star():
+    """Methods are equal over all seeds there could be; groups alone would call half of five lucky seeds better."""
+    chance, seeds = np.random.default_rng(7), 5
+
+    def values():
+        return 0.5 + chance.normal(0, 0.03, size=(seeds, 1)) + chance.normal(0, 0.1, size=(seeds, GROUPS * SIZE))
+
+    rankers = [Ranker(name, "embedded", "trained", "1", "1", {"world": ()}) for name in ("IRPO", "SFT")]
+    pairs = [tuple(measured(ranker, values()) for ranker in rankers) for _ in range(400)]
+    tests = outcomes_of("world", pairs, BY_GROUP)  # q is still p: each is a table of its own
+    assert np.mean([x.test.p < 0.05 for x in tests]) > 0.4
+    assert np.mean([x.test.star != "" for x in tests]) < 0.08
 
 
 # Three queries of four passages: labels, and the order that a ranker gave. The last has no ranking.

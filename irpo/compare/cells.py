@@ -9,6 +9,7 @@ cells/<name>/cell.json    what is to be done
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,3 +25,12 @@ class Cell:
     name: str  # of its folder, readable and with the key's beginning: "embedded.world.irpo.run.0-3fa2b1c4"
     title: str  # for people: "IRPO on world, embedded: seed 0"
     spec: Mapping[str, Any]
+
+
+def folder_of(name: str) -> str:
+    """A name that every file system takes; the key's beginning at its end keeps two apart.
+
+    >>> folder_of("Llama 3.2/3B.arc.S-DPO.run.0-12345678")
+    'Llama-3.2-3B.arc.S-DPO.run.0-12345678'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-160:]

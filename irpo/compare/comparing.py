@@ -56,6 +56,9 @@ def compare(
             shutil.rmtree(out)
         raise UserError(f"no task of this suite has lists here: {next(iter(whole.lists.values()))}")
 
+    noted(whole)
+    keep_files(out, whole.frame(), runs or {})  # a mistake in them is told before the cells run, not after
+
     def plan() -> Waiting:
         noted(whole)
         return part.waiting()
@@ -64,8 +67,8 @@ def compare(
     for ranker, why in part.unready.items():
         say(f"note: ranker {ranker} was not asked: {why}")
     noted(whole)
-    made = report([out], out, runs or {})
-    failed = f", {outcome.failed} failed (their logs lie in {out / CELLS})" if outcome.failed else ""
+    made = report([out], out)
+    failed = f", {outcome.failed} failed ({out / CELLS} has their logs; --retry-failed)" if outcome.failed else ""
     say(f"{outcome.done + outcome.skipped} cells done{failed}")
     show(made, out)
     return made
@@ -83,6 +86,7 @@ def planner_of(suite: Suite, out: Path) -> Planner:
     """The suite in its folder, its lists built; `UserError` where something else lies there."""
     require_suites(out)
     planner = Planner(suite, out)
+    planner.require_configs()
     planner.prepare()
     return planner
 
@@ -102,14 +106,15 @@ def require_suites(out: Path) -> None:
 def noted(planner: Planner) -> None:
     """Write what the suite is made of, as far as it is known."""
     waiting = planner.waiting()
-    problems = {task: str(found) for task, found in planner.lists.items() if isinstance(found, UserError)}
-    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown, problems | planner.unready)
+    write_plan(planner.out, planner.frame(), waiting.ready, waiting.unknown)
 
 
 def foresee(suite: Suite, out: Path, card: Card, *, only: Sequence[str] = (), jobs: int = 1) -> Forecast:
     """What `compare` would take; lists are built (the hub's are fetched), in the suite's folder if it is one."""
     with tempfile.TemporaryDirectory() as elsewhere:
-        planner = Planner(narrowed(suite, only), out if (out / OWN).is_file() else Path(elsewhere))
+        place = out if (out / OWN).is_file() else Path(elsewhere)
+        Planner(suite, place).require_configs()
+        planner = Planner(narrowed(suite, only), place)
         planner.prepare()
         return forecast(planner, card, jobs)
 
@@ -129,7 +134,7 @@ def report(folders: Sequence[Path], out: Path, runs: Mapping[str, Path] | None =
         keep_files(folders[0], gather(folders[:1]).frame, runs)
     found = gather(folders)
     frame = with_best(found.frame, found.results)
-    made = report_of(frame, found.results, found.lists, found.missing)
+    made = report_of(frame, found.results, found.lists, found.missing, found.unknown)
     lists = viewed(frame, found.results, found.lists)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / VIEWED) as file:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from irpo.compare.cells import CELLS
+from irpo.compare.cells import CELLS, folder_of
 from irpo.compare.gather import EXTERNAL
 from irpo.compare.measuring import Protocol, filled
-from irpo.compare.planning import folder_of
 from irpo.compare.results import Frame, Result, Row, TaskFrame, write_result
 from irpo.compare.shared import digest_of, lists_of
 from irpo.evaluation.trec import RunFile, read_run
@@ -29,7 +28,10 @@ def keep_files(folder: Path, frame: Frame, runs: Mapping[str, Path]) -> None:
             raise UserError(f"--run {name}={path}: the suite has a method of this name; give it another")
         found = [row for task in frame.tasks if (row := _kept(folder, task, name, path, frame.strengths)) is not None]
         if not found:
-            raise UserError(f"--run {name}={path}: it ranks no list of this suite's tasks")
+            raise UserError(
+                f"--run {name}={path}: it ranks no list of this suite's tasks; their ids are those of "
+                f"{folder}/prepared/*/eval.jsonl"
+            )
         told = {cell: row for cell, row in told.items() if row["method"] != name} | {row["name"]: row for row in found}
     if runs:
         with atomic_file(folder / EXTERNAL) as file:
@@ -46,7 +48,7 @@ def _kept(folder: Path, task: TaskFrame, name: str, path: Path, strengths: tuple
         return None
     for note in read.notes:
         say(f"note: {task.name}, {note}")
-    key = digest_of(["run file", read.sha256, task.lists, list(task.measures)])
+    key = digest_of(["run file", read.sha256, task.lists, list(task.measures), task.card.get("relevant_from")])
     cell = folder_of(f"{task.name}.{name}.external.{key[:8]}")
     others = read.notes[1:] if read.missing_queries else read.notes  # missing lists have a mark of their own
     result = Result(key, "external", task.name, name, lists=task.lists, note="; ".join(others))

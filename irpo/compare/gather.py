@@ -28,12 +28,13 @@ class Gathered:
     results: tuple[Result, ...]
     lists: Mapping[str, tuple[EvaluationList, ...]]  # by digest
     missing: tuple[Source, ...] = ()
+    unknown: int = 0  # runs whose setting no search has chosen yet
 
 
-def write_plan(out: Path, frame: Frame, cells: Sequence[Cell], unknown: int, problems: Mapping[str, str]) -> None:
+def write_plan(out: Path, frame: Frame, cells: Sequence[Cell], unknown: int) -> None:
     """What the suite is made of and how its report is laid out, for a report that has nothing but the folder."""
     known = [{"key": cell.key, "name": cell.name, "title": cell.title} for cell in cells]
-    told = {PLAN: {"cells": known, "unknown": unknown, "problems": dict(problems)}, FRAME: frame.as_dict()}
+    told = {PLAN: {"cells": known, "unknown": unknown}, FRAME: frame.as_dict()}
     for name, value in told.items():
         with atomic_file(out / name) as file:
             json.dump(value, file, default=dict)
@@ -57,7 +58,9 @@ def gather(folders: Sequence[Path]) -> Gathered:
             elif cell not in found or found[cell].error:
                 found[cell] = result
     results = tuple(part for result in found.values() for part in _parts(result))
-    return Gathered(frame, results, _lists(folders, frame), tuple(m for k, m in missing.items() if k not in found))
+    unknown = min(int(read_json(folder / PLAN).get("unknown", 0)) for folder in folders)
+    left = tuple(m for k, m in missing.items() if k not in found)
+    return Gathered(frame, results, _lists(folders, frame), left, unknown)
 
 
 def _names(frame: Frame) -> list[str]:

@@ -21,7 +21,7 @@ from irpo.chance import random_order
 from irpo.compare.results import Row
 from irpo.compare.shared import kept, permuted
 from irpo.evaluation.results import kind_of
-from irpo.measures import main_measure, per_query
+from irpo.measures import MAIN, per_query
 from irpo.ranking.modes import RANKING_MODES, RankedList, by_score, key_of
 from irpo.ranking.reranker import Reranker
 from irpo.runs.key import fingerprint
@@ -91,7 +91,7 @@ class Bench:
         if self.base is not None and adapter_layers(self.ranker.model):
             for value in GRID:
                 row = self._ranked(several[0], value, ("",), 0)
-                curve[named(value)] = round(float(row.of(main_measure(row.measures)).mean()), 6)
+                curve[named(value)] = round(float(row.of(MAIN).mean()), 6)
         return rows, curve
 
     def _scored(self, several: Sequence[_Scores], value: float, shown: tuple[str, ...]) -> list[Row]:

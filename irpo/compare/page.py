@@ -24,8 +24,10 @@ class Test:
 
     @property
     def star(self) -> str:
-        """Up or down where the corrected p says so, else nothing."""
-        return "" if self.q >= 0.05 else "+" if self.difference > 0 else "-"
+        """Up or down where the corrected p says so and the interval, which draws seeds too, leaves 0 out."""
+        if self.q >= 0.05 or self.low <= 0 <= self.high:
+            return ""
+        return "+" if self.difference > 0 else "-"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Cell:
     high: float | None = None
     deviation: float | None = None  # standard deviation between seeds
     seeds: int = 1
-    best: bool = False  # highest of its column within its group
+    best: bool = False  # highest of its column among the rows of one model, as printed
     second: bool = False
     printed: float | None = None  # the paper's figure of this cell, in 0..1
     tests: tuple[Test, ...] = ()
@@ -109,7 +111,7 @@ class Figure:
     id: str
     title: str
     alt: str
-    kind: Literal["line", "scatter", "bars"]
+    kind: Literal["line", "scatter"]
     x: str
     y: str
     panels: tuple[Panel, ...]
@@ -130,7 +132,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. `made` alone (times, who made the page) may differ between two reports of the same results."""
+    """All of it: a function of the results alone."""
 
     title: str
     about: str
@@ -141,7 +143,6 @@ class Report:
     sources: tuple[Source, ...] = ()
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # data cards by task
     notes: tuple[str, ...] = ()  # how intervals and tests are made, the power line, what is missing
-    made: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As `report.json` has it."""
@@ -155,7 +156,7 @@ class Ranked:
     name: str  # method, strength
     model: str
     orders: tuple[tuple[int, ...], ...]  # by list: candidates best first, only those that were named
-    values: tuple[float, ...]  # by list: the main measure
+    values: tuple[float | None, ...]  # by list: the main measure; None: it did not rank this one
     problems: Mapping[int, str] = field(default_factory=dict)
 
 

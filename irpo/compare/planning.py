@@ -6,21 +6,20 @@ model, template and lists by content, and how it is measured. Paths, titles and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from irpo.compare.cells import CELLS, ERROR, Cell
+from irpo.compare.cells import CELLS, ERROR, Cell, folder_of
 from irpo.compare.engine.running import Waiting
 from irpo.compare.printed import read_printed
 from irpo.compare.results import Frame, Kind, Result, TaskFrame, read_result
-from irpo.compare.searching import Setting, chosen, settings_of
+from irpo.compare.searching import Setting, chosen, require_had, settings_of
 from irpo.compare.shared import Prepared, digest_of, plugin_sources, prepared
 from irpo.compare.suite import Entry, Suite, Value
 from irpo.config.schema import RunConfig
-from irpo.measures import main_measure
+from irpo.measures import MAIN
 from irpo.prompting.prompts import load_template
 from irpo.resources import prompts_dir
 from irpo.runs import anchored
@@ -53,6 +52,20 @@ class Planner:
                     self.lists[task.name] = prepared(self.out, self.config(model, task, method))
                 except UserError as error:
                     self.lists[task.name] = error
+
+    def require_configs(self) -> None:
+        """`UserError` for any mistake in the suite's settings, before lists are built and cells begin."""
+        s = self.suite
+        configs = [self.config(*place) for place in self._combinations()]
+        require_had(s, [config for config, (*_, m) in zip(configs, self._combinations(), strict=True) if m.trains])
+        for config in configs:
+            if "score" not in [mode["name"] for mode in config.evaluation.modes]:
+                raise UserError("evaluation.modes: the tables of a suite are by score; add it")
+            if s.search and config.online is None and not config.training.validation_fraction:
+                raise UserError("training.validation_fraction is 0; a search chooses on validation lists")
+        for task in s.tasks:
+            for ranker in s.rankers:
+                self._ranker_config(task, ranker)
 
     def config(
         self,
@@ -105,11 +118,14 @@ class Planner:
 
     def _ranker(self, task: Entry, ranker: Entry) -> Iterator[Cell]:
         """A ranker's cell on a task; none where its prompt or its settings are missing, which `unready` then says."""
+        config = self._ranker_config(task, ranker)
         try:
-            config = _as_compared(anchored(self.suite.ranker_config(task, ranker)), chooses=False)
             yield self._cell("external", None, task, ranker, config)
         except UserError as error:
             self.unready[ranker.name] = str(error)
+
+    def _ranker_config(self, task: Entry, ranker: Entry) -> RunConfig:
+        return _as_compared(anchored(self.suite.ranker_config(task, ranker)), chooses=False)
 
     def trials(self, model: Entry, task: Entry, method: Entry) -> list[tuple[Setting, Cell]]:
         """A method's search; [] where nothing is searched."""
@@ -220,7 +236,7 @@ class Planner:
     def protocol(self, task: Entry, config: RunConfig, relevant_from: float) -> dict[str, Any]:
         """How a task's lists are measured, as JSON."""
         e, s = config.evaluation, self.suite
-        measures = dict.fromkeys((*(task.measures or s.measures), main_measure(e.measures)))
+        measures = dict.fromkeys((*(task.measures or s.measures), MAIN))  # which validation lists are ranked by
         return {
             "modes": list(e.modes),
             "measures": list(measures),
@@ -244,7 +260,7 @@ class Planner:
                 own = {"lists": found.lists, "prepared": found.key, "evaluated": most, "card": found.card}
                 frame = replace(frame, **own)  # type: ignore[arg-type]
             tasks.append(frame)
-        trials = {m.name: (m.trials or s.search.trials) if s.search and m.trains else 0 for m in s.methods}
+        trials = {m.name: len(settings_of(s, m, self.config(s.models[0], s.tasks[0], m))) for m in s.methods}
         printed, source = read_printed(s.printed)
         return Frame(
             title=s.title,
@@ -301,15 +317,6 @@ def _contents(config: RunConfig, lists: str) -> dict[str, Any]:
 def _less(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Without what changes how fast it goes alone."""
     return {name: value for name, value in told.items() if name not in names}
-
-
-def folder_of(name: str) -> str:
-    """A name that every file system takes; the key's beginning at its end keeps two apart.
-
-    >>> folder_of("Llama 3.2/3B.arc.S-DPO.run.0-12345678")
-    'Llama-3.2-3B.arc.S-DPO.run.0-12345678'
-    """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-160:]
 
 
 def _title(spec: Mapping[str, Any], setting: Setting | None) -> str:

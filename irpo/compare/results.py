@@ -108,11 +108,10 @@ def read_result(folder: Path) -> Result | None:
         told = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         with np.load(folder / ROWS) as arrays:
             rows = tuple(_row(row, {n: arrays[f"{n}_{i}"] for n in _ARRAYS}) for i, row in enumerate(told["rows"]))
-    except BROKEN:
+        more = {"rows": rows, "margins": tuple(map(tuple, told["margins"])), "rounds": tuple(told["rounds"])}
+        return Result(**told | more)
+    except (*BROKEN, TypeError):  # TypeError: of another version
         return None
-    return Result(
-        **told | {"rows": rows, "margins": tuple(map(tuple, told["margins"])), "rounds": tuple(told["rounds"])}
-    )
 
 
 def _row(told: Mapping[str, Any], arrays: Mapping[str, Any]) -> Row:
@@ -172,11 +171,11 @@ class Frame:
         """The frame of a suite's folder; `UserError` where there is none."""
         try:
             told = json.loads((folder / FRAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            tasks = tuple(TaskFrame(**t | {"measures": tuple(t["measures"])}) for t in told["tasks"])
+            lists = {name: tuple(told[name]) for name in ("models", "methods", "against", "strengths")}
+            return cls(**told | lists | {"tasks": tasks, "printed": tuple(Printed(**p) for p in told["printed"])})
+        except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{folder}: no suite's results lie here ({FRAME} is missing or damaged)") from None
-        tasks = tuple(TaskFrame(**t | {"measures": tuple(t["measures"])}) for t in told["tasks"])
-        lists = {name: tuple(told[name]) for name in ("models", "methods", "against", "strengths")}
-        return cls(**told | lists | {"tasks": tasks, "printed": tuple(Printed(**p) for p in told["printed"])})
 
 
 @dataclass(frozen=True)

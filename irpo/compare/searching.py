@@ -19,6 +19,7 @@ from irpo.chance import order_of
 from irpo.compare.suite import Dimension, Entry, Suite, Value
 from irpo.config.schema import RunConfig
 from irpo.objectives import OBJECTIVES
+from irpo.types import UserError
 
 BLOCK = 8
 DRAWS = 500  # hypercubes that a block is chosen from
@@ -108,6 +109,14 @@ def has(config: RunConfig, key: str) -> bool:
         names = {field.name for field in fields(OBJECTIVES.get(str(m.objective["name"])))} if m.objective else set()
         return option in names
     return True
+
+
+def require_had(suite: Suite, configs: Sequence[RunConfig]) -> None:
+    """`UserError` for a dimension that says nothing to any of these runs: it is misspelt, or of a method left out."""
+    for name, dimension in suite.search.space.items() if suite.search else ():
+        keys = dimension.key or (name,)
+        if configs and not any(has(config, key) for config in configs for key in keys):
+            raise UserError(f"search.space.{name}: no method of this suite has {' or '.join(keys)}")
 
 
 def settings_of(suite: Suite, method: Entry, config: RunConfig) -> list[tuple[Setting, int]]:

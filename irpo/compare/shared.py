@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 
 from irpo.compare.results import BROKEN, LISTS
 from irpo.config.schema import RunConfig
-from irpo.files import atomic_file, atomic_path, json_line, sha256_of
+from irpo.files import atomic_file, atomic_path, beside, json_line, sha256_of
 from irpo.tasks import TASKS, Lists
 from irpo.tasks.preparing import CARD, FILES, prepare, read_lists
 from irpo.types import RankingExample
@@ -55,7 +57,14 @@ def prepared(out: Path, config: RunConfig) -> Prepared:
     key = digest_of([known, config.skip_bad_rows, plugin_sources(config)])
     home = out / PREPARED / key
     if not (home / CARD).is_file():
-        prepare(TASKS.build(spec), home, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
+        work = beside(home)  # so that nobody who reads the folder meanwhile sees a part of it
+        try:
+            prepare(TASKS.build(spec), work, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
+            home.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # another suite was first, with the same lists
+                work.rename(home)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     card = json.loads((home / CARD).read_text(encoding="utf-8"))
     return Prepared(key, card, _shown(out, home, config.evaluation.max_lists))
 

@@ -18,16 +18,19 @@ the suite, the model, the task and the method `set`, then of the setting that th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from irpo.compare.cells import folder_of
 from irpo.config.checks import require_plugins
 from irpo.config.layers import Layers, find_config, written
 from irpo.config.schema import MeasureName, Positive, RunConfig, _Section, config_of
 from irpo.registry import load_plugins
+from irpo.resources import configs_dir
 from irpo.types import UserError
 
 BASE = "base"
@@ -35,6 +38,7 @@ BEST = "best"  # of `against`: the method that validation lists choose
 UNTRAINED = ("methods/sft.yaml",)  # what an untrained model is scored by: no loss of it is ever taken
 
 Value = float | int | str
+Seed = Annotated[int, Field(ge=0)]
 
 
 def _as_dimension(given: Any) -> Any:
@@ -59,7 +63,7 @@ class Search(_Section):
     trials: Positive
     space: Annotated[dict[str, Annotated[Dimension, BeforeValidator(_as_dimension)]], Field(min_length=1)]
     by: Literal["1", "auto"] = "auto"  # the strength at which validation lists are ranked
-    seed: Annotated[int, Field(ge=0)] = 1000  # of its runs; what is chosen is trained anew with the suite's seeds
+    seed: Seed = 1000  # of its runs; what is chosen is trained anew with the suite's seeds
 
     @field_validator("by", mode="before")
     @classmethod
@@ -98,6 +102,21 @@ class Entry(_Section):
 Entries = Annotated[tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...], Field(min_length=1)]
 
 
+_OWN = {  # what an entry of an axis says beside its name, layers and settings
+    "models": (),
+    "tasks": ("data", "family", "measures"),
+    "methods": ("trains", "space", "trials"),
+    "rankers": (),
+}
+
+
+def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    again = next((value for i, value in enumerate(given) if value in given[:i]), None)
+    if again is not None:
+        raise ValueError(f"{again!r} stands there twice")
+    return given
+
+
 class Suite(_Section):
     """What is compared, and how."""
 
@@ -109,12 +128,15 @@ class Suite(_Section):
     rankers: tuple[Annotated[Entry, BeforeValidator(_as_entry)], ...] = ()  # with a model of their own, untrained
     layers: tuple[str, ...] = ()
     set: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_each_once)] = (0,)
     search: Search | None = None
-    strengths: tuple[Literal["1", "auto"], ...] = ("1", "auto")
+    strengths: Annotated[tuple[Literal["1", "auto"], ...], Field(min_length=1), AfterValidator(_each_once)] = (
+        "1",
+        "auto",
+    )
     orders: Positive = 1  # candidate orders in which lists are ranked by score; the tables are of the prepared one
     decoded_lists: Positive | None = None  # the first so many are ranked by answers too; None: all
-    measures: tuple[MeasureName, ...] = ("NDCG@1", "NDCG@5", "NDCG@10")
+    measures: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = ("NDCG@1", "NDCG@5", "NDCG@10")
     against: tuple[str, ...] = ()  # what every other method is tested against; by default base and the first method
     printed: str = ""  # a file of a paper's figures, beside the suite's
     keep_runs: bool = False  # leave the trained runs in their cells' folders
@@ -131,18 +153,48 @@ class Suite(_Section):
 
     @model_validator(mode="after")
     def _names_are_names(self) -> Self:
-        for what in ("models", "tasks", "methods"):
-            names = [entry.name for entry in getattr(self, what)]
-            again = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        for what, entries in (
+            ("models", self.models),
+            ("tasks", self.tasks),
+            ("methods", (*self.methods, *self.rankers)),
+        ):
+            names = [entry.name for entry in entries]
+            if not all(names):
+                raise ValueError(f"{what}: one has neither a name nor layers")
+            folders = [folder_of(name).casefold() for name in names]
+            again = next((i for i, folder in enumerate(folders) if folder in folders[:i]), None)
             if again is not None:
-                raise ValueError(f"{what}: two are called {again!r}; give one of them another name")
+                first = names[folders.index(folders[again])]
+                alike = "" if first == names[again] else f" and {names[again]!r}, which is the same as a folder's name"
+                raise ValueError(f"{what}: two are called {first!r}{alike}; give one of them another name")
         unknown = [name for name in self.against if name not in [BEST, *(m.name for m in self.methods)]]
         if unknown:
             raise ValueError(f"against: {unknown[0]!r} is no method of this suite")
         for method in self.methods:
+            learns = any(key.startswith(("method", "online")) for key in (*method.set, *self.set))
+            if method.trains and not (method.layers or learns):
+                raise ValueError(f"method {method.name!r}: it has no layers, so no objective: {_like(method.name)}")
             strange = [name for name in method.space if self.search is None or name not in self.search.space]
             if strange:
                 raise ValueError(f"method {method.name!r}: space has {strange[0]!r}, which the search has not")
+        return self
+
+    @model_validator(mode="after")
+    def _each_says_its_own(self) -> Self:
+        """What a task alone can say, or a method alone, is not passed over elsewhere."""
+        for what, own in _OWN.items():
+            for entry in getattr(self, what):
+                others = Entry.model_fields.keys() - {"name", "layers", "set", *own}
+                if strange := sorted(key for key in others if getattr(entry, key) != getattr(Entry(), key)):
+                    raise ValueError(f"{what}: {entry.name!r} says {strange[0]!r}, which is not of {what}")
+        for entry in (*self.models, *self.methods):
+            for key in _dotted(entry.set):
+                if key.startswith("task.") or key == "evaluation.max_lists":
+                    raise ValueError(f"{entry.name!r} sets {key}: lists are the same for all; set it for the task")
+        for name, dimension in self.search.space.items() if self.search else ():
+            for key in dimension.key or (name,):
+                if key.startswith(("task.", "evaluation.", "ranking.")) or key == "seed":
+                    raise ValueError(f"search.space.{name}: {key} is of the comparison, not of a method")
         return self
 
     @property
@@ -153,7 +205,7 @@ class Suite(_Section):
         return self.against or (*untrained[:1], *trained[:1])
 
     def config(self, model: Entry, task: Entry, method: Entry, setting: Mapping[str, Value], seed: int) -> RunConfig:
-        """The configuration of a run, its plug-ins checked; `UserError` names the file and line of what is wrong."""
+        """The configuration of a run, its plug-ins checked; `UserError` names a layer's line, or what is set."""
         layers = self._layers(model, task, method)
         _override(layers, {**setting, "seed": seed})
         return _checked(layers)
@@ -176,6 +228,21 @@ class Suite(_Section):
             layers.add_file(name)
         _override(layers, self.set, model.set, task.set, method.set)
         return layers
+
+
+def _dotted(values: Mapping[str, Any], above: str = "") -> list[str]:
+    """The keys of what is `set`, whether they are dotted or one in another."""
+    found = []
+    for key, value in values.items():
+        found += _dotted(value, f"{above}{key}.") if isinstance(value, Mapping) and value else [f"{above}{key}"]
+    return found
+
+
+def _like(name: str) -> str:
+    """A layer that the name may stand for, as an example."""
+    stem = re.sub(r"[^a-z0-9]+", "_", name.lower())
+    known = [stem] if (configs_dir() / "methods" / f"{stem}.yaml").is_file() else ["irpo"]
+    return f"write methods/{known[0]}.yaml, or layers: [methods/{known[0]}.yaml]"
 
 
 def _override(layers: Layers, *several: Mapping[str, Any]) -> None:
@@ -207,7 +274,7 @@ def read_suite(name: str | Path, data: Path | None = None) -> Suite:
     layers = Layers()
     layers.add_file(path)
     try:
-        suite = Suite.model_validate(layers.merged)
+        suite = Suite.model_validate({"title": path.stem} | layers.merged)
     except ValidationError as error:
         raise _mistake(path, layers, error) from None
     if data is not None and not data.is_dir():
@@ -231,7 +298,7 @@ def _mistake(path: Path, layers: Layers, error: ValidationError) -> UserError:
         known = ", ".join((Suite if len(keys) == 1 else Entry if keys[0] != "search" else Search).model_fields)
         return UserError(f"{place}unknown key {key!r}; the keys are: {known}")
     if first["type"] == "missing":
-        return UserError(f"{path}: {key!r} is not set; a suite names models, tasks and methods, and has a title")
+        return UserError(f"{path}: {key!r} is not set; a suite names models, tasks and methods")
     reason = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "mapping")
     return UserError(f"{place}{key}: {reason}" if key else f"{place}{reason}")
 
@@ -247,6 +314,8 @@ def narrowed(suite: Suite, only: Sequence[str]) -> Suite:
     changed: dict[str, Any] = {}
     for what, names in wanted.items():
         entries: tuple[Entry, ...] = getattr(suite, what)
+        if what == "methods":
+            entries = (*entries, *suite.rankers)
         folded = {entry.name.casefold(): entry for entry in entries} | {
             Path(layer).stem.casefold(): entry for entry in entries for layer in entry.layers[-1:]
         }
@@ -255,7 +324,9 @@ def narrowed(suite: Suite, only: Sequence[str]) -> Suite:
                 there = ", ".join(entry.name for entry in entries)
                 raise UserError(f"--only: the suite has no {what[:-1]} {name!r}; it has {there}")
         kept = {folded[name.casefold()].name for name in names}
-        changed[what] = tuple(e for e in entries if e.name in kept or (what == "methods" and not e.trains))
+        changed[what] = tuple(e for e in getattr(suite, what) if e.name in kept or (what == "methods" and not e.trains))
+        if what == "methods":
+            changed["rankers"] = tuple(ranker for ranker in suite.rankers if ranker.name in kept)
     methods = changed.get("methods", suite.methods)
     against = tuple(name for name in suite.against if name in [BEST, *(m.name for m in methods)])
     return suite.model_copy(update=changed | {"against": against})

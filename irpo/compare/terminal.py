@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from irpo.compare.page import Cell, Plain, Report, Table, TableRow
@@ -15,6 +16,8 @@ def grids(report: Report) -> list[Grid]:
     modes = next((table for table in report.more if table.id == "modes"), None)
     made = []
     for table in report.tables:
+        if not table.rows:
+            continue
         tasks = list(dict.fromkeys(column.task for column in table.columns))
         models = {row.group for row in table.rows if row.kind in ("trained", "untrained")}
         alone = len(tasks) == 1 and len(models) == 1
@@ -23,14 +26,17 @@ def grids(report: Report) -> list[Grid]:
 
 
 def chosen_by_validation(results: Sequence[Result], strength: str) -> str | None:
-    """The method of the highest mean on validation lists over models, tasks and seeds; the first of equals."""
-    values: dict[str, list[float]] = {}
+    """The method of the highest mean on validation lists over the models, tasks and seeds that all of them have."""
+    values: dict[str, dict[tuple[str, str, int], float]] = {}
     for result in results:
         if result.kind == "run" and result.validation:
             curve: Mapping[str, float] = result.validation["curve"]
             at = result.validation["auto"] if strength == "auto" else "1"
-            values.setdefault(result.method, []).append(float(curve[at]))
-    return max(values, key=lambda name: sum(values[name]) / len(values[name])) if values else None
+            values.setdefault(result.method, {})[result.model, result.task, result.seed] = float(curve[at])
+    common = set.intersection(*map(set, values.values())) if values else set()
+    if not common:
+        return None
+    return max(values, key=lambda name: math.fsum(values[name][place] for place in sorted(common)))
 
 
 def _main(table: Table, task: str) -> int:
@@ -59,7 +65,7 @@ def _full(table: Table, modes: Plain | None) -> Grid:
         for row in rows
     )
     first = next((i for i, row in enumerate(rows) if row.kind == "trained"), 0)
-    notes = (*_told(rows, place, against), _columns(rows))
+    notes = (*_told(rows, place, against), *_columns(rows))
     best = frozenset((i, 1) for i, row in enumerate(rows) if row.cells[place].best)
     return Grid(f"{table.columns[place].measure} on {task}", header, cells, notes, best, frozenset({first} - {0}))
 
@@ -88,8 +94,9 @@ def _overview(table: Table, tasks: Sequence[str]) -> Grid:
     )
     ruled = frozenset(i for i in range(1, len(rows)) if rows[i].group != rows[i - 1].group)
     best = frozenset((i, j) for i, row in enumerate(rows) for j, p in enumerate(places, 1) if row.cells[p].best)
-    note = f"+ above, - below {', '.join(_against(rows, places))}, in this order, beyond chance (q < .05)"
-    return Grid(table.title, header, cells, (note, _columns(rows)), best, ruled)
+    against = _against(rows, places)
+    note = f"+ above, - below {', '.join(against)}, in this order, beyond chance (q < .05, 95 % without 0)"
+    return Grid(table.title, header, cells, (*([note] if against else []), *_columns(rows)), best, ruled)
 
 
 def _against(rows: Sequence[TableRow], places: Sequence[int]) -> list[str]:
@@ -113,8 +120,11 @@ def _told(rows: Sequence[TableRow], place: int, against: Sequence[str]) -> Itera
         yield f"{told[:1].upper()}{told[1:]}."
 
 
-def _columns(rows: Sequence[TableRow]) -> str:
+def _columns(rows: Sequence[TableRow]) -> tuple[str, ...]:
+    """What the figures of trained methods are; nothing where none was trained."""
     trained = [row for row in rows if row.kind == "trained"]
+    if not trained:
+        return ()
     auto = any("auto" in row.strength for row in trained)
     seeds = max((cell.seeds for row in trained for cell in row.cells), default=1)
     told = (
@@ -122,7 +132,7 @@ def _columns(rows: Sequence[TableRow]) -> str:
         "one seed: another one moves the figures" if seeds == 1 else f"means of {seeds} seeds",
         "95 % and q draw and swap groups of lists that share a query; q is corrected (Benjamini-Hochberg)",
     )
-    return "; ".join(told)
+    return ("; ".join(told),)
 
 
 def _value(cell: Cell) -> str:

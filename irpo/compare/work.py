@@ -160,7 +160,9 @@ class _Work:
         """What validation lists said, as they saw the run grow and at each strength at its end."""
         log = [[line["update"], line[f"eval_{BEST}"]] for line in _log(run) if f"eval_{BEST}" in line]
         if not runs.chooses(self.config):
-            return {"curve": {"1": log[-1][1]}, "auto": "1", "log": log} if log else {}
+            # The weights that are kept are those of the best look at them; before the first update there are none.
+            values = [value for update, value in log if update] or [value for _, value in log]
+            return {"curve": {"1": max(values)}, "auto": "1", "log": log} if log else {}
         choice = choice_of_run(kept, self.config)
         if not choice.curve:
             return {}

@@ -70,9 +70,11 @@ def find_config(name: str | Path) -> Path:
 def _instead(given: Path) -> str:
     """What a message says of the shipped files, where the given one is not there."""
     folders = sorted(p.name for p in configs_dir().iterdir() if p.is_dir())
-    if given.suffix not in (".yaml", ".yml") and len(given.parts) == 1:
-        return "; a layer's name ends in .yaml, and an override is written key.sub=value: training.learning_rate=2e-5"
     known = sorted(p.relative_to(configs_dir()) for p in configs_dir().rglob("*.yaml"))
+    if given.suffix not in (".yaml", ".yml") and len(given.parts) == 1:
+        if meant := next((path for path in known if path.stem == given.name), None):
+            return f" (did you mean {meant.as_posix()!r}?)"
+        return "; a layer's name ends in .yaml, and an override is written key.sub=value: training.learning_rate=2e-5"
     there = [path for path in known if path.parent == given.parent != Path()] or known
     by_stem = {path.stem: path.as_posix() for path in there}
     if near := nearest(given.stem, by_stem):

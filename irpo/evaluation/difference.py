@@ -268,6 +268,10 @@ def _read(path: Path) -> _Folder:
     """The evaluation in a folder, or in its folder `evaluation`; `UserError` where there is none, or a broken one."""
     folder = next((place for place in (path, path / EVALUATION) if (place / RESULTS).is_file()), None)
     if folder is None:
+        if any((path / name).is_file() for name in ("suite.json", "cell.json")):
+            raise UserError(
+                f"{path}: this is of a suite, whose report.html shows its lists; give folders of `irpo evaluate`"
+            )
         raise UserError(f"{path}: holds no {RESULTS}; measure first: irpo evaluate --model MODEL --out {path}")
     try:
         results = json.loads(read_text(folder / RESULTS))

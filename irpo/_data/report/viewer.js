@@ -8,8 +8,9 @@ const rankerName = (ranker) => (ranker.model ? `${ranker.name} · ${ranker.model
 // One task's lists as the filter needs them; `at` is the list's place in its task.
 function listsOf(task) {
   return task.ids.map((id, at) => {
-    const values = task.rankers.map((ranker) => ranker.values[at]);
-    const firsts = new Set(task.rankers.map((ranker) => ranker.orders[at][0]));
+    const ranked = task.rankers.filter((ranker) => ranker.values[at] !== null); // some rank the first lists alone
+    const values = ranked.map((ranker) => ranker.values[at]);
+    const firsts = new Set(ranked.map((ranker) => ranker.orders[at][0]));
     const low = values.length ? Math.min(...values) : 0;
     const high = values.length ? Math.max(...values) : 0;
     return {
@@ -32,7 +33,7 @@ function searched(list) {
 }
 
 function better(list, a, b) {
-  const value = (name) => list.task.rankers.find((ranker) => rankerName(ranker) === name)?.values[list.at];
+  const value = (name) => list.task.rankers.find((ranker) => rankerName(ranker) === name)?.values[list.at] ?? NaN;
   return value(a) > value(b); // false where one of them did not rank this task
 }
 
@@ -122,6 +123,10 @@ function chip(candidate, labels, highest, named) {
 }
 
 function orderOf(ranker, at, labels, highest, best) {
+  const name = make("th", { scope: "row" }, apart(ranker.name));
+  if (ranker.values[at] === null) {
+    return make("tr", {}, name, make("td", { className: "number" }), make("td", {}, "did not rank this list"));
+  }
   const order = ranker.orders[at];
   const absent = labels.map((_, candidate) => candidate).filter((candidate) => !order.includes(candidate));
   const chips = make("ol", { className: "order" }, ...order.map((candidate) => chip(candidate, labels, highest, true)));
@@ -134,7 +139,7 @@ function orderOf(ranker, at, labels, highest, best) {
   if (at in ranker.problems) {
     cell.append(make("p", { className: "problem" }, "⚠ parse problem: ", apart(ranker.problems[at])));
   }
-  return make("tr", {}, make("th", { scope: "row" }, apart(ranker.name)), make("td", { className: "number" }, value), cell);
+  return make("tr", {}, name, make("td", { className: "number" }, value), cell);
 }
 
 function ordersOf(list, highest) {

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,12 +47,14 @@ class Local:
 
     def __init__(self, jobs: int, gpus: Sequence[str] = (), preload: Sequence[str] = HEAVY) -> None:
         self.free = list(gpus) or [""] * jobs
-        self.threads = max(1, _cores() // len(self.free))
+        own = os.environ.get("OMP_NUM_THREADS", "")
+        self.threads = int(own) if own.isdigit() and int(own) else max(1, _cores() // len(self.free))
         self._running: dict[str, _Running] = {}
         forked = sys.platform.startswith("linux") and not gpus and not any(Path(d).exists() for d in _DEVICES)
         self._context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
         if forked:
             self._context.set_forkserver_preload(["__main__", *preload])
+            resource_tracker.ensure_running()  # else it starts with the server, and lets the signals through again
 
     def start(self, order: Order) -> None:
         """Begin a cell; there must be a free place."""

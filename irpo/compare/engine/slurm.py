@@ -36,7 +36,10 @@ class Slurm:
 
     def __init__(self, folder: Path, jobs: int, parameters: Mapping[str, Any]) -> None:
         self.free = [""] * jobs
-        self.threads = int(parameters.get("cpus_per_task", 1))
+        threads = str(parameters.get("cpus_per_task", 1))
+        if not threads.isdecimal() or not int(threads):
+            raise UserError(f"slurm: cpus_per_task is {threads!r}; it is a whole number from 1")
+        self.threads = int(threads)
         self._executor = _executor(folder / JOBS, dict(parameters))
         self._submitted: dict[str, _Submitted] = {}
 
@@ -77,7 +80,7 @@ def _executor(folder: Path, parameters: dict[str, Any]) -> Any:
     try:
         executor = submitit.AutoExecutor(folder, cluster)
         executor.update_parameters(**{"name": "irpo", **named})
-    except (RuntimeError, ValueError, NameError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         raise UserError(f"slurm: {' '.join(str(error).split())}") from None
     return executor
 

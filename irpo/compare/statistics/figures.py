@@ -14,7 +14,6 @@ from irpo.compare.page import Figure, Panel, Series
 from irpo.compare.results import Result
 from irpo.compare.statistics.rankers import Array, Compared, main_row
 from irpo.compare.statistics.saying import plural
-from irpo.compare.statistics.tables import main_on
 from irpo.compare.writing.wording import number
 
 T = TypeVar("T")
@@ -50,7 +49,7 @@ def _learning(compared: Compared, result: Result) -> Points:
 
 
 def _rounds(compared: Compared, result: Result) -> Points:
-    measure = main_on(compared, result.task)
+    measure = compared.frame.main
     return [(float(r.get("answers", r["round"])), float(r[measure])) for r in result.rounds if measure in r]
 
 
@@ -102,7 +101,7 @@ def _coverage(compared: Compared) -> Figure | None:
 
 
 def _covered(compared: Compared, result: Result) -> tuple[float, float] | None:
-    row, measure = result.row("generate", compared.frame.strengths[0], "strict"), main_on(compared, result.task)
+    row, measure = result.row("generate", compared.frame.strengths[0], "strict"), compared.frame.main
     if row is None or measure not in row.measures:
         return None
     return row.coverage, float(row.of(measure).mean())
@@ -114,7 +113,7 @@ def _cost(compared: Compared) -> Figure | None:
 
 def _spent(compared: Compared, result: Result) -> tuple[float, float] | None:
     row = main_row(result, compared.frame, compared.frame.strengths[0])
-    seconds, measure = result.cost.get("seconds"), main_on(compared, result.task)
+    seconds, measure = result.cost.get("seconds"), compared.frame.main
     if seconds is None or row is None or measure not in row.measures:
         return None
     return seconds, float(row.of(measure).mean())
@@ -148,7 +147,7 @@ def _positions(compared: Compared) -> Figure | None:
     lines: dict[tuple[str, str], dict[str, tuple[Point, ...]]] = {}
     for ranker in compared.rankers:
         for task, ranked in ranker.by_task.items():
-            measure = main_on(compared, task)
+            measure = compared.frame.main
             values = [x.row.of(measure) for x in ranked if measure in x.row.measures]
             if ranker.kind in ("trained", "untrained") and values and ranker.strength == compared.frame.strengths[0]:
                 points = _by_place(values, places[task])

@@ -32,7 +32,10 @@ def found(compared: Compared, tests: Sequence[Tested]) -> str:
         clauses[0] = f"over {plural(len(places), 'pair')} of model and task {clauses[0]}"
     clauses += _over_untrained(untrained)
     several = any(x.ranker.shown == last for x in told) and compared.frame.strengths[1:]
-    when = f"At strength {last}: " if several else ""
+    told_of = [f"at strength {last}"] if several else []
+    if all(x.seeds == 1 for x in told):
+        told_of.insert(0, "with one seed alone")
+    when = f"{', '.join(told_of)}: ".capitalize() if told_of else ""
     text = "; ".join(clauses)
     return f"{when}{text if when else text[0].upper() + text[1:]}."
 
@@ -81,8 +84,12 @@ def _counted(tests: Sequence[Tested]) -> list[str]:
     if clauses[_LISTED:]:
         told.append(f"{plural(len(clauses) - _LISTED, 'other method')} differ from some as well")
     if nothing:
-        told.append(f"no difference in {nothing[0].measure} shown for {_pairs(nothing)}")
+        told.append(f"no difference in {_measures(nothing)} shown for {_pairs(nothing)}")
     return told
+
+
+def _measures(tests: Sequence[Tested]) -> str:
+    return joined(list(dict.fromkeys(x.measure for x in tests)))
 
 
 def _pairs(tests: Sequence[Tested]) -> str:
@@ -97,8 +104,7 @@ def _over_untrained(tests: Sequence[Tested]) -> list[str]:
     if not tests:
         return []
     above, below = (sum(x.test.star == star for x in tests) for star in "+-")
-    measures = joined(list(dict.fromkeys(x.measure for x in tests)))
-    told = f"of {plural(len(tests), 'test')} of {measures} against the untrained model"
+    told = f"of {plural(len(tests), 'test')} of {_measures(tests)} against the untrained model"
     if not above + below:
         return [f"{told} none shows a difference"]
     most = max((x for x in tests if x.test.star), key=lambda x: abs(x.test.difference))

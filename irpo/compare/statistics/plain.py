@@ -34,7 +34,8 @@ def tests_table(tests: Sequence[Tested]) -> Plain:
 
 def modes_table(compared: Compared) -> Plain:
     """What every mode of ranking gave, with coverage and exactness of answers."""
-    header = (*_WHO, "mode", "strength", "measure", "mean", "coverage", "exact", "problems", "tied lists", "lists")
+    counted = ("coverage", "exact", "problems", "tied lists", "lists", "ms a list", "passes a list")
+    header = (*_WHO, "mode", "strength", "measure", "mean", *counted)
     rows: list[Line] = []
     for who, results in _by_who(compared.of_kind("run", "untrained")).items():
         measure = main_on(compared, who[1])
@@ -43,8 +44,15 @@ def modes_table(compared: Compared) -> Plain:
             named = " ".join(p for p in (mode, part) if p)
             told = (_mean(values), _mean(r.coverage for r in own), _mean(r.exact for r in own))
             counts = (_mean(len(r.problems) for r in own), _mean(r.tied for r in own), own[0].values.shape[1])
-            rows.append((*who, named, strength, measure, *told, *counts))
-    notes = ("Means over seeds. strict: what an answer names; repaired: the rest follows in a fixed random order.",)
+            times = _mean(
+                1000 * r.seconds / r.values.shape[1] for r in own if r.seconds is not None and r.values.shape[1]
+            )
+            passes = _mean(r.passes for r in own if r.passes is not None)
+            rows.append((*who, named, strength, measure, *told, *counts, times, passes))
+    notes = (
+        "Means over seeds. strict: what an answer names; repaired: the rest follows in a fixed random order. Rows of "
+        "other numbers of lists do not compare: the first lists may be harder, or easier, than all.",
+    )
     return Plain("modes", "Modes of ranking", header, tuple(rows), notes)
 
 
@@ -124,7 +132,8 @@ def search_table(compared: Compared) -> Plain:
         setting = ", ".join(f"{name} {_short(value)}" for name, value in sorted(r.setting.items()))
         values = (_number(curve.get("1")), _number(curve.get(auto)))
         rows.append((r.model, r.task, r.method, r.seed, setting, r.trials, auto or None, *values))
-    return Plain("search", "Search", header, tuple(rows))
+    note = f"validation: the mean {compared.frame.main} on validation lists, which choose setting and strength."
+    return Plain("search", "Search", header, tuple(rows), (note,))
 
 
 def cost_table(compared: Compared) -> Plain:
@@ -139,7 +148,11 @@ def cost_table(compared: Compared) -> Plain:
             told.append(None if value is None else value / unit)
         if any(value is not None for value in told):
             rows.append((*who, *told))
-    return Plain("cost", "Cost of a cell", header, tuple(rows), ("Means over seeds; empty: not told by the machine.",))
+    note = (
+        "Means over seeds; empty: not told by the machine. Time is that of the process that finished the cell; memory "
+        "is the GPU's where there was one."
+    )
+    return Plain("cost", "Cost of a cell", header, tuple(rows), (note,))
 
 
 def failures_table(compared: Compared, missing: Sequence[Source]) -> Plain:
@@ -176,7 +189,8 @@ def _rows(results: Sequence[Result], wanted: Callable[[Row], bool]) -> dict[tupl
 
 def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
-    return statistics.fmean(found) if found else None
+    mean = statistics.fmean(found) if found else None
+    return mean if mean is None or not all(isinstance(x, int) for x in found) or mean % 1 else int(mean)
 
 
 def _short(value: float | str) -> str:

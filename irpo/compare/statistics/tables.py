@@ -91,25 +91,27 @@ def _by_cell(tests: Iterable[Tested]) -> dict[tuple[str, int, str], tuple[Test, 
 def _ranked(rows: Sequence[TableRow]) -> list[TableRow]:
     """With the best and the second of every column marked among a model's rows."""
     ours = ("trained", "untrained")
-    values: dict[tuple[str, int], set[float]] = {}
+    values: dict[tuple[str, int], set[str]] = {}  # as they are printed: what reads the same is as good
     for row in rows:
         for at, cell in enumerate(row.cells):
             if row.kind in ours and cell.value is not None:
-                values.setdefault((row.group, at), set()).add(cell.value)
+                values.setdefault((row.group, at), set()).add(number(cell.value))
     tops = {key: sorted(found, reverse=True)[:2] for key, found in values.items()}
 
     def marked(row: TableRow, at: int, cell: Cell) -> Cell:
         top = tops.get((row.group, at), [])
-        if row.kind not in ours or cell.value not in top or len(top) < 2:
+        if row.kind not in ours or number(cell.value) not in top or len(top) < 2:
             return cell
-        return replace(cell, best=cell.value == top[0], second=cell.value == top[1])
+        return replace(cell, best=number(cell.value) == top[0], second=number(cell.value) == top[1])
 
     return [replace(row, cells=tuple(marked(row, at, c) for at, c in enumerate(row.cells))) for row in rows]
 
 
 def _marks(compared: Compared, ranker: Ranker, tasks: Sequence[str]) -> list[str]:
     """Why a row is not like the others."""
-    own = [r for r in compared.results if (r.model, r.method) == (ranker.model, ranker.method)]
+    kinds = ("run", "trial") if ranker.kind == "trained" else (ranker.kind,)
+    named = [r for r in compared.results if (r.model, r.method) == (ranker.model, ranker.method)]
+    own = [r for r in named if r.kind in kinds]
     by_task = {task: [r for r in own if r.task == task and r.kind in RUNS] for task in tasks}
     by_task = {task: results for task, results in by_task.items() if results}
     said = [_trials(compared, ranker, tasks)]
@@ -127,7 +129,7 @@ def _trials(compared: Compared, ranker: Ranker, tasks: Sequence[str]) -> str:
     found: dict[str, int] = {}
     for r in compared.results:
         if r.kind == "run" and r.task in tasks:
-            found[r.method] = max(found.get(r.method, 0), r.trials)
+            found[r.method] = compared.frame.trials.get(r.method) or max(found.get(r.method, 0), r.trials)
     if ranker.kind != "trained" or len(set(found.values())) < 2:
         return ""
     counts = Counter(found.values())
@@ -187,10 +189,12 @@ def _notes(compared: Compared, tests: Sequence[Tested], tasks: Sequence[TaskFram
     """What was tested, and the difference that each task could have shown."""
     notes = []
     if tests:
-        notes.append(f"{plural(len(tests), 'test')}, corrected together; + and - say where q < .05.")
+        told = "corrected together; + and - say where q < .05 and the interval of the difference leaves 0 out"
+        notes.append(f"{plural(len(tests), 'test')}, {told}.")
     for task in tasks:
+        notes += [f"{task.name}: {note}." for note in task.card.get("notes", ())]
         main = [x for x in tests if x.task == task.name and x.measure == main_of(compared, task)]
-        if main and all(math.isfinite(x.detectable) for x in main):
+        if main:
             notes.append(power_line(main))
     return notes
 
@@ -207,8 +211,12 @@ def main_on(compared: Compared, task: str) -> str:
 
 def power_line(tests: Sequence[Tested]) -> str:
     """The difference in a task's main measure that a test by group could have found with 80 %."""
-    least = [x.detectable for x in tests]
     groups, seeds = max(x.groups for x in tests), max(x.seeds for x in tests)
+    least = [x.detectable for x in tests if x.detectable > 0]  # 0: the two are alike in every group
+    if not least:
+        return f"{tests[0].task}: all that was tested is alike in every group of lists."
+    if not all(map(math.isfinite, least)):
+        return f"{tests[0].task}: {plural(groups, 'group')} of lists are too few for any test to show a difference."
     span = f" ({number(min(least))} to {number(max(least))})" if number(min(least)) != number(max(least)) else ""
     return (
         f"{tests[0].task}: {plural(groups, 'group')} of lists and {plural(seeds, 'seed')} show a difference of "

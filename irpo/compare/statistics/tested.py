@@ -33,6 +33,7 @@ class Measured:
     measure: str
     values: Array  # (S, n)
     keys: tuple[str, ...]
+    seeds: tuple[int, ...]  # (S,)
 
     @property
     def n(self) -> int:
@@ -69,7 +70,8 @@ def measured(compared: Compared, task: TaskFrame, rankers: Sequence[Ranker]) -> 
                 values = [x.row.of(measure) for x in ranked]
                 n = min(len(v) for v in values)
                 keys = tuple(x.result.key for x in ranked)
-                found.append(Measured(ranker, measure, np.array([v[:n] for v in values]), keys))
+                seeds = tuple(x.result.seed for x in ranked)
+                found.append(Measured(ranker, measure, np.array([v[:n] for v in values]), keys, seeds))
     return found
 
 
@@ -115,7 +117,7 @@ def outcomes_of(task: str, found: Sequence[Pair], groups: Groups) -> list[Tested
         sizes = groups.sizes(n)
         sums = [(groups.sums(one.values[:, :n]), groups.sums(other.values[:, :n])) for one, other in same]
         differences = np.stack([one.mean(0) - other.mean(0) for one, other in sums])
-        bounds = _intervals(sums, groups.draws(n, most))
+        bounds = _intervals(sums, [one.seeds == other.seeds for one, other in same], groups.draws(n, most))
         columns = zip(
             same,
             swapped_p_values(differences).tolist(),
@@ -139,18 +141,18 @@ def corrected(tests: Sequence[Tested]) -> list[Tested]:
     return [replace(x, test=replace(x.test, q=q)) for x, q in zip(tests, q_values, strict=True)]
 
 
-def _intervals(sums: Sequence[tuple[Array, Array]], draws: Draws) -> Array:
-    """Of the differences of (S, G) sums; seeds are paired where both have as many, or one has one alone."""
+def _intervals(sums: Sequence[tuple[Array, Array]], alike: Sequence[bool], draws: Draws) -> Array:
+    """Of the differences of (S, G) sums; seeds are paired where both have the same, or one has one alone."""
     found = np.empty((len(sums), 2))
     together: dict[int, list[int]] = {}
     for i, (one, other) in enumerate(sums):
-        if len(one) == len(other) or 1 in (len(one), len(other)):
+        if alike[i] or 1 in (len(one), len(other)):
             together.setdefault(max(len(one), len(other)), []).append(i)
         else:
             found[i] = np.quantile(draws.means(one[None]) - draws.means(other[None]), [0.025, 0.975])
     for rows in together.values():
         found[rows] = intervals(np.stack([np.subtract(*sums[i]) for i in rows]), draws)
-    return found
+    return np.clip(found, -1.0, 1.0)  # between which the difference of two measures lies
 
 
 def _most(found: Sequence[Measured]) -> int:

@@ -49,6 +49,10 @@ def _viewed(compared: Compared, task: TaskFrame, n: int) -> Viewed:
 
 def _ranked(ranker: Ranker, task: str, measure: str, n: int) -> Ranked:
     row = ranker.by_task[task][0].row
-    orders = tuple(tuple(j for j in order if j >= 0) for order in row.rankings[:n].tolist())
-    values = tuple(row.of(measure)[:n].tolist()) if measure in row.measures else ()
-    return Ranked(ranker.name, ranker.model, orders, values, {i: text for i, text in row.problems.items() if i < n})
+    orders = [tuple(j for j in order if j >= 0) for order in row.rankings[:n].tolist()]
+    values: list[float | None] = row.of(measure)[:n].tolist() if measure in row.measures else []
+    orders += [()] * (n - len(orders))  # some rank the first lists alone
+    values += [None] * (n - len(values))
+    return Ranked(
+        ranker.name, ranker.model, tuple(orders), tuple(values), {i: text for i, text in row.problems.items() if i < n}
+    )

@@ -26,7 +26,6 @@ def markdown(report: Report) -> str:
         _section("Notes", _listed(report.notes)),
         _section("Data", _cards(report.cards)),
         _section("Provenance", _provenance(report.sources)),
-        _section("Made", _listed(_told(report.made))),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

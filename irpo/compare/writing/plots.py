@@ -1,7 +1,7 @@
 """A report's figures as SVG that stands in an HTML page: a drawing a panel, its words left as words.
 
 Colours become CSS variables, so that the page's light and dark turn the drawings too; series differ by marker and
-dashes (bars by hatching) as well as by colour. Equal data give equal bytes.
+dashes as well as by colour. Equal data give equal bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ _VARIABLES |= {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
 # Lengths without a common factor with that of SERIES, so that hundreds of series still differ.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)))
-_HATCHES = ("", "//", "\\\\", "xx", "--", "||", "++")
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 _SETTINGS: dict[Any, Any] = {
@@ -49,8 +48,6 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
     "axes.formatter.limits": (-4, 5),  # powers of ten; beyond them a factor stands above the axis
-    "hatch.linewidth": 0.5,
-    "hatch.color": MUTED,
 }
 
 
@@ -68,15 +65,12 @@ def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str)
         # Fixed margins: finding them costs more than drawing does, and panels stand in line with each other.
         bottom = 0.27 if slanted else 0.15
         axes = drawing.add_axes((0.14, bottom, 0.845, 0.9 - bottom))
-        if figure.kind == "bars":
-            _bars(axes, panel.series, numbers, words)
-        else:
-            _points(axes, panel.series, numbers, words, joined=figure.kind == "line")
+        _points(axes, panel.series, numbers, words, joined=figure.kind == "line")
         if words:
             turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
             axes.set_xticks(range(len(words)), [_short(word) for word in words], **turn)
         axes.set(xlabel=_short(figure.x), ylabel=_short(figure.y), title=_short(panel.title))
-        axes.grid(axis="y" if figure.kind == "bars" else "both", linewidth=0.6)
+        axes.grid(axis="both", linewidth=0.6)
         axes.set_axisbelow(True)
         return _inline(_saved(drawing), id)
 
@@ -87,9 +81,7 @@ def swatch(kind: str, number: int, id: str) -> str:
         axes = drawing.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 2), ylim=(0, 1))
         axes.set_axis_off()
-        if kind == "bars":
-            axes.bar(1, 0.9, 1.5, bottom=0.05, **_filled(number))
-        elif kind == "line":
+        if kind == "line":
             axes.plot([0, 1, 2], [0.5, 0.5, 0.5], markevery=[1], **_stroke(number))
         else:
             axes.plot([1], [0.5], **_stroke(number))
@@ -146,16 +138,6 @@ def _points(
             axes.plot(x, y, **style)
 
 
-def _bars(axes: Any, all_series: Sequence[Series], numbers: Mapping[str, int], words: Sequence[str]) -> None:
-    width = 0.84 / max(1, len(all_series))
-    for place, series in enumerate(all_series):
-        x, y, around = _columns(series, words)
-        own = [at + (place - (len(all_series) - 1) / 2) * width for at in x]
-        axes.bar(own, y, width, **_filled(numbers[series.name]))
-        if any(map(any, around)):
-            axes.errorbar(own, y, yerr=around, linestyle="none", ecolor=INK, elinewidth=0.8)
-
-
 def _stroke(number: int) -> dict[str, Any]:
     return {
         "color": SERIES[number % len(SERIES)],
@@ -163,17 +145,6 @@ def _stroke(number: int) -> dict[str, Any]:
         "linestyle": _DASHES[number % len(_DASHES)],
         "linewidth": 1.3,
         "markersize": 4.2,
-    }
-
-
-def _filled(number: int) -> dict[str, Any]:
-    colour = SERIES[number % len(SERIES)]
-    # The colour with its opacity apart, so that it is found again in the drawing.
-    return {
-        "facecolor": (colour, 0.35),
-        "edgecolor": colour,
-        "linewidth": 0.8,
-        "hatch": _HATCHES[number % len(_HATCHES)],
     }
 
 

@@ -15,7 +15,7 @@ from irpo.sameness import tidy
 from irpo.types import printable
 
 NONE = "-"  # not measured
-STRESS = "bold: best of a column within its group; underlined: second best"
+STRESS = "bold: best of a column among the rows of one model; underlined: second best"
 PRINTED = "paper: the figure that the paper prints for the same cell"
 
 
@@ -117,7 +117,10 @@ def legend(table: Table) -> str:
     if not against:
         return ""
     names = ", ".join(f"{letter}: {line(name)}".removeprefix(": ") for name, letter in letters_of(against).items())
-    return f"+ higher, - lower than {names} (paired permutation test by group, q < .05 after Benjamini-Hochberg)"
+    return (
+        f"+ higher, - lower than {names} (paired permutation test by group, q < .05 after Benjamini-Hochberg, and a "
+        "95 % interval over seeds and groups without 0)"
+    )
 
 
 def name_of(row: TableRow) -> str:
