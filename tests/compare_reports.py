@@ -222,6 +222,10 @@ def _ranked(model: str, method: str, relevance: tuple[tuple[float, ...], ...], c
         order = chance.sample(range(len(labels)), len(labels))
         if method == "base" and n % 4 == 1:
             order, problems[n] = order[:2], "unknown label 9; missing: 4 candidates"
+        if method == "DPO" and n == len(relevance) - 1:  # it ranked all but the last list
+            orders.append(())
+            values.append(None)
+            continue
         orders.append(tuple(order))
         values.append(round(labels[order[0]] / max(labels), 4) if order else 0.0)
     return Ranked(method, model, tuple(orders), tuple(values), problems)

@@ -54,6 +54,36 @@ def test_a_suite_is_done_gone_on_with_and_reported_from_two_folders(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_file_of_no_use_is_told_before_any_cell_is_begun(tmp_path):
+    (tmp_path / "suite.yaml").write_text(compared.SHORT)
+    (tmp_path / "x.trec").write_text("q999 Q0 d1 1 1.0 x\n")
+    code, _, err = command("compare", "suite.yaml", "--out", "a", "--run", "x=x.trec", cwd=tmp_path)
+    assert code == 2
+    assert "it ranks no list of this suite's tasks; their ids are those of a/prepared/*/eval.jsonl" in err
+    assert not list((tmp_path / "a").glob("cells/*"))
+    twice = ("--run", "x=x.trec", "--run", "x=y.trec")
+    code, _, err = command("compare", "suite.yaml", "--out", "a", *twice, cwd=tmp_path)
+    assert (code, "x is given twice" in err) == (2, True)
+    code, _, err = command("compare", "suite.yaml", "--out", "a", "--json", cwd=tmp_path)
+    assert (code, "add --dry-run" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_suite_of_which_cells_failed_ends_with_code_1(tmp_path):
+    (tmp_path / "suite.yaml").write_text(compared.SHORT)
+    planner = compared.planner(tmp_path, compared.SHORT)
+    (tmp_path / "out" / OWN).write_text("{}")
+    for cell in planner.waiting().ready:
+        home = planner.out / "cells" / cell.name
+        home.mkdir(parents=True)
+        (home / "error.json").write_text(json.dumps({"error": "out of memory"}))
+    code, out, err = command("compare", "suite.yaml", "--out", "out", cwd=tmp_path)
+    assert code == 1
+    assert "4 failed (out/cells has their logs; --retry-failed)" in err
+    assert "ranked by" not in out  # there is nothing to show
+
+
+@pytest.mark.slow
 def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(tmp_path):
     (tmp_path / "suite.yaml").write_text(compared.SHORT)
     code, out, err = command("compare", "suite.yaml", "--out", "a", "--dry-run", "--json", "--jobs", 2, cwd=tmp_path)

@@ -240,6 +240,17 @@ def test_kendalls_tau_is_scipys():
     assert kendall(*pair, lengths) == pytest.approx(expected)
 
 
+def test_the_viewer_shows_lists_that_a_ranker_did_not_rank_as_such():
+    few = result(
+        "FIRST", row(np.full(20, 0.5), "given", rankings=np.tile([0, 1, 2], (20, 1))), kind="external", model=""
+    )
+    (seen,) = viewed(frame(seeds=2), [*suite(), few], LISTS)
+    first = next(r for r in seen.rankers if r.name == "FIRST")
+    assert len(seen.ids) == len(first.orders) == len(first.values) == N
+    assert (first.orders[19], first.values[19]) == ((0, 1, 2), 0.5)
+    assert (first.orders[20], first.values[20]) == ((), None)
+
+
 def test_the_viewer_has_every_rankers_order_and_says_what_is_left_out():
     named = np.tile([1, 0, -1], (N, 1))
     results = [

@@ -93,12 +93,15 @@ def test_what_a_killed_process_left_beside_a_result_goes(tmp_path):
     assert sorted(home.iterdir()) == before
 
 
-def test_what_is_to_be_done_is_written_beside_it(tmp_path):
+@pytest.mark.parametrize("own", ["", "1"])
+def test_what_is_to_be_done_is_written_beside_it(tmp_path, monkeypatch, own):
+    monkeypatch.setenv("OMP_NUM_THREADS", own)  # a user's own number wins
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     run(tmp_path, cell("a", "tell OMP_NUM_THREADS"), jobs=1)
+    threads = int(own or cores)
     told = json.loads(log(tmp_path, "a", "cell.json"))
-    assert told == asdict(cell("a", "tell OMP_NUM_THREADS")) | {"threads": cores}
-    assert log(tmp_path, "a") == f"OMP_NUM_THREADS is {cores}\n"
+    assert told == asdict(cell("a", "tell OMP_NUM_THREADS")) | {"threads": threads}
+    assert log(tmp_path, "a") == f"OMP_NUM_THREADS is {threads}\n"
 
 
 DEATHS = {

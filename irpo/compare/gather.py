@@ -80,12 +80,11 @@ def _result(folder: Path, told: Mapping[str, str]) -> Result | Source:
         return result
     if not (home / ERROR).is_file():
         return Source(told["key"], told["title"], "missing")
-    spec = read_json(home / CELL).get("spec", {})
-    named = {
-        name: spec[name] for name in ("kind", "task", "method", "model", "seed", "setting", "trials") if name in spec
-    }
-    blank: dict[str, Any] = {"kind": "run", "task": "", "method": ""}
-    return Result(told["key"], **blank | named, error=read_error(home) or "it failed")
+    error, spec = read_error(home) or "it failed", read_json(home / CELL).get("spec", {})
+    if not spec:  # its process died before it wrote down what it was
+        return Source(told["key"], told["title"], "failed", error)
+    names = ("kind", "task", "method", "model", "seed", "setting", "trials")
+    return Result(told["key"], **{name: spec[name] for name in names}, error=error)
 
 
 def _parts(result: Result) -> list[Result]:
