@@ -173,11 +173,69 @@ def suite(name: str) -> Mapping[str, str]:
     cells = [source for source in told.sources if source.state == "done"]
     seconds = sum(source.seconds or 0.0 for source in cells)
     about = {"cells": str(len(cells)), "minutes of one core": f"{seconds / 60:.0f}"}
+    alone = len({row.group for table in told.tables for row in table.rows if row.kind == "trained"}) == 1
+    one = alone and len({column.task for table in told.tables for column in table.columns}) == 1
     return {
         "screen": "```\n" + "\n".join(map(screen, shown)) + f"\n{fill(told.found, 80)}\n```",
         "table": "\n\n".join(replace(grid, notes=(), header=_one_line(grid.header)).markdown() for grid in shown),
         "about": _pairs(("what", "value"), about),
-    }
+    } | ({"means": means(told), "modes": modes(told)} if one else {})
+
+
+def means(report: Any) -> str:
+    """Methods by measures, the best first, in markdown: of a suite of one model on one task, with its first test."""
+    from irpo.compare.statistics.saying import chance
+
+    (table,) = report.tables
+    cuts = [column.measure for column in table.columns]
+    header = ["", *cuts, "constrained", "free", "named", "whole", "against SFT"]
+    rows = [row for row in table.rows if row.kind == "untrained" or (row.kind == "trained" and "auto" in row.strength)]
+    found = []
+    for row in sorted(rows, key=lambda row: -(row.cells[-1].value or 0.0)):
+        scored = [f"{_short(cell.value)}" for cell in row.cells[:-1]]
+        last = row.cells[-1]
+        scored.append(f"{_short(last.value)} [{_short(last.low)}, {_short(last.high)}]")
+        test = next((test for test in last.tests if test.against == "SFT"), None)
+        word = {"+": "better", "-": "worse", "": "no difference shown"}[test.star] if test else ""
+        told = f"{test.difference:+.3f}".replace("0.", ".", 1) + f" {chance('q', test.q)} {word}" if test else ""
+        found.append((row.name, *scored, *_decoded(report, row.name), told))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *found))
+
+
+def _decoded(report: Any, method: str) -> list[str]:
+    """Constrained and free means at the last strength, the share that is named, and of whole answers."""
+    (table,) = [table for table in report.more if table.id == "modes"]
+    found = {"constrain": ["", "", ""], "generate strict": ["", "", ""]}
+    for row in (dict(zip(table.header, cells, strict=True)) for cells in table.rows):
+        if row["method"] == method and row["mode"] in found:
+            shares = [f"{row[name]:.0%}".replace("%", " %") for name in ("coverage", "exact")]
+            found[str(row["mode"])] = [_short(row["mean"]), *shares]
+    return [found["constrain"][0], *found["generate strict"]]
+
+
+def modes(report: Any) -> str:
+    """Every mode's mean, what it names and takes, in markdown."""
+    (table,) = [table for table in report.more if table.id == "modes"]
+    columns = ("method", "mode", "strength", "mean", "coverage", "exact", "ms a list")
+    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    measure = rows[0]["measure"]
+    header = ("", "mode", "strength", str(measure), "named", "whole", "ms a list")
+    found = []
+    for row in rows:
+        free = str(row["mode"]).startswith("generate")
+        shares = [f"{row[name]:.0%}".replace("%", " %") if free else "" for name in columns[4:6]]
+        cells = (str(row["method"]), str(row["mode"]), str(row["strength"]), _short(row["mean"]), *shares)
+        found.append((*cells, f"{row['ms a list']:.1f}"))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *found))
+
+
+def _short(value: float) -> str:
+    """.976, as tables have it that are wide.
+
+    >>> _short(0.9756), _short(1.0)
+    ('.976', '1.000')
+    """
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _one_line(header: tuple[str, ...]) -> tuple[str, ...]:
@@ -197,6 +255,7 @@ SOURCES: dict[str, Callable[[], Mapping[str, str]]] = {
     "study": partial(kept, "study"),
     "online": partial(kept, "online"),
     "embedded": embedded,
+    "methods": partial(suite, "methods"),
     "quickstart": partial(suite, "quickstart"),
     "real": partial(suite, "real"),
     "quick": partial(suite, "quick"),
