@@ -26,7 +26,7 @@ import psutil
 
 # What times and the machine's load decide, wherever it stands in report.json.
 KEYS = ("seconds", "joules", "peak_bytes", "tokens_per_s", "lists_per_s")
-PARTS = ("made", "more/cost", "figures/cost")  # and what begins so; a table or figure by its id
+PARTS = ("more/cost", "figures/cost")  # and what begins so; a table or figure by its id
 SHOWN = 10  # differences in the line
 
 

@@ -215,17 +215,18 @@ def _decoded(report: Any, method: str) -> list[str]:
 
 def modes(report: Any) -> str:
     """Every mode's mean, what it names and takes, in markdown."""
-    (table,) = [table for table in report.more if table.id == "modes"]
-    columns = ("method", "mode", "strength", "mean", "coverage", "exact", "ms a list")
-    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-    measure = rows[0]["measure"]
-    header = ("", "mode", "strength", str(measure), "named", "whole", "ms a list")
+    tables = {table.id: table for table in report.more}
+    rows, took = (
+        [dict(zip(tables[id].header, row, strict=True)) for row in tables[id].rows] for id in ("modes", "cost-modes")
+    )
+    times = {(row["method"], row["mode"], row["strength"]): row["ms"] for row in took}
+    header = ("", "mode", "strength", str(rows[0]["measure"]), "named", "whole", "ms a list")
     found = []
     for row in rows:
         free = str(row["mode"]).startswith("generate")
-        shares = [f"{row[name]:.0%}".replace("%", " %") if free else "" for name in columns[4:6]]
-        cells = (str(row["method"]), str(row["mode"]), str(row["strength"]), _short(row["mean"]), *shares)
-        found.append((*cells, f"{row['ms a list']:.1f}"))
+        shares = [f"{row[name]:.0%}".replace("%", " %") if free else "" for name in ("coverage", "exact")]
+        named = (str(row["method"]), str(row["mode"]), str(row["strength"]))
+        found.append((*named, _short(row["mean"]), *shares, f"{times[named]:.1f}"))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *found))
 
 

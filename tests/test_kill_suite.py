@@ -19,7 +19,7 @@ for step in range(4):
         time.sleep(0.3)
         done.touch()
 tables = [{"id": "world", "rows": [0.5, len(list(out.iterdir()))]}]
-told = {"tables": tables, "made": time.time(), "more": [{"id": "cost", "rows": [time.time()]}]}
+told = {"tables": tables, "more": [{"id": "cost", "rows": [time.time()]}]}
 told["sources"] = [{"seconds": time.time()}]
 (out / "report.json").write_text(json.dumps(told))
 """
@@ -34,9 +34,10 @@ def script():
 
 
 def test_differences_are_named_and_times_are_none(script):
-    one = {"tables": [{"id": "world", "rows": [0.5, 1]}], "made": 1, "sources": [{"seconds": 3.0, "state": "done"}]}
-    other = {"tables": [{"id": "world", "rows": [0.5, 2]}], "made": 2, "sources": [{"seconds": 4.0, "state": "failed"}]}
-    assert list(script.differences(one, one | {"made": 7})) == []
+    one = {"tables": [{"id": "world", "rows": [0.5, 1]}], "sources": [{"seconds": 3.0, "state": "done"}]}
+    other = {"tables": [{"id": "world", "rows": [0.5, 2]}], "sources": [{"seconds": 4.0, "state": "failed"}]}
+    took, longer = ({"more": [{"id": "cost-modes", "rows": [ms]}]} for ms in (7, 9))
+    assert list(script.differences(one | took, one | longer)) == []
     assert list(script.differences(one, other)) == ["sources/0/state: done, failed", "tables/world/rows/1: 1, 2"]
     assert list(script.differences({"a": [1]}, {"a": [1, 2]})) == ["a: [1], [1, 2]"]
     assert list(script.differences({"a": 1}, {})) == ["a: 1, None"]

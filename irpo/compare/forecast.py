@@ -20,6 +20,7 @@ from irpo.compare.planning import Planner
 from irpo.compare.results import Result
 from irpo.compare.searching import settings_of
 from irpo.compare.shared import Prepared
+from irpo.compare.statistics.saying import joined, plural
 from irpo.compare.suite import Entry
 from irpo.config.schema import RunConfig
 from irpo.estimate.cards import GIB, Card
@@ -202,5 +203,12 @@ def _notes(planner: Planner, needs: Sequence[Need]) -> Iterable[str]:
     if any(need.measured for need in needs):
         yield "time: the median of finished cells where there are any"
     if planner.suite.search:
-        trials, seeds = planner.suite.search.trials, len(planner.suite.seeds)
-        yield f"each method: {trials} trials, then {seeds} seeds at what they chose"
+        by_trials: dict[int, list[str]] = {}
+        for name, number in planner.frame().trials.items():
+            if name in trained:
+                by_trials.setdefault(number, []).append(name)
+        told = "; ".join(f"{joined(names)} {plural(number, 'trial')}" for number, names in by_trials.items())
+        yield f"{told}; then {plural(len(planner.suite.seeds), 'seed')} at what they chose"
+    others = [c for c in planner.waiting().ready if c.spec["kind"] in ("baseline", "external")]
+    if others:
+        yield f"{plural(len(others), 'more cell')} of what is trained by nobody here: baselines, published rankers"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,26 +34,41 @@ def tests_table(tests: Sequence[Tested]) -> Plain:
 
 def modes_table(compared: Compared) -> Plain:
     """What every mode of ranking gave, with coverage and exactness of answers."""
-    counted = ("coverage", "exact", "problems", "tied lists", "lists", "ms a list", "passes a list")
-    header = (*_WHO, "mode", "strength", "measure", "mean", *counted)
+    header = (*_WHO, "mode", "strength", "measure", "mean", "coverage", "exact", "problems", "tied lists", "lists")
     rows: list[Line] = []
-    for who, results in _by_who(compared.of_kind("run", "untrained")).items():
+    for who, named, strength, own in _modes(compared):
         measure = main_on(compared, who[1])
-        for (mode, part, strength), own in _rows(results, lambda row: row.order == 0).items():
-            values = [float(row.of(measure).mean()) for row in own if measure in row.measures]
-            named = " ".join(p for p in (mode, part) if p)
-            told = (_mean(values), _mean(r.coverage for r in own), _mean(r.exact for r in own))
-            counts = (_mean(len(r.problems) for r in own), _mean(r.tied for r in own), own[0].values.shape[1])
-            times = _mean(
-                1000 * r.seconds / r.values.shape[1] for r in own if r.seconds is not None and r.values.shape[1]
-            )
-            passes = _mean(r.passes for r in own if r.passes is not None)
-            rows.append((*who, named, strength, measure, *told, *counts, times, passes))
+        values = [float(row.of(measure).mean()) for row in own if measure in row.measures]
+        told = (_mean(values), _mean(r.coverage for r in own), _mean(r.exact for r in own))
+        counts = (_mean(len(r.problems) for r in own), _mean(r.tied for r in own), own[0].values.shape[1])
+        rows.append((*who, named, strength, measure, *told, *counts))
     notes = (
         "Means over seeds. strict: what an answer names; repaired: the rest follows in a fixed random order. Rows of "
         "other numbers of lists do not compare: the first lists may be harder, or easier, than all.",
     )
     return Plain("modes", "Modes of ranking", header, tuple(rows), notes)
+
+
+def speed_table(compared: Compared) -> Plain:
+    """What ranking a list took in every mode."""
+    rows: list[Line] = []
+    for who, named, strength, own in _modes(compared):
+        times = _mean(1000 * r.seconds / r.values.shape[1] for r in own if r.seconds is not None)
+        passes = _mean(r.passes for r in own if r.passes is not None)
+        if times is not None:
+            rows.append((*who, named, strength, times, passes))
+    header = (*_WHO, "mode", "strength", "ms", "passes")
+    note = (
+        "Means over seeds, on the machine that did the cell and beside what it did; passes: by score, rows of a batch."
+    )
+    return Plain("cost-modes", "Cost of a list", header, tuple(rows), (note,))
+
+
+def _modes(compared: Compared) -> Iterator[tuple[tuple[str, str, str], str, str, list[Row]]]:
+    """By who ranked, how and at which strength: the seeds' rows in the prepared order of candidates."""
+    for who, results in _by_who(compared.of_kind("run", "untrained")).items():
+        for (mode, part, strength), own in _rows(results, lambda row: row.order == 0).items():
+            yield who, " ".join(p for p in (mode, part) if p), strength, own
 
 
 def orders_table(compared: Compared) -> Plain:

@@ -15,6 +15,7 @@ from irpo.compare.statistics.plain import (
     modes_table,
     orders_table,
     search_table,
+    speed_table,
     tests_table,
 )
 from irpo.compare.statistics.rankers import Compared, title_of
@@ -57,6 +58,7 @@ def report_of(
         orders_table(compared),
         search_table(compared),
         cost_table(compared),
+        speed_table(compared),
         tests_table(tests),
         failures_table(compared, missing),
     ]
