@@ -22,20 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irpo.chance import fingerprint
-from irpo.compare.cells import CELLS
-from irpo.compare.results import (
-    FRAME,
-    LISTS,
-    EvaluationList,
-    Frame,
-    Printed,
-    Result,
-    Row,
-    TaskFrame,
-    read_lists,
-    read_result,
-    write_result,
-)
+from irpo.compare.cells import CELLS, Cell, folder_of
+from irpo.compare.gather import gather, write_plan
+from irpo.compare.results import FRAME, LISTS, Frame, Printed, Result, Row, TaskFrame, write_result
 from irpo.files import atomic_file
 
 MODELS = ("Llama-3.2-3B-Instruct", "Gemma-2-2B-it", "Phi-3-mini-4k")
@@ -73,11 +62,12 @@ def simulate(folder: Path, size: Size = Size(), *, seed: int = 0) -> Frame:
     """Write a suite's folder (frame, lists, finished cells) of simulated results; what it is laid out by."""
     tasks = [_task(folder, name, size.lists, [seed, at]) for at, name in enumerate(list(TASKS)[: size.tasks])]
     frame = _frame(tasks, size)
-    with atomic_file(folder / FRAME) as file:
-        json.dump(frame.as_dict(), file)
-    for at, result in enumerate(_results(frame, tasks, size, seed)):
-        name = ".".join(p for p in (result.model, result.task, result.method, str(result.seed)) if p)
-        write_result(folder / CELLS / f"{at:04d}.{name.replace(' ', '_')}", result)
+    cells = []
+    for result in _results(frame, tasks, size, seed):
+        title = ".".join(p for p in (result.model, result.task, result.method, str(result.seed)) if p)
+        cells.append(Cell(result.key, folder_of(title), title, {}))
+        write_result(folder / CELLS / cells[-1].name, result)
+    write_plan(folder, frame, cells, 0)
     return frame
 
 
@@ -123,7 +113,7 @@ def _results(frame: Frame, tasks: list[Drawn], size: Size, seed: int) -> Iterato
     chance = np.random.default_rng([seed, 1])
     for task in tasks:
         for name, skill in BASELINES.items():
-            rows = (_row(task, skill, chance, "given", frame.strengths),)
+            rows = (_row(task, skill, chance, name, frame.strengths),)
             yield Result(
                 fingerprint(f"{task.name} {name}", 16), "baseline", task.name, name, lists=task.digest, rows=rows
             )
@@ -177,16 +167,14 @@ def report(folder: Path) -> dict[str, float]:
     from irpo.compare.statistics.report import report_of, viewed
 
     started, busy = time.perf_counter(), time.process_time()
-    frame = Frame.read(folder)
-    lists = all_lists(frame, folder)
-    results = [r for path in sorted((folder / CELLS).iterdir()) if (r := read_result(path)) is not None]
+    found = gather([folder])
     read = time.perf_counter()
-    made = report_of(frame, results, lists)
+    made = report_of(found.frame, found.results, found.lists)
     told = time.perf_counter()
-    shown = viewed(frame, results, lists)
+    shown = viewed(found.frame, found.results, found.lists)
     ended = time.perf_counter()
     return {
-        "cells": len(results),
+        "cells": len(found.results),
         "lists_shown": sum(len(v.ids) for v in shown),
         "tests": sum(len(c.tests) for t in made.tables for r in t.rows for c in r.cells),
         "read_s": round(read - started, 1),
@@ -195,11 +183,6 @@ def report(folder: Path) -> dict[str, float]:
         "cpu_s": round(time.process_time() - busy, 1),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-
-
-def all_lists(frame: Frame, folder: Path) -> dict[str, tuple[EvaluationList, ...]]:
-    """The evaluation lists of a suite's folder by their digest."""
-    return {task.lists: read_lists(folder, task.lists) for task in frame.tasks}
 
 
 def main() -> None:

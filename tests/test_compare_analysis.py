@@ -14,6 +14,7 @@ import pytest
 from compare_results import DIGEST, frame, lists_of, result, row
 from scipy import stats
 
+from irpo.compare.gather import gather
 from irpo.compare.page import Source
 from irpo.compare.results import Printed, TaskFrame, read_result, write_result
 from irpo.compare.statistics.plain import kendall
@@ -31,9 +32,7 @@ from irpo.types import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from report_size import Size, all_lists, simulate
-
-from irpo.compare.results import Frame
+from report_size import Size, simulate
 
 N = 60
 LISTS = {DIGEST: lists_of([f"u{i // 2}" for i in range(N)])}
@@ -284,9 +283,8 @@ def test_families_are_tables_and_marks_name_the_task():
 
 def test_a_whole_simulated_suite(tmp_path):
     simulate(tmp_path, Size(models=2, tasks=3, seeds=2, lists=30))
-    told = Frame.read(tmp_path)
-    results = [read_result(path) for path in (tmp_path / "cells").iterdir()]
-    made = report_of(told, results, all_lists(told, tmp_path))
+    found = gather([tmp_path])
+    made = report_of(found.frame, found.results, found.lists)
     assert [t.id for t in made.tables] == ["family-dialogues", "family-passages"]
     assert {t.id for t in made.more} == {"tests", "modes", "orders", "search", "cost"}
     # Two models, five methods at two strengths, against base and what comes earlier of SFT and DPO, three cut-offs.
