@@ -188,14 +188,16 @@ def means(report: Any) -> str:
 
     (table,) = report.tables
     cuts = [column.measure for column in table.columns]
-    header = ["", *cuts, "constrained", "free", "named", "whole", "against SFT"]
+    tested = [test.against for row in table.rows for test in row.cells[-1].tests]
+    other = next(name for name in tested if name not in [row.name for row in table.rows if row.kind == "untrained"])
+    header = ["", *cuts, "constrained", "free", "named", "whole", f"against {other}"]
     rows = [row for row in table.rows if row.kind == "untrained" or (row.kind == "trained" and "auto" in row.strength)]
     found = []
     for row in sorted(rows, key=lambda row: -(row.cells[-1].value or 0.0)):
         scored = [f"{_short(cell.value)}" for cell in row.cells[:-1]]
         last = row.cells[-1]
         scored.append(f"{_short(last.value)} [{_short(last.low)}, {_short(last.high)}]")
-        test = next((test for test in last.tests if test.against == "SFT"), None)
+        test = next((test for test in last.tests if test.against == other), None)
         word = {"+": "better", "-": "worse", "": "no difference shown"}[test.star] if test else ""
         told = f"{test.difference:+.3f}".replace("0.", ".", 1) + f" {chance('q', test.q)} {word}" if test else ""
         found.append((row.name, *scored, *_decoded(report, row.name), told))
