@@ -183,7 +183,7 @@ def suite(name: str) -> Mapping[str, str]:
 
 
 def means(report: Any) -> str:
-    """Methods by measures, the best first, in markdown: of a suite of one model on one task, with its first test."""
+    """Methods by measures, the best first, with the test against the trained one of `against`, in markdown."""
     from irpo.compare.statistics.saying import chance
 
     (table,) = report.tables
@@ -210,7 +210,7 @@ def _decoded(report: Any, method: str) -> list[str]:
     found = {"constrain": ["", "", ""], "generate strict": ["", "", ""]}
     for row in (dict(zip(table.header, cells, strict=True)) for cells in table.rows):
         if row["method"] == method and row["mode"] in found:
-            shares = [f"{row[name]:.0%}".replace("%", " %") for name in ("coverage", "exact")]
+            shares = [_share(row[name]) for name in ("coverage", "exact")]
             found[str(row["mode"])] = [_short(row["mean"]), *shares]
     return [found["constrain"][0], *found["generate strict"]]
 
@@ -226,10 +226,14 @@ def modes(report: Any) -> str:
     found = []
     for row in rows:
         free = str(row["mode"]).startswith("generate")
-        shares = [f"{row[name]:.0%}".replace("%", " %") if free else "" for name in ("coverage", "exact")]
+        shares = [_share(row[name]) if free else "" for name in ("coverage", "exact")]
         named = (str(row["method"]), str(row["mode"]), str(row["strength"]))
         found.append((*named, _short(row["mean"]), *shares, f"{times[named]:.1f}"))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *found))
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %")
 
 
 def _short(value: float) -> str:

@@ -32,6 +32,14 @@ def suite(tmp_path):
     return read_suite(tmp_path / "suite.yaml")
 
 
+def mistake(folder, text):
+    """What is said of a suite's file."""
+    (folder / "suite.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_suite(folder / "suite.yaml")
+    return str(error.value)
+
+
 def test_entries_may_be_short(suite):
     assert [(m.name, m.trains) for m in suite.methods] == [("base", False), ("sft", True), ("IRPO", True)]
     assert suite.models[0].name == "embedded"
@@ -73,11 +81,9 @@ def test_every_shipped_suite_makes_configurations(name, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path, line, message):
-    (tmp_path / "suite.yaml").write_text(SMALL.strip() + "\n" + line + "\n")
-    with pytest.raises(UserError) as error:
-        read_suite(tmp_path / "suite.yaml")
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    told = mistake(tmp_path, SMALL.strip() + "\n" + line + "\n")
+    assert message in told
+    assert "\n" not in told
 
 
 @pytest.mark.parametrize(
@@ -95,10 +101,7 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path, line, message):
 )
 def test_what_would_be_passed_over_in_silence_is_a_mistake(tmp_path, old, new, message):
     assert old in SMALL
-    (tmp_path / "suite.yaml").write_text(SMALL.replace(old, new))
-    with pytest.raises(UserError) as error:
-        read_suite(tmp_path / "suite.yaml")
-    assert message in str(error.value)
+    assert message in mistake(tmp_path, SMALL.replace(old, new))
 
 
 @pytest.mark.parametrize(

@@ -192,20 +192,8 @@ class Planner:
     ) -> Cell:
         names = [entry.name for entry in (model, task, method) if entry is not None]
         asked = (kind, *names, config.seed, setting)
-        if asked not in self._cells:
-            self._cells[asked] = self._made(kind, model, task, method, config, setting, trials)
-        return self._cells[asked]
-
-    def _made(  # noqa: PLR0913 - as `_cell`
-        self,
-        kind: Kind,
-        model: Entry | None,
-        task: Entry,
-        method: Entry | None,
-        config: RunConfig,
-        setting: Setting | None,
-        trials: int,
-    ) -> Cell:
+        if asked in self._cells:
+            return self._cells[asked]
         lists = self.lists[task.name]
         assert isinstance(lists, Prepared)
         protocol = self.protocol(task, config, float(lists.card["relevant_from"]))
@@ -214,7 +202,6 @@ class Planner:
         told |= {"plugins": plugin_sources(config)} if config.plugins else {}
         told |= {"protocol": _less(protocol, "lists_per_batch")} if kind != "trial" else {}
         key = digest_of(told)
-        names = [entry.name for entry in (model, task, method) if entry is not None]
         what = {"trial": f"trial.{config.seed}", "run": f"run.{config.seed}"}.get(kind, kind)
         spec = {
             "kind": kind,
@@ -231,7 +218,8 @@ class Planner:
             "protocol": protocol,
             "keep_runs": self.suite.keep_runs,
         }
-        return Cell(key, folder_of(".".join([*names, what, key[:8]])), _title(spec, setting), spec)
+        cell = Cell(key, folder_of(".".join([*names, what, key[:8]])), _title(spec, setting), spec)
+        return self._cells.setdefault(asked, cell)
 
     def protocol(self, task: Entry, config: RunConfig, relevant_from: float) -> dict[str, Any]:
         """How a task's lists are measured, as JSON."""
