@@ -24,8 +24,9 @@ from irpo.objectives import OBJECTIVES
 from irpo.scorers import SCORERS
 from irpo.scoring.attention import use_split_attention
 from irpo.scoring.models import LoraOptions, add_lora, load_tokenizer
+from irpo.training.arguments import training_arguments
 from irpo.training.method import Method
-from irpo.training.trainer import ListTrainer, training_arguments
+from irpo.training.trainer import ListTrainer
 
 SHAPE = {
     "vocab_size": 32000,

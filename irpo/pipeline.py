@@ -100,7 +100,7 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
 
 def _require_no_fewer_updates(parts: Parts, out: Path) -> None:
     """`UserError` where the folder's run was to take more updates: how many its epochs were, only the lists say."""
-    from irpo.training.trainer import updates_of
+    from irpo.training.arguments import updates_of
 
     old = run_config(out)
     if old is None or parts.config.online is not None:
@@ -112,7 +112,8 @@ def _require_no_fewer_updates(parts: Parts, out: Path) -> None:
 
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     """The loop of an offline run in its folder."""
-    from irpo.training.trainer import ListTrainer, Loop, training_arguments
+    from irpo.training.arguments import training_arguments
+    from irpo.training.trainer import ListTrainer, Loop
 
     config, t = parts.config, parts.config.training
     arguments = training_arguments(

@@ -228,7 +228,8 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
     from transformers.trainer_utils import SaveStrategy
 
     from irpo.online.drawing import DrawingTrainer
-    from irpo.training.trainer import ListTrainer, Loop, training_arguments
+    from irpo.training.arguments import training_arguments
+    from irpo.training.trainer import ListTrainer, Loop
 
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)

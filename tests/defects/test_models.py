@@ -28,8 +28,8 @@ from irpo.scoring.models import (
     load_model,
     load_tokenizer,
 )
+from irpo.training.arguments import training_arguments
 from irpo.training.reference import model_key
-from irpo.training.trainer import training_arguments
 from irpo.types import UserError
 
 INDEPENDENT = SCORERS.build("independent")
