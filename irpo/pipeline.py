@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from irpo.evaluation import evaluate as run_evaluation
 from irpo.evaluation.report import overview
 from irpo.evaluation.writing import require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
+from irpo.processes import decided, first_of_all
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
 from irpo.ranking.choosing import Choice, choice_of_run, spelt
@@ -23,9 +25,10 @@ from irpo.registry import Spec
 from irpo.resources import cache_dir
 from irpo.runs import run_config
 from irpo.runs.checkpoints import last_whole
-from irpo.runs.key import contents, run_key
+from irpo.runs.key import Settings, contents, run_key
 from irpo.runs.rankers import is_ranker, model_behind, ranker_config
 from irpo.scorers import check_model
+from irpo.scoring import sharding
 from irpo.scoring.strength import StrengthBy
 from irpo.tasks import TASKS, relevant_from
 from irpo.tasks.mining import popularity
@@ -50,17 +53,23 @@ def train(
     """
     config = runs.anchored(config)
     with runs.claimed(out):
-        runs.require_place(out, config, resume=resume)
-        if resume and runs.is_finished(out, config) and _has_chosen(out, config):
+        if decided(partial(_is_done, out, config, resume=resume)):
             say(f"{out}: the run is finished; nothing is left to do")
             return None
         require_sound(config, method_of(config))
-        parts = prepare_job(config, built)
+        with first_of_all():
+            parts = prepare_job(config, built)
         describe(parts)
         outcome = fit(parts, out)
     if advises:
         advise(out, config, measurable="eval" in parts.card["splits"])
     return outcome
+
+
+def _is_done(out: Path, config: RunConfig, *, resume: bool) -> bool:
+    """Whether the run is there as it would be made; `UserError` where it cannot be made there."""
+    runs.require_place(out, config, resume=resume)
+    return resume and runs.is_finished(out, config) and _has_chosen(out, config)
 
 
 def _has_chosen(out: Path, config: RunConfig) -> bool:
@@ -76,9 +85,11 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     """Train a prepared job from where its folder stands, and write what came of it; the model card last."""
     config, card = parts.config, parts.card
     held = contents(config, parts.builder.template.source, card["splits"]["train"]["sha256"])
-    runs.require_same(out, held)
-    _require_no_fewer_updates(parts, out)
-    model = policy_model(config)
+    decided(partial(_require_goes_on, parts, out, held))
+    with first_of_all():
+        model = policy_model(config)
+    if sharding.wanted():
+        model = sharding.shard(model)
     if config.online is None:
         runs.begin(out, config, held, card)
         outcome, choice = _fit_offline(parts, model, out)
@@ -96,6 +107,12 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held), choice=told))
     tell(outcome, told)
     return outcome
+
+
+def _require_goes_on(parts: Parts, out: Path, held: Settings) -> None:
+    """`UserError` where the folder's run was another one, or a longer one."""
+    runs.require_same(out, held)
+    _require_no_fewer_updates(parts, out)
 
 
 def _require_no_fewer_updates(parts: Parts, out: Path) -> None:
@@ -138,7 +155,7 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
 def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, Choice]:
     """One training run on the lists as they are; its strength is chosen on what it kept."""
     trainer = trainer_of(parts, model, out)
-    checkpoint = last_whole(out / runs.CHECKPOINTS)
+    checkpoint = decided(lambda: last_whole(out / runs.CHECKPOINTS))
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")
     trainer.go(checkpoint)

@@ -7,11 +7,14 @@ carries them; nothing here sets it up, and nothing here loads torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+
+from irpo.types import UserError
 
 T = TypeVar("T")
 
@@ -69,6 +72,48 @@ def agree(value: T) -> T:
     told = [value]
     group.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def decided(work: Callable[[], T]) -> T:
+    """What the first process finds, in every process, its `UserError` too: who reads a folder that it writes to."""
+    found: T | None = None
+    wrong: UserError | None = None
+    if is_first():
+        try:
+            found = work()
+        except UserError as error:
+            wrong = error
+    found, wrong = agree((found, wrong))
+    if wrong is not None:
+        raise wrong
+    return found  # type: ignore[return-value]
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """The sum over all processes of each value, in every process; all give as many."""
+    group = _group()
+    if group is None:
+        return list(values)
+    torch = sys.modules["torch"]
+    told = torch.tensor(values, dtype=torch.float64, device="cuda" if "nccl" in group.get_backend() else "cpu")
+    group.all_reduce(told)
+    found: list[float] = told.tolist()
+    return found
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    agree(None)
+
+
+@contextmanager
+def first_of_all() -> Iterator[None]:
+    """The first process goes through the block, then the others: what it downloads or asks for, they find."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
 
 
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")

@@ -21,7 +21,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from irpo.processes import is_first, peak_of_process
+from irpo.processes import gather, is_first, peak_of_process
 from irpo.types import printable
 
 if TYPE_CHECKING:
@@ -184,29 +184,41 @@ class Tally:
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def told(self) -> dict[str, Any]:
-        """The sums for a checkpoint; `of` reads them back."""
-        seconds = time.perf_counter() - self.since
-        sums = {name: float(total) for name, total in self.sums.items()}
-        return {"sums": sums, "lists": self.lists, "tokens": self.tokens, "seconds": seconds}
+        """The sums of all processes for a checkpoint; `of` reads them back."""
+        return {**self._joined(), "seconds": time.perf_counter() - self.since}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Tally:
-        """The tally that `told` tells of, its clock going on."""
+        """The tally that `told` tells of, its clock going on; the first process takes the sums of all."""
         import torch
 
         since = time.perf_counter() - told["seconds"]
+        if not is_first():
+            return cls(since=since)
         sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in told["sums"].items()}
         return cls(sums, told["lists"], told["tokens"], since)
 
     def flush(self) -> dict[str, float]:
-        """Means since the last call, with speed and peak memory, and start anew."""
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        means = {name: float(total) / max(self.lists, 1) for name, total in self.sums.items()}
-        speed = {"tokens_per_s": self.tokens / seconds, "lists_per_s": self.lists / seconds}
+        """Means over the lists of all processes since the last call, with speed and peak memory, and start anew."""
+        whole, peak = self._joined(), max(gather([peak_memory()]))
+        seconds, lists = max(time.perf_counter() - self.since, 1e-9), whole["lists"]
+        means = {name: total / max(lists, 1) for name, total in whole["sums"].items()}
+        speed = {"tokens_per_s": whole["tokens"] / seconds, "lists_per_s": lists / seconds}
         self.sums.clear()
         self.lists = self.tokens = 0
         self.since = time.perf_counter()
-        return means | speed | {"peak_memory_mb": peak_memory() / 2**20}
+        return means | speed | {"peak_memory_mb": peak / 2**20}
+
+    def _joined(self) -> dict[str, Any]:
+        """The sums of all processes; one that had no list yet knows no name."""
+        own = {name: float(total) for name, total in self.sums.items()}
+        parts = gather([(own, self.lists, self.tokens)])
+        sums: dict[str, float] = {}
+        for part, _, _ in parts:
+            for name, value in part.items():
+                sums[name] = sums.get(name, 0.0) + value
+        lists, tokens = sum(lists for _, lists, _ in parts), sum(tokens for _, _, tokens in parts)
+        return {"sums": sums, "lists": lists, "tokens": tokens}
 
 
 def peak_memory() -> int:

@@ -10,13 +10,15 @@ from typing import Any
 from irpo.evaluation.baselines import baselines
 from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
 from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
+from irpo.processes import count, gather, share
 from irpo.progress import watched
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking.choosing import spelt
-from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
+from irpo.ranking.modes import RANKING_MODES, RankedList, Ranker, RankingMode
 from irpo.registry import Spec
 from irpo.scorers import SCORERS
 from irpo.scoring.layout import Length, Scorer
+from irpo.scoring.sharding import within_each
 from irpo.scoring.strength import PLAIN, Strength
 from irpo.types import RankingExample, UserError
 
@@ -65,11 +67,22 @@ def evaluate(
     rows: list[RankerResult] = []
     for mode in options.built:
         began = time.perf_counter()
-        lists = mode(ranker, examples)
+        lists = _shared_out(mode, ranker, examples)
         rows += results_of(RANKING_MODES.described(mode), lists, time.perf_counter() - began)
     setting = _setting(ranker, options, rows)
     rows += baselines(examples, options.seed, popularity)
     return Evaluation(tuple(examples), tuple(rows), options.measures, setting)
+
+
+def _shared_out(mode: RankingMode, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
+    """The examples' rankings, each by one of the processes; a process ranks every so many of them, long and short."""
+    if count() == 1:
+        return mode(ranker, examples)
+    by_length = sorted(range(len(examples)), key=lambda i: -sum(len(c.text) for c in examples[i].candidates))
+    mine = share([examples[i] for i in by_length])
+    found = gather(within_each(ranker.model, lambda: mode(ranker, mine) if mine else []))
+    place = {i: n for n, i in enumerate(by_length)}
+    return [found[place[i]] for i in range(len(examples))]
 
 
 def _require_apart(examples: Sequence[RankingExample]) -> None:

@@ -14,6 +14,7 @@ from irpo.online.policy import Key, Policy, Round
 from irpo.online.pools import Hardness, JudgedAnswer, Negatives, Pool, different, merged, read_pools, write_pools
 from irpo.online.questions import seed_of
 from irpo.online.rewards import REWARDS, Reward, require_judge
+from irpo.processes import is_first, wait
 from irpo.registry import plugin_field
 from irpo.scoring.tokens import EncodedList, PromptedList
 from irpo.tasks.preferences import Labels
@@ -51,7 +52,9 @@ class LarPO:
 
     def lists(self, policy: Policy, now: Round) -> tuple[list[EncodedList], Account]:
         pools = self.judged(policy, now.questions, now.key)
-        write_pools(now.folder / ANSWERS, pools)
+        if is_first():
+            write_pools(now.folder / ANSWERS, pools)
+        wait()  # until later rounds can read it
         earlier = [read_pools(folder / ANSWERS) for folder in now.before(self.course.earlier)]
         high = None
         if self.negatives == "hard":
@@ -74,17 +77,16 @@ class LarPO:
     ) -> dict[str, Pool]:
         """Different answers to each question, with their rewards, by the example's id."""
         found = {}
-        drawn = policy.draw(questions, key, temperature=temperature)
-        for question, samples in zip(questions, drawn, strict=True):
-            rewards = self.reward(question, [s.text for s in samples])
+        drawn = policy.judged(questions, key, self.reward, temperature=temperature)
+        for question, (samples, rewards) in zip(questions, drawn, strict=True):
             answers = [JudgedAnswer(s.tokens, s.text, r) for s, r in zip(samples, rewards, strict=True)]
             found[question.example.id] = different(answers)
         return found
 
     def measures(self, policy: Policy, questions: Sequence[PromptedList]) -> dict[str, float]:
         """Pass@N (which is Recall@N) of drawn answers, and their mean reward."""
-        drawn, samples = policy.draw(questions, ("pass",)), policy.options.samples
-        rewards = [self.reward(q, [s.text for s in answers]) for q, answers in zip(questions, drawn, strict=True)]
+        samples = policy.options.samples
+        rewards = [found for _, found in policy.judged(questions, ("pass",), self.reward)]
         suited = [sum(r >= self.pass_reward for r in row) for row in rewards]
         ns = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < samples] + [samples]
         found = {f"Pass@{n}": mean([pass_at(count, samples, n) for count in suited]) for n in ns}

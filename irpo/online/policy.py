@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from irpo.config.schema import OnlineConfig
 from irpo.online.questions import seed_of
+from irpo.processes import gather, share
 from irpo.ranking import SAMPLERS, Drawn, Sampler, Sampling, WholeSampler
+from irpo.scoring.sharding import within_each
 from irpo.scoring.tokens import Choices, EncodedList, PromptedList
 
 Key = tuple[str | int, ...]
@@ -27,10 +29,31 @@ class Policy:
     def draw(
         self, questions: Sequence[PromptedList], key: Key, *, temperature: float | None = None
     ) -> list[list[Drawn]]:
-        """`samples` answers to each question; which ones depends on the policy, the run's seed, the key and the ids."""
+        """`samples` answers to each question; which ones depends on the policy, the run's seed, the key and the ids.
+
+        Each process draws the answers to its share of the questions.
+        """
+        items = [question.tokens for question in share(questions)]
+        return gather(within_each(self.model, lambda: self._drawn(items, key, temperature)))
+
+    def judged(
+        self,
+        questions: Sequence[PromptedList],
+        key: Key,
+        reward: Callable[[PromptedList, list[str]], Sequence[float]],
+        *,
+        temperature: float | None = None,
+    ) -> list[tuple[list[Drawn], Sequence[float]]]:
+        """The answers to each question, and the reward of each of them."""
+        pairs = zip(questions, self.draw(questions, key, temperature=temperature), strict=True)
+        judged = [(drawn, reward(question, [one.text for one in drawn])) for question, drawn in share([*pairs])]
+        return gather(judged)
+
+    def _drawn(self, items: Sequence[EncodedList], key: Key, temperature: float | None) -> list[list[Drawn]]:
+        if not items:
+            return []
         sampler: Sampler = SAMPLERS.build(self.options.sampler)
         sampling = Sampling(temperature or self.options.temperature, self.options.samples, seed_of(self.seed, *key))
-        items = [question.tokens for question in questions]
         if self.options.draw == "constrained":
             if not isinstance(sampler, WholeSampler):
                 raise ValueError(f"sampler {self.options.sampler['name']!r} draws free answers alone")

@@ -42,15 +42,14 @@ class Reinforce:
             raise UserError("online.method 'reinforce' follows the probability of whole answers: method.length is sum")
 
     def lists(self, policy: Policy, now: Round) -> tuple[list[EncodedList], Account]:
-        drawn = policy.draw(now.questions, now.key)
+        drawn = policy.judged(now.questions, now.key, self.reward)
         lists = []
-        for question, samples in zip(now.questions, drawn, strict=True):
-            rewards = self.reward(question, [s.text for s in samples])
+        for question, (samples, rewards) in zip(now.questions, drawn, strict=True):
             choices: tuple[Choices, ...] = ()
             if policy.options.draw == "constrained":
                 choices = tuple(path_of(question.tokens, s.tokens).of_answer for s in samples)
             lists.append(as_answers(question.tokens, [s.tokens for s in samples], rewards, choices))
-        return lists, {"answers": sum(map(len, drawn)), "kept": len(lists)}
+        return lists, {"answers": sum(len(samples) for samples, _ in drawn), "kept": len(lists)}
 
     def measures(self, policy: Policy, questions: Sequence[PromptedList]) -> dict[str, float]:
         return {}

@@ -19,6 +19,7 @@ from irpo.online import ON_POLICY, Account, Course, OnPolicy
 from irpo.online.curves import State, write_curves
 from irpo.online.policy import Policy, Round, as_answers
 from irpo.online.questions import choose, seed_of
+from irpo.processes import decided, is_first
 from irpo.progress import BEST
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking import SAMPLERS, WholeSampler
@@ -92,7 +93,7 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
     `out` gets rounds/NNN (a usable run each, with its state), rounds.jsonl and curves.png.
     """
     questions = prompted(job.builder, sorted(job.train, key=lambda e: e.id), labels=True)
-    states = finished_rounds(out)
+    states = decided(lambda: finished_rounds(out))
     if job.config.training.patience or job.config.training.updates:
         say("note: a round takes online.updates_per_round updates; training.updates and patience do not count")
     if states:
@@ -101,7 +102,8 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
     title = f"{job.options.method['name']}: {job.config.method.title} on {job.config.task['name']}"
     for number in range(len(states), job.options.rounds + 1):
         states.append(_round(job, number, questions, out))
-        write_curves(out, states, title)
+        if is_first():
+            write_curves(out, states, title)
         say(_line(states[-1]))
     measures = states[-1]["measures"]
     if "score NDCG@10" not in measures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -257,7 +256,8 @@ def _runner(model: Any) -> Iterator[Any]:
     inner = _inner(model)
     training = [module for module in inner.modules() if module.training]
     inner.eval()
-    runner = copy.copy(inner)
+    runner = object.__new__(type(inner))  # not copy.copy, which a sharded model's class does not bear
+    vars(runner).update(vars(inner))
     runner.generation_config = GenerationConfig()
     try:
         yield runner
@@ -296,6 +296,7 @@ def _run(
         generation_config=settings,
         logits_processor=LogitsProcessorList(steps),
         past_key_values=_prefilled(model, ids, mask, prompts),
+        synced_gpus=False,  # who shares a model goes in `irpo.scoring.sharding.lockstep`
     )
     rows: list[list[int]] = grown[:, width:].tolist()
     return rows

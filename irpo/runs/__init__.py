@@ -32,7 +32,7 @@ from typing import Any
 
 from irpo.config.schema import RUN_CONFIG, RankerConfig, RankingConfig, RunConfig, load_config, to_yaml
 from irpo.files import atomic_file, sha256_of, sweep, whole_folder
-from irpo.processes import is_first
+from irpo.processes import is_first, wait
 from irpo.progress import say
 from irpo.runs.environment import ENVIRONMENT, environment_file
 from irpo.runs.key import KEY, LATER, MAY_GROW, Settings, differing, fingerprint, read_json, run_key, settings
@@ -274,13 +274,16 @@ def _learnt(tuning: str) -> str:
 
 def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     """The adapter, or all weights, and the tokenizer: a folder that appears whole, in the place of an earlier one."""
+    from irpo.scoring.sharding import whole_state
+
+    state = whole_state(model)  # by all processes
     if not is_first():
         return
     for adapter in getattr(model, "peft_config", {}).values():
         if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
             adapter.target_modules = sorted(adapter.target_modules)
     with whole_folder(out / _learnt(tuning)) as folder:
-        model.save_pretrained(str(folder), safe_serialization=True)
+        model.save_pretrained(str(folder), state_dict=state, safe_serialization=True)
         (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
         tokenizer.save_pretrained(str(folder))
 
@@ -341,8 +344,10 @@ def round_folder(out: Path, number: int) -> Path:
 def fresh_round(out: Path, number: int) -> Path:
     """The folder of a round that begins, without what a killed process left of it."""
     home = round_folder(out, number)
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    if is_first():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+    wait()
     return home
 
 
@@ -385,6 +390,10 @@ def save_round(home: Path, config: RunConfig, model: Any, tokenizer: Any, state:
 
 def restore(model: Any, home: Path) -> None:
     """Put a round's weights into the model."""
+    from irpo.scoring.sharding import load_whole
+
+    if load_whole(model, home / FULL):
+        return
     if (home / ADAPTER).is_dir():
         from peft import load_peft_weights, set_peft_model_state_dict
 

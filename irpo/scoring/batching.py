@@ -137,14 +137,14 @@ def pack(lengths: Sequence[int]) -> list[list[int]]:
     by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     count, most = len(lengths), max_padding()
     while True:
-        rows = _balanced(lengths, by_length, count)
+        rows = balanced(lengths, by_length, count)
         width = max(sum(lengths[i] for i in row) for row in rows)
         if 1 - sum(lengths) / (len(rows) * width) < most:
             return rows
         count = min(count - 1, count * 15 // 16)
 
 
-def _balanced(lengths: Sequence[int], by_length: Sequence[int], count: int) -> list[list[int]]:
+def balanced(lengths: Sequence[int], by_length: Sequence[int], count: int) -> list[list[int]]:
     """So many rows, each list in the one that is least full, the longest lists first (Graham 1969)."""
     rows: list[list[int]] = [[] for _ in range(count)]
     least = [(0, row) for row in range(count)]

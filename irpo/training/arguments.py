@@ -65,6 +65,7 @@ def training_arguments(
         data_seed=seed,
         bf16=mixed,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         restore_callback_states_from_checkpoint=True,  # early stopping goes on counting after --resume
     )
     # One process, one GPU: with several in sight the Trainer would split batches over copies of the model.

@@ -164,8 +164,8 @@ class Method:
         with torch.no_grad():
             scores = score_batch(model, self.scored(batch.items).to(batch.mask.device), length=self.length)
         chosen = self.objective.select(table_of(batch, scores, reference, noise)).cpu()
-        if not chosen.any():  # no list has a relevant candidate: all losses are 0
-            return score_batch(model, batch, length=self.length)
+        if not chosen.any():  # no list has a relevant candidate: all losses are 0, and so is what one teaches
+            chosen[0, 0] = True
         drawn, *target = (part.to(batch.mask.device) for part in self.live(batch.items, chosen))
         live = score_batch(model, drawn, length=self.length)
         lists, columns = chosen.nonzero(as_tuple=True)

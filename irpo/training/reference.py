@@ -25,6 +25,7 @@ from irpo.scoring.batching import collate
 from irpo.scoring.forward import score_batch
 from irpo.scoring.layout import Layout, Length, Scorer, in_budget, lay_out
 from irpo.scoring.models import causal_lm
+from irpo.scoring.sharding import whole, within_each
 from irpo.scoring.tokens import EncodedList
 
 Tables = dict[str, Tensor]
@@ -52,14 +53,19 @@ def reference_tables(  # noqa: PLR0913 - a model, its lists and how they are sco
     known = {} if path is None else _read(path)
     missing = [i for i, key in enumerate(keys) if key not in known]
     device = causal_lm(model).device
-    mine, pairs = share(missing), []
-    for group in in_budget([layouts[i] for i in mine], tokens_per_batch):
-        chosen = [mine[k] for k in group]
-        batch = collate([items[i] for i in chosen], [layouts[i] for i in chosen], pad_id=pad_id)
-        table = score_batch(model, batch.to(device), length=length).table.cpu()
-        for i, scores in zip(chosen, table, strict=True):
-            pairs.append((keys[i], scores[: layouts[i].ranks, : layouts[i].size].clone()))
-    made = dict(gather(pairs))
+    mine = share(missing)
+
+    def scored() -> list[tuple[str, Tensor]]:
+        pairs = []
+        for group in in_budget([layouts[i] for i in mine], tokens_per_batch):
+            chosen = [mine[k] for k in group]
+            batch = collate([items[i] for i in chosen], [layouts[i] for i in chosen], pad_id=pad_id)
+            table = score_batch(model, batch.to(device), length=length).table.cpu()
+            for i, scores in zip(chosen, table, strict=True):
+                pairs.append((keys[i], scores[: layouts[i].ranks, : layouts[i].size].clone()))
+        return pairs
+
+    made = dict(gather(within_each(model, scored)))
     if path is not None:
         say(f"reference: {len(items) - len(missing)} of {len(items)} lists from {path}, {len(missing)} computed")
         if made and is_first():
@@ -94,7 +100,7 @@ def model_key(model: Any) -> str:
         told["adapter"] = _use_of_adapter(inner)
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16)
     for name in sorted(set(state) - set(adapter) if idle else state, key=_plain):
-        tensor = state[name].detach()
+        tensor = whole(state[name].detach())
         digest.update(f"{_plain(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, flat.numel(), _CHUNK):

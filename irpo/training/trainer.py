@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,20 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerState,
     TrainingArguments,
 )
 
 from irpo.config.schema import RankingConfig
 from irpo.lists import ScoredLists
+from irpo.processes import agree, count, decided, gather, is_first, wait
 from irpo.progress import BEST, Tally, bars, forget_peak, say
 from irpo.runs import checkpoints
 from irpo.scoring.batching import ListBatch
 from irpo.scoring.forward import TOKENS_PER_BATCH
 from irpo.scoring.layout import lay_out
 from irpo.scoring.models import trainable_parameters
+from irpo.scoring.sharding import is_sharded, within
 from irpo.scoring.strength import named
 from irpo.scoring.tokens import EncodedList
 from irpo.training.arguments import rate_share
@@ -42,9 +43,10 @@ from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
 from irpo.training.shares import EVERY, gradient_shares, shares
+from irpo.training.together import SharedTrainer, dealt, shortest
 from irpo.training.tracking import Trackers
 from irpo.training.validation import Look, Validation
-from irpo.types import Diverged, UserError
+from irpo.types import Diverged
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Loop:
     trackers: Trackers = field(default_factory=Trackers)  # told what the log is told
 
 
-class ListTrainer(Trainer):
+class ListTrainer(SharedTrainer):
     """Trains on encoded lists; `compute_loss` is the method, everything else is the Trainer's."""
 
     def __init__(
@@ -91,8 +93,6 @@ class ListTrainer(Trainer):
             data_collator=tuple,
             callbacks=stop,
         )
-        if self.accelerator.num_processes > 1:
-            raise UserError("training runs in one process for now; launch it without torchrun or accelerate launch")
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
         if not args.disable_tqdm:
@@ -107,14 +107,16 @@ class ListTrainer(Trainer):
         """Forward and backward over the lists of one update, in micro-batches; returns the update's loss.
 
         Where memory runs out the update is taken anew with half the tokens in a batch, and so are all later ones. The
-        loss is divided by the lists of the update and noise belongs to a list, so the result is the same.
+        loss is divided by the lists of the update and noise belongs to a list, so the result is the same, on any number
+        of processes too.
         """
         items = self.lists_of(inputs)
         while True:
             before = replace(self.tally, sums=self.tally.sums.copy())
-            loss, too_many = self._whole_update(model, items)
+            own, stuck = self._share_of_update(model, items)
+            loss, too_many, tokens = self.met(own, stuck, self.tally.tokens - before.tokens)
             if loss is not None:
-                self.meter.count(self.tally.tokens - before.tokens)
+                self.meter.count(tokens)
                 return loss
             self.tally = before
             self.model.zero_grad()
@@ -124,19 +126,34 @@ class ListTrainer(Trainer):
         """The lists of an update, as the loader gave them."""
         return inputs
 
-    def _whole_update(self, model: Any, items: Sequence[EncodedList]) -> tuple[Tensor | None, int]:
-        """The update's loss; where memory ran out None, and how many lists were in the batch that did not fit."""
+    def _share_of_update(self, model: Any, items: Sequence[EncodedList]) -> tuple[Tensor, int]:
+        """This process's part of the loss; and how many lists were in the batch that did not fit, 0 where all did."""
         model.train()
-        total = torch.zeros((), device=self.args.device)
-        for batch in self.method.batches(items, self.pad_id, self.tokens_per_batch, self.noise):
+        part = torch.zeros((), device=self.args.device)
+        for batch, lists in self._batches(items):
             try:
                 self._latest = batch
-                loss = self.compute_loss(model, batch, num_items_in_batch=len(items))
-                self.accelerator.backward(loss)
-                total += loss.detach()
+                loss = self.compute_loss(model, batch, num_items_in_batch=lists)
+                self.accelerator.backward(loss * count())  # gradients are averaged over processes
+                part += loss.detach()
             except torch.OutOfMemoryError:  # nothing is freed in here: the error holds the whole forward pass
-                return None, len(batch)
-        return total, 0
+                return part, len(batch)
+        return part, 0
+
+    def _batches(self, items: Sequence[EncodedList]) -> Iterator[tuple[ListBatch, int | None]]:
+        """The micro-batches of this process's lists, with the lists of the update.
+
+        Where each pass puts layers together by all processes, those with fewer go on with a list that counts nothing.
+        """
+        found = self.method.batches(dealt(items), self.pad_id, self.tokens_per_batch, self.noise)
+        if not is_sharded(self.model):
+            yield from ((batch, len(items)) for batch in found)
+            return
+        own = list(found)
+        most = max(gather([len(own)]))
+        yield from ((batch, len(items)) for batch in own)
+        for _ in range(most - len(own)):
+            yield self.method.batch([shortest(items)], self.pad_id, self.noise), None
 
     @property
     def noise(self) -> Noise:
@@ -146,11 +163,18 @@ class ListTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: ListBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Sum of the lists' losses over the number of lists of the whole update."""
-        lists = self._tables(model, inputs)
-        terms = self.method.terms(lists)
-        self.tally.add(inputs, self._shown(lists) | (terms if len(terms) > 1 else {}))
-        return summed(terms).sum() / num_items_in_batch
+        """Sum of the lists' losses over the number of lists of the whole update; 0 where None is given for it."""
+
+        def work() -> Tensor:
+            lists = self._tables(model, inputs)
+            terms = self.method.terms(lists)
+            loss = summed(terms).sum()
+            if num_items_in_batch is None:
+                return loss * 0.0
+            self.tally.add(inputs, self._shown(lists) | (terms if len(terms) > 1 else {}))
+            return loss / float(num_items_in_batch)
+
+        return within(model, work)
 
     def _tables(self, model: Any, inputs: ListBatch) -> ScoredLists:
         """What policy and reference make of a micro-batch."""
@@ -210,7 +234,7 @@ class ListTrainer(Trainer):
         state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
         self.logbook.forget_after(state.global_step)
         if self.validation:  # here, because train() loads the checkpoint's weights
-            self.before = self.logbook.before() or self._look_before()
+            self.before = decided(self.logbook.before) or self._look_before()
         if state.global_step < self.args.max_steps and not self._gave_up(state):
             self.add_callback(GoesOn(self, checkpoint))
             self.train(resume_from_checkpoint=str(checkpoint))
@@ -237,13 +261,17 @@ class ListTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's checkpoint, then what the next log line goes on from, then the seal that says it is whole."""
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left of it
+        if is_first():
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed process left of it
+        wait()
         super()._save_checkpoint(model, trial)
         partial = {"since": self._globalstep_last_logged, "loss": float(self._tr_loss), "tally": self.tally.told()}
-        (folder / checkpoints.PARTIAL).write_text(json.dumps(partial), encoding="utf-8")
-        write_cost(folder, self.meter.read())
-        checkpoints.seal(folder)
-        checkpoints.prune(folder.parent, self.state.best_model_checkpoint)
+        wait()  # until each has written what is its own
+        if is_first():
+            (folder / checkpoints.PARTIAL).write_text(json.dumps(partial), encoding="utf-8")
+            write_cost(folder, self.meter.read())
+            checkpoints.seal(folder)
+            checkpoints.prune(folder.parent, self.state.best_model_checkpoint)
 
     def go_on(self, partial: Mapping[str, Any]) -> None:
         """Take up the sums of a checkpoint, so that the next log line speaks of the same updates as without a break."""
@@ -277,9 +305,9 @@ class ListTrainer(Trainer):
         """The mean NDCG@10 of `look`, as the Trainer reads it."""
         start = time.perf_counter()
         found = self.look()
-        self.at = found.strength.value
+        mean, self.at = agree((found.mean, found.strength.value))
         seconds = round(time.perf_counter() - start, 3)
-        return {f"eval_{BEST}": found.mean, "eval_lists": len(found.values), "eval_seconds": seconds}
+        return {f"eval_{BEST}": mean, "eval_lists": len(found.values), "eval_seconds": seconds}
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
@@ -329,7 +357,7 @@ class ListTrainer(Trainer):
     def _gradient_shares(self) -> dict[str, float]:
         """Each term's share of the gradient's norm on the latest micro-batch, every `EVERY` log lines."""
         lines = sum("loss" in line for line in self.state.log_history)
-        if lines % EVERY or self._latest is None:
+        if lines % EVERY or self._latest is None or is_sharded(self.model):  # a pass that the others do not take
             return {}
         start, batch = time.perf_counter(), self._latest
         found = gradient_shares(

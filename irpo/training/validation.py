@@ -19,6 +19,7 @@ from irpo.ranking.modes import key_of
 from irpo.scoring.forward import TOKENS_PER_BATCH, score_lists
 from irpo.scoring.layout import Length, Scorer, lay_out
 from irpo.scoring.models import adapter_off
+from irpo.scoring.sharding import within_each
 from irpo.scoring.strength import GRID, Strength, adapter_scaled, at_strength
 from irpo.scoring.tokens import EncodedList
 from irpo.training.room import as_it_fits
@@ -93,7 +94,8 @@ class Validation:
         def scored(tokens: int) -> list[Tensor]:
             return score_lists(model, tokenizer, mine, self.scorer, tokens_per_batch=tokens, length=self.length)
 
-        found, self.tokens = as_it_fits(scored, self.tokens, partial(lay_out, mine, self.scorer))
+        layouts = partial(lay_out, mine, self.scorer)
+        found, self.tokens = within_each(model, lambda: as_it_fits(scored, self.tokens, layouts))
         return gather(found)
 
     def _best(self, tables: Mapping[float, list[Tensor]]) -> Look:
