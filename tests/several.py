@@ -50,6 +50,6 @@ def _member(rank, count, port, told, work, args):
         torch.distributed.init_process_group("gloo")
         value, error = work(*args), None
         torch.distributed.barrier()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - told to who asked
         value, error = None, traceback.format_exc()
     told.put((rank, pickle.dumps(value), error))  # bytes: a tensor would be shared memory of a process that ends

@@ -1,57 +1,207 @@
 """Training on several processes is training on one: the same updates, curve, choice and weights."""
 
 import json
+import shutil
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from several import on_processes
+from test_online import job
 from tiny import tiny_model
-from training_lists import encoded, learned, method, trainer
+from training_lists import TEMPLATE, TOKENIZER, bumped, encoded, examples, learned, method, trainer
+from transformers import TrainerCallback
 
+from irpo.evaluation import EvaluationOptions, evaluate
+from irpo.online.rounds import run_rounds
+from irpo.processes import rank
+from irpo.prompting.prompts import PromptBuilder
+from irpo.runs.checkpoints import last_whole
+from irpo.scorers import SCORERS
+from irpo.scoring import sharding
 from irpo.scoring.models import LoraOptions, add_lora
-from irpo.scoring.sharding import shard, whole
-from irpo.training.trainer import Loop
+from irpo.training.trainer import ListTrainer, Loop
 
 SETTINGS = {"updates": 5, "lists_per_update": 3, "evaluate_every": 2}
+IRPO = ("irpo", "independent", {"nll_weight": 0.5})
+SAMPLED = ("irpo_sampled", "independent", {})
+SDPO = ("sdpo", "independent", {"reference": "precomputed"})
 
 
-def fitted(out, objective, scorer, sharded, full, options):
-    """The log and the weights of a small run; 8 lists of which 3 validate, an odd number to an update."""
-    items = encoded()
+def model_of(sharded, full=False):
     model = tiny_model()
     model = model.requires_grad_(True) if full else add_lora(model, LoraOptions(r=4), seed=0)
-    if sharded:
-        shard(model)
-    of = method(objective, scorer, **options)
-    made = trainer(out, of, items=items[:5], validation=items[5:], model=model, loop=Loop(60), **SETTINGS)
-    made.go(None)
+    return sharding.shard(model) if sharded else model
+
+
+def trainer_of(out, of, model, *, momentum=False, tokens=60, **settings):
+    """8 lists, of which 3 validate; plain SGD, or with `momentum` an optimiser that has a state to lose."""
+    items = encoded()
+    objective, scorer, options = of
+    made = trainer(
+        out,
+        method(objective, scorer, **options),
+        items=items[:5],
+        validation=items[5:],
+        model=model,
+        loop=Loop(tokens),
+        **{**SETTINGS, **settings},
+    )
+    if momentum:
+        made.args.optim, made.args.adam_epsilon = "adamw_torch", 1.0
+    return made
+
+
+def outcome(out, model):
+    """The log and the weights of a run."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    weights = {name: whole(value) for name, value in learned(model).items()}
-    return [(line["update"], line.get("loss"), line.get("eval_NDCG@10"), line.get("grad_norm")) for line in lines], weights
+    shown = ("update", "loss", "eval_NDCG@10", "grad_norm", "train_NDCG@10", "anchor")
+    weights = {name: sharding.whole(value) for name, value in learned(model).items()}
+    return [[line.get(name) for name in shown] for line in lines], weights
 
 
-def same(one, several):
-    (log, weights), (other_log, other_weights) = one, several
-    for a, b in zip(log, other_log, strict=True):
-        assert a == pytest.approx(b, abs=1e-4), (a, b)
-    assert weights.keys() == other_weights.keys()
-    for name, value in weights.items():
-        torch.testing.assert_close(value, other_weights[name], atol=1e-4, rtol=0, msg=name)
+def trained(out, of, sharded=False, full=False, lists=3, **settings):
+    model = model_of(sharded, full)
+    trainer_of(out, of, model, lists_per_update=lists, **settings).go(None)
+    return outcome(out, model)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize(
-    ("objective", "scorer", "sharded", "full", "options"),
-    [
-        ("irpo", "independent", False, False, {"nll_weight": 0.5}),
-        ("irpo", "independent", True, False, {"nll_weight": 0.5}),
-        ("sdpo", "independent", True, True, {"reference": "precomputed"}),
-        ("irpo_sampled", "independent", True, False, {}),
-    ],
-)
-def test_several_processes_train_as_one(tmp_path, count, objective, scorer, sharded, full, options):
-    one = fitted(tmp_path / "one" / "run", objective, scorer, False, full, options)
-    out = tmp_path / "several" / "run"
-    found = on_processes(count, fitted, out, objective, scorer, sharded, full, options)
-    for each in found:
-        same(one, each)
+def short_of_memory(out, of):
+    """A run in which the last of several processes is out of memory, once, with the two lists of its share."""
+    calls = []
+
+    def scarce(self, *given, **named):
+        calls.append(1)
+        if len(calls) == 1 and torch.distributed.is_initialized() and rank() == torch.distributed.get_world_size() - 1:
+            raise torch.OutOfMemoryError("no room")
+        return plain(self, *given, **named)
+
+    plain = ListTrainer._tables
+    with mock.patch.object(ListTrainer, "_tables", scarce):
+        found = trained(out, of, lists=5, tokens=1000)
+    return *found, len(calls)
+
+
+class StopAt(TrainerCallback):
+    """Ends a run after an update, as a process that dies behind its checkpoint does."""
+
+    def __init__(self, update):
+        self.update = update
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = control.should_training_stop or state.global_step >= self.update
+
+
+def begun(out, sharded=False, full=False):
+    """The first two updates of a run."""
+    made = trainer_of(out, SDPO, model_of(sharded, full), momentum=True)
+    made.add_callback(StopAt(2))
+    made.go(None)
+
+
+def gone_on(out, sharded=False, full=False):
+    """The rest of it."""
+    model = model_of(sharded, full)
+    trainer_of(out, SDPO, model, momentum=True).go(last_whole(out / "checkpoints"))
+    return outcome(out, model)
+
+
+def rounds(out, sharded):
+    run = job("reinforce", "training.learning_rate=0.001", model=model_of(sharded))
+    run_rounds(run, out, lambda _: None)
+    states = [json.loads(line)["measures"] for line in (out / "rounds.jsonl").read_text().splitlines()]
+    logs = [outcome(home, run.model)[0] for home in sorted((out / "rounds").iterdir())[1:]]
+    return [[list(state.values()) for state in states], *logs], learned(run.model)
+
+
+def rankings(sharded, count):
+    """Every mode's rankings of so many lists."""
+    model = bumped(model_of(sharded)).eval()
+    builder = PromptBuilder(TOKENIZER, TEMPLATE, "text")
+    options = EvaluationOptions(("score", "generate", "constrain"))
+    found = evaluate(examples(count), builder, model, SCORERS.build("independent"), options)
+    return {row.name: [(x.id, x.ranking) for x in row.lists] for row in found.rows}
+
+
+def all_of_them(folder):
+    """What each scenario finds, by its name; every process goes through all of them."""
+    found = {name: work(folder / name / "run", *given) for name, (work, *given) in RUNS.items()}
+    for name, given in RESUMED.items():
+        found[name] = gone_on(folder / name / "run", *given)
+        begun(folder / f"{name}, turned" / "run", *given)
+    found |= {name: rankings(*given) for name, given in RANKED.items()}
+    return found
+
+
+RUNS = {
+    "ddp": (trained, IRPO),
+    "ddp, fewer lists than processes": (trained, IRPO, False, False, 1),
+    "ddp, sampled": (trained, SAMPLED),
+    "ddp, out of memory on one": (short_of_memory, IRPO),
+    "ddp, reinforce": (rounds, False),
+    "fsdp2": (trained, IRPO, True),
+    "fsdp2, fewer lists than processes": (trained, IRPO, True, False, 1),
+    "fsdp2, full": (trained, SDPO, True, True),
+    "fsdp2, sampled": (trained, SAMPLED, True),
+    "fsdp2, reinforce": (rounds, True),
+}
+RESUMED = {"ddp, resumed": (False, False), "fsdp2, full, resumed": (True, True)}
+RANKED = {"ranked": (False, 5), "ranked, fsdp2": (True, 5), "ranked, an empty share": (False, 1)}
+ALONE = {"fsdp2": "ddp", "fsdp2, sampled": "ddp, sampled", "fsdp2, reinforce": "ddp, reinforce"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same by one process, none of it sharded."""
+    folder, found = tmp_path_factory.mktemp("one"), {}
+    for name, (work, *given) in RUNS.items():
+        plain = [False if (i == 1 and work is trained) or work is rounds else value for i, value in enumerate(given)]
+        found[name] = work(folder / name / "run", *plain)
+    for name, (_, full) in RESUMED.items():
+        found[name] = trained(folder / name / "run", SDPO, False, full, momentum=True)
+    return found | {name: rankings(False, count) for name, (_, count) in RANKED.items()}
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def several(request, tmp_path_factory):
+    """(folder, what each process found) of two or three processes; runs that they go on with are begun by one."""
+    folder = tmp_path_factory.mktemp("several")
+    for name, (_, full) in RESUMED.items():
+        begun(folder / name / "run", False, full)
+    return folder, on_processes(request.param, all_of_them, folder)
+
+
+def same(one, other):
+    """Curve and weights to 1e-4."""
+    for a, b in zip(one[0], other[0], strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert x == pytest.approx(y, abs=1e-4), (a, b)
+    assert one[1].keys() == other[1].keys()
+    for name, value in one[1].items():
+        torch.testing.assert_close(value, other[1][name], atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("name", [*RUNS, *RESUMED])
+def test_several_processes_train_as_one(name, alone, several):
+    for found in several[1]:
+        same(alone[name], found[name])
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_one_process_goes_on_where_several_stopped(name, alone, several, tmp_path):
+    begun_there = several[0] / f"{name}, turned" / "run"
+    copy = Path(shutil.copytree(begun_there, tmp_path / "run"))
+    same(alone[name], gone_on(copy, False, RESUMED[name][1]))
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_several_processes_rank_each_list_once(name, alone, several):
+    for found in several[1]:
+        assert found[name] == alone[name]
+
+
+def test_all_take_an_update_anew_where_one_is_out_of_memory(several):
+    """The others, too, which were through with their own share."""
+    for found in several[1]:
+        assert found["ddp, out of memory on one"][2] == SETTINGS["updates"] + 1
