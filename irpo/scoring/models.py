@@ -31,6 +31,7 @@ class LoadOptions:
     quantization: Quantization = "none"
     dtype: str = "auto"
     attention: str = "auto"
+    sharded: bool = False  # 4-bit weights stored as numbers of `dtype`, the only form that FSDP2 takes apart
 
     def torch_dtype(self, device: torch.device) -> torch.dtype:
         """The dtype of weights (the compute dtype, where they are quantized)."""
@@ -115,7 +116,7 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
     if options.attention != "auto":
         settings["attn_implementation"] = options.attention
     if options.quantization == "nf4":
-        settings["quantization_config"] = _nf4(dtype)
+        settings["quantization_config"] = _nf4(dtype, options.sharded)
     require_there(name)
     place, settings["revision"] = resolve(name)
     with _told_in_one_line(name), _no_bar():
@@ -166,7 +167,7 @@ def _no_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _nf4(compute: torch.dtype) -> Any:
+def _nf4(compute: torch.dtype, sharded: bool) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -174,6 +175,7 @@ def _nf4(compute: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute if sharded else torch.uint8,
     )
 
 
@@ -223,7 +225,8 @@ def four_bit_layers(model: Any) -> int:
     from bitsandbytes.nn import Linear4bit
 
     layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
-    return sum(layer.weight.dtype == torch.uint8 for layer in layers)
+    states = [getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None) for layer in layers]
+    return sum(state is not None for state in states)
 
 
 def require_four_bit(model: Any) -> int:

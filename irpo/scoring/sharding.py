@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from irpo.processes import is_first
+from irpo.processes import count, is_first
 from irpo.scoring.models import causal_lm
 
 T = TypeVar("T")
@@ -25,9 +26,15 @@ T = TypeVar("T")
 _AT_WORK = "irpo_at_work"  # the name under which the root knows `_do`
 
 
+@cache
+def _asked() -> bool:
+    # Taken away, because accelerate would shard by its own plan, which reads no weight outside of its module.
+    return os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
 def wanted() -> bool:
-    """Whether the launcher's configuration asks for FSDP2."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    """Whether there are several processes, and the launcher's configuration asks for FSDP2; before a Trainer is made."""
+    return _asked() and count() > 1
 
 
 def shard(model: Any) -> Any:

@@ -6,7 +6,7 @@ What cannot work is refused here, in the order of what it costs to see it; nothi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +20,7 @@ from irpo.prompting.prompts import PromptBuilder, cuts_of, load_template
 from irpo.resources import prompts_dir
 from irpo.runs import base_name, load_options, load_weights
 from irpo.scorers import SCORERS, check_model
+from irpo.scoring import sharding
 from irpo.scoring.models import (
     LoraOptions,
     add_lora,
@@ -222,7 +223,7 @@ def policy_model(config: RunConfig) -> Any:
     means.
     """
     m = config.model
-    options = load_options(config, training=True)
+    options = replace(load_options(config, training=True), sharded=sharding.wanted())
     model = load_weights(m.name, options, merge=True)
     if note := check_model(model):
         say(note)
