@@ -33,7 +33,7 @@ def _asked() -> bool:
 
 
 def wanted() -> bool:
-    """Whether there are several processes, and the launcher's configuration asks for FSDP2; before a Trainer is made."""
+    """Whether there are several processes, and their launcher asks for FSDP2; to be asked before a Trainer is made."""
     return _asked() and count() > 1
 
 
