@@ -127,7 +127,7 @@ def rounds(out, sharded):
     wait()
     states = [json.loads(line)["measures"] for line in (out / "rounds.jsonl").read_text().splitlines()]
     logs = [outcome(home, run.model)[0] for home in sorted((out / "rounds").iterdir())[1:]]
-    return [[list(state.values()) for state in states], *logs], learned(run.model)
+    return [*(list(state.values()) for state in states), *(line for log in logs for line in log)], learned(run.model)
 
 
 def rankings(sharded, many):
