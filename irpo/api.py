@@ -81,12 +81,14 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     lists_per_batch: int | None = None,
     max_tokens: int | None = None,
     skip_bad_rows: bool = False,
+    engine: Spec = "transformers",
 ) -> Summary:
     """Measure a run, a model's folder, a hub id or a ranker's configuration; returns what results.json holds.
 
     `task` is by default what the run was trained on; a mapping without a name changes options of that. `like` is a run
     or a ranker's configuration whose prompt, scorer and loading a base model is given; `max_tokens` is of prompt and
     answer. `strength` is a number above 0 or "reward", `strength_by` logits or adapter: a run's own choice by default.
+    `engine` runs the model: `transformers`, or `vllm` with its options (`irpo.ranking.engines`).
     What is not given is as the run's or the ranker's configuration says, for a base model as `EvaluationConfig` says.
     """
     from irpo.tasks import TASKS
@@ -99,6 +101,7 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
         settings["modes"] = require_modes(modes)
     style = require_style(style)
     value, by = require_strength(strength, strength_by)
+    require_engine(engine)
     spec = _task_of(own, {"name": task} if isinstance(task, str) else task or {}, like or model)
     TASKS.build(spec)
     require_out(Path(out))
@@ -116,6 +119,7 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
         like=like,
         max_tokens=max_tokens,
         skip_bad_rows=skip_bad_rows,
+        engine=engine,
     )
 
 
@@ -217,6 +221,15 @@ def require_strength(value: str | float | None, by: str | None) -> tuple[float |
     number = None if value is None else strength_value(value)
     Strength(number or 1.0, chosen or "logits")
     return number, chosen
+
+
+def require_engine(engine: Spec) -> Spec:
+    """What runs a model, as it was given, its name and options checked."""
+    if engine != "transformers":  # which has no options: what knows the others takes seconds to import
+        from irpo.ranking.engines import ENGINES
+
+        ENGINES.build(engine)
+    return engine
 
 
 def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _REGISTRIES = {
     "on_policy": ("irpo.online", "ON_POLICY"),
     "rewards": ("irpo.online.rewards", "REWARDS"),
     "samplers": ("irpo.ranking", "SAMPLERS"),
+    "engines": ("irpo.ranking.engines", "ENGINES"),
 }
 
 

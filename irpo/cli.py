@@ -37,6 +37,11 @@ MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answe
 Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
 Strength = Annotated[str | None, typer.Option(help="How far from the reference: 1, a number, reward; the run's own.")]
 StrengthBy = Annotated[str | None, typer.Option(help="logits (two passes) or adapter (one); the run's own.")]
+Engine = Annotated[str, typer.Option(help="What runs the model: transformers or vllm.")]
+EngineUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Of vllm: a running server, http://HOST:PORT; else in this process.")
+]
+TensorParallel = Annotated[int | None, typer.Option(min=1, help="Of vllm in this process: GPUs that share the model.")]
 Runs = Annotated[
     list[str] | None, typer.Option(metavar="NAME=PATH", help="A TREC run file as one more ranker; may be repeated.")
 ]
@@ -162,6 +167,9 @@ def evaluate(
     max_tokens: MaxTokens = None,
     seed: Seed = None,
     skip_bad_rows: SkipBadRows = False,
+    engine: Engine = "transformers",
+    engine_url: EngineUrl = None,
+    tensor_parallel: TensorParallel = None,
     plugin: Plugins = None,
     options: Options = None,
 ) -> None:
@@ -182,6 +190,7 @@ def evaluate(
         lists_per_batch=lists_per_batch,
         max_tokens=max_tokens,
         skip_bad_rows=skip_bad_rows,
+        engine=words.engine_of(engine, engine_url, tensor_parallel),
     )
 
 
@@ -263,6 +272,9 @@ def rank(
     strength: Strength = None,
     strength_by: StrengthBy = None,
     max_tokens: MaxTokens = None,
+    engine: Engine = "transformers",
+    engine_url: EngineUrl = None,
+    tensor_parallel: TensorParallel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank documents for a query."""
@@ -278,10 +290,11 @@ def rank(
     api.run_of(model)  # its plug-ins, a mode among them perhaps
     (chosen,), checked = api.require_modes([mode]), api.require_style(style)
     value, by = api.require_strength(strength, strength_by)
+    by_what = api.require_engine(words.engine_of(engine, engine_url, tensor_parallel))
     api.require_model(model)
     from irpo import pipeline
 
-    loaded = {"style": checked, "max_tokens": max_tokens, "strength": value, "strength_by": by}
+    loaded = {"style": checked, "max_tokens": max_tokens, "strength": value, "strength_by": by, "engine": by_what}
     rows = pipeline.rank(model, query, texts, chosen, **loaded)
     if as_json:
         typer.echo(json.dumps([words.row_of(row) for row in rows], indent=2, ensure_ascii=False))
@@ -312,7 +325,8 @@ def diff(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="objectives, metrics, scorers, tasks, modes, on_policy, rewards, samplers.")
+        str | None,
+        typer.Argument(help="objectives, metrics, scorers, tasks, modes, on_policy, rewards, samplers, engines."),
     ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

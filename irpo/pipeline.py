@@ -19,6 +19,7 @@ from irpo.processes import decided, first_of_all
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
 from irpo.ranking.choosing import Choice, choice_of_run, spelt
+from irpo.ranking.engines import Engine
 from irpo.ranking.modes import RANKING_MODES, at_rankers_strength
 from irpo.ranking.reranker import Ranked, Reranker, notes_on
 from irpo.registry import Spec
@@ -193,6 +194,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
     like: str | None = None,
     max_tokens: int | None = None,
     skip_bad_rows: bool = False,
+    engine: Spec = "transformers",
 ) -> Summary:
     """Measure a ranker on a task's evaluation lists and write the results; returns what results.json holds.
 
@@ -220,6 +222,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
         strength=strength,
         strength_by=strength_by,
         like=lent,
+        engine=engine,
     )
     about = {
         "model": model_behind(model),
@@ -256,7 +259,7 @@ def measure(
         relevant_from=start,
         strength=ranker.strength,
     )
-    if note := check_model(ranker.model):
+    if not isinstance(ranker.model, Engine) and (note := check_model(ranker.model)):
         say(note)
     counts = popularity(train, start)
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)

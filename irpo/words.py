@@ -24,6 +24,13 @@ def task_of(name: str | None, options: list[str] | None, data: str | None, seed:
     return first | pairs(options) | first | {key: value for key, value in flags.items() if value is not None}
 
 
+def engine_of(name: str, url: str | None, tensor_parallel: int | None) -> str | dict[str, Any]:
+    """The engine's name, or a mapping of it and the options that were given."""
+    options = {"url": url, "tensor_parallel": tensor_parallel}
+    given = {key: value for key, value in options.items() if value is not None}
+    return {"name": name} | given if given else name
+
+
 def pairs(texts: Iterable[str] | None) -> dict[str, Any]:
     """`option=value` arguments as a mapping; values are read as YAML."""
     from irpo.config.layers import parse_value

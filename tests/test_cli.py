@@ -249,7 +249,7 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     run("evaluate", "--model", "embedded", "--task", "world", "--out", "x", "--max-lists", "4", "--style", "label")
     ((_, (_, spec, _out, settings), chosen),) = pipeline.calls
     assert (spec, settings.modes, settings.max_lists) == ({"name": "world"}, ALL_MODES, 4)
-    own = {"strength": None, "strength_by": None}  # the run's
+    own = {"strength": None, "strength_by": None, "engine": "transformers"}  # the run's
     assert chosen == {"style": "label", "like": None, "max_tokens": None, "skip_bad_rows": False} | own
 
 
@@ -276,7 +276,7 @@ def test_rank_prints_documents_as_they_are(run, pipeline, tmp_path):
     assert code == 0
     assert "[b]old" in out
     assert "0.2500" in out
-    own = dict.fromkeys(("style", "max_tokens", "strength", "strength_by"))
+    own = dict.fromkeys(("style", "max_tokens", "strength", "strength_by")) | {"engine": "transformers"}
     assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}), own)]
 
 
@@ -310,7 +310,7 @@ def test_list_refuses_an_unknown_kind(run):
     assert (code, err.strip()) == (
         2,
         "error: unknown kind of plug-in 'losses'; choose from objectives, metrics, scorers, tasks, modes, "
-        "on_policy, rewards, samplers",
+        "on_policy, rewards, samplers, engines",
     )
 
 

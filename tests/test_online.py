@@ -312,33 +312,3 @@ def test_vllm_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=r"pip install 'irpo\[vllm\]'"):
         SAMPLERS.build("vllm")(tiny_model(), TOKENIZER, [], Sampling())
-
-
-def test_vllm_is_asked_for_the_policy_in_tokens(monkeypatch):
-    """Against a stand-in of the engine's interface: prompts, settings and adapter as vLLM takes them."""
-    asked = {}
-
-    class LLM:
-        def __init__(self, **settings):
-            asked["engine"] = settings
-
-        def generate(self, prompts, settings, *, use_tqdm, lora_request):
-            asked.update(prompts=prompts, settings=settings, lora=lora_request)
-            out = types.SimpleNamespace(token_ids=(70, 71, 3, 9))
-            return [types.SimpleNamespace(outputs=[out] * s.n) for s in settings]
-
-    vllm, lora, request = (types.ModuleType(n) for n in ("vllm", "vllm.lora", "vllm.lora.request"))
-    vllm.LLM, vllm.SamplingParams, vllm.lora, lora.request = LLM, lambda **k: types.SimpleNamespace(**k), lora, request
-    request.LoRARequest = lambda name, number, path: (name, number, path)
-    for module in (vllm, lora, request):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    model = add_lora(tiny_model(), LoraOptions(r=4), seed=0)
-    items = [q.tokens for q in prompted(BUILDER, examples(2), labels=True)]
-    found = SAMPLERS.build({"name": "vllm", "max_lora_rank": 8})(model, TOKENIZER, items, Sampling(0.7, 2, 5), 12)
-    assert [[a.tokens for a in answers] for answers in found] == [[(70, 71, 3)] * 2] * 2  # the end is kept, no more
-    assert asked["prompts"] == [{"prompt_token_ids": list(item.prompt)} for item in items]
-    assert asked["engine"]["max_lora_rank"] == 8
-    assert {(s.n, s.temperature, s.max_tokens) for s in asked["settings"]} == {(2, 0.7, 12)}
-    assert 3 in asked["settings"][0].stop_token_ids
-    with pytest.raises(UserError, match="LoRA adapter"):
-        SAMPLERS.build("vllm")(tiny_model(), TOKENIZER, items, Sampling())

@@ -113,7 +113,8 @@ def overview(summary: Summary) -> Grid:
     mean_size = summary.candidates / max(1, summary.lists)
     title = f"{summary.lists} lists of {mean_size:.3g} candidates on average"
     cut = [] if summary.setting is None or not summary.setting.prompts_cut else [cuts(summary)]
-    notes = (*([STRICT, NAMED] if answered else []), gains(columns, summary.relevant_from), *at_strength(summary), *cut)
+    told = (*at_strength(summary), *by_engine(summary), *cut)
+    notes = (*([STRICT, NAMED] if answered else []), gains(columns, summary.relevant_from), *told)
     header = ("ranking", *columns, *(["named"] if answered else []))
     return Grid(title, header, cells, notes, best, frozenset({first} - {0}))
 
@@ -127,6 +128,14 @@ def at_strength(summary: Summary) -> list[str]:
     formula = "log pi - log pi_ref" if value == "reward" else f"log pi_ref + {value} (log pi - log pi_ref)"
     told = f"the adapter {value} times as large" if summary.setting.strength.endswith("adapter") else formula
     return [f"{', '.join(modes)} at strength {summary.setting.strength}: {told}"]
+
+
+def by_engine(summary: Summary) -> list[str]:
+    """What ran the model, where that was another program than the one that trains."""
+    engine = "transformers" if summary.setting is None else summary.setting.engine
+    if engine.startswith("transformers"):
+        return []
+    return [f"ranked by {engine}: its dtype, kernels and batches round otherwise than transformers' in training"]
 
 
 def cuts(summary: Summary) -> str:

@@ -78,11 +78,12 @@ class Setting:
     query_tokens_cut: int = 0
     special_texts: int = 0  # texts that spelt special tokens of the model, kept apart
     strength: str = "1"  # of scores and constrained lists: "5 by logits"
+    engine: str = "transformers"  # what ran the model: "vllm 0.33.0, bfloat16"
 
     @property
     def protocol(self) -> Setting:
-        """All but the strength: like its weights, that is a ranker's own."""
-        return replace(self, strength="1")
+        """All but the strength, which is a ranker's own like its weights, and what ran them."""
+        return replace(self, strength="1", engine="transformers")
 
 
 @dataclass(frozen=True)

@@ -112,4 +112,5 @@ def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerRe
         candidate_tokens_cut=sum(sum(x.cut) for x in lists),
         query_tokens_cut=sum(x.query_cut for x in lists),
         special_texts=sum(x.special_texts for x in lists),
+        engine=ranker.engine.about,
     )

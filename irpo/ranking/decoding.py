@@ -203,8 +203,12 @@ def as_drawn(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int]) -> Draw
 
 
 def _ends(tokenizer: Any, model: Any) -> set[int]:
-    """The tokens at which the tokenizer and the model's own generation settings stop."""
-    own = getattr(_inner(model).generation_config, "eos_token_id", None)
+    return ends_of(tokenizer, _inner(model).generation_config)
+
+
+def ends_of(tokenizer: Any, generation: Any) -> set[int]:
+    """The tokens at which the tokenizer and a model's own generation settings stop."""
+    own = getattr(generation, "eos_token_id", None)
     given = [tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else [own])]
     return {int(token) for token in given if token is not None}
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from irpo.chance import fingerprint, random_order
+from irpo.ranking.engines import Engine, engine_of
 from irpo.registry import Registry
-from irpo.scoring.strength import PLAIN, Strength, score_at
+from irpo.scoring.strength import PLAIN, Strength
 from irpo.types import Problem, Ranking, RankingExample, UserError
 
 # What is heavy is imported where it is used: a configuration's modes are checked before that is loaded.
@@ -61,7 +62,7 @@ def _unwatched(batches: Sequence[T], _: str) -> Iterable[T]:
 class Ranker:
     """A model at work: what it is asked in, how it scores, and how it goes through many lists."""
 
-    model: Any
+    model: Any  # of this process, or an `Engine` that holds one
     builder: PromptBuilder
     scorer: Scorer
     length: Length = "sum"
@@ -70,11 +71,17 @@ class Ranker:
     watch: Watch[Any] = _unwatched
     strength: Strength = PLAIN  # of scores and constrained lists; of free ones where the mode strengthens them
 
+    @property
+    def engine(self) -> Engine:
+        """Whom a mode asks."""
+        return engine_of(self.model, self.builder.tokenizer)
+
     def require(self, mode: RankingMode) -> None:
         """`UserError` where the mode cannot work: the model has no such strength, the prompt shows no candidates."""
-        self.strength.require(self.model)
-        if getattr(mode, "strengthens", False):
-            self.strength.require_writing()
+        self.engine.require(self.strength, writes=getattr(mode, "strengthens", False))
+        if isinstance(self.model, Engine) and not getattr(mode, "by_engine", False):
+            name = RANKING_MODES.described(mode)
+            raise UserError(f"mode {name!r} works on the model itself: take --engine transformers")
         if (style := self.builder.style) in ("response", "pointwise") and mode.writes:
             name, shown = RANKING_MODES.described(mode), "candidates" if style == "response" else "list of candidates"
             raise UserError(
@@ -84,16 +91,15 @@ class Ranker:
 
     def batches(self, lists: Sequence[PromptedList], what: str) -> Iterator[list[int]]:
         """Indices of the lists that go through the model together, those of like length, the longest first."""
-        from irpo.ranking import in_batches
-
-        yield from self.watch(in_batches([x.tokens for x in lists], self.model.device, self.lists_per_batch), what)
+        yield from self.watch(self.engine.batches([x.tokens for x in lists], self.lists_per_batch), what)
 
 
 class RankingMode(Protocol):
     """A way from lists to rankings; its fields are its options.
 
     `writes`: the model writes the list, so the prompt must show it the candidates. It may say `strengthens`: that
-    the model writes freely at the ranker's strength, which then cannot be `reward`.
+    the model writes freely at the ranker's strength, which then cannot be `reward`; and `by_engine`: that it asks
+    `Ranker.engine` alone, and so works with any.
     """
 
     writes: ClassVar[bool]
@@ -117,13 +123,11 @@ class Score:
     """By the scorer's log-probabilities at the ranker's strength, highest first."""
 
     writes: ClassVar[bool] = False
+    by_engine: ClassVar[bool] = True
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
-        tokenizer, length = ranker.builder.tokenizer, ranker.length
-
         def work(items: Sequence[EncodedList]) -> list[list[float]]:
-            found = score_at(ranker.model, tokenizer, items, ranker.scorer, ranker.strength, length=length)
-            return [row.tolist() for row in found]
+            return ranker.engine.scores(items, ranker.scorer, ranker.strength, ranker.length)
 
         return [_by_scores(ranker, asked, scores) for asked, scores in _asked(ranker, examples, work, "score")]
 
@@ -134,6 +138,7 @@ class Generate:
     """By the answer that the policy writes freely; what it does not name follows in a fixed random order."""
 
     writes: ClassVar[bool] = True
+    by_engine: ClassVar[bool] = True
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
         return _written(ranker, examples, PLAIN)
@@ -145,6 +150,7 @@ class GenerateStrengthened:
     """`generate` at the ranker's strength: it names better candidates first, and fewer of them."""
 
     writes: ClassVar[bool] = True
+    by_engine: ClassVar[bool] = True
     strengthens: ClassVar[bool] = True
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
@@ -157,14 +163,11 @@ class Constrain:
     """By an answer that can be nothing but a permutation of the candidates."""
 
     writes: ClassVar[bool] = True
+    by_engine: ClassVar[bool] = True
 
     def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
-        from irpo.ranking import constrained_ranking
-
-        tokenizer, strength = ranker.builder.tokenizer, ranker.strength
-
         def work(items: Sequence[EncodedList]) -> list[Ranking]:
-            return constrained_ranking(ranker.model, tokenizer, items, lists_per_batch=len(items), strength=strength)
+            return ranker.engine.rankings(items, ranker.strength)
 
         return [_ranked(asked, ranking) for asked, ranking in _asked(ranker, examples, work, "constrain")]
 
@@ -223,12 +226,9 @@ def _as_fits(work: Callable[[Sequence[EncodedList]], Sequence[T]], items: Sequen
 
 def _written(ranker: Ranker, examples: Sequence[RankingExample], strength: Strength) -> list[RankedList]:
     """The lists by answers that the model writes freely."""
-    from irpo.ranking import generate_text
-
-    tokenizer = ranker.builder.tokenizer
 
     def work(items: Sequence[EncodedList]) -> list[str]:
-        return generate_text(ranker.model, tokenizer, items, lists_per_batch=len(items), strength=strength)
+        return ranker.engine.texts(items, strength)
 
     return [_by_text(ranker, asked, text) for asked, text in _asked(ranker, examples, work, "generate")]
 

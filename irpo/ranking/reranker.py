@@ -17,11 +17,12 @@ from irpo.progress import say
 from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, prompt_builder, require_positions
 from irpo.ranking.choosing import Choice, choice_of_run, probabilities, strengthened
+from irpo.ranking.engines import ENGINES, Opening, engine_of
 from irpo.ranking.modes import RANKING_MODES, Ranker, RankingMode
 from irpo.registry import Spec, load_plugins
-from irpo.runs import base_name, load_options, load_weights, run_config
+from irpo.runs import base_name, run_config
 from irpo.runs.rankers import model_behind, ranker_config
-from irpo.scorers import SCORERS, check_model
+from irpo.scorers import SCORERS
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.models import EMBEDDED, load_tokenizer, require_there, resolve
 from irpo.scoring.strength import PLAIN, Strength, StrengthBy
@@ -51,7 +52,7 @@ class Ranked:
 class Reranker:
     """Ranks documents for a query with one model and one prompt."""
 
-    model: Any
+    model: Any  # of this process, or an `Engine` that holds one
     tokenizer: Any
     builder: PromptBuilder
     scorer: Scorer
@@ -70,6 +71,7 @@ class Reranker:
         strength: float | str | None = None,
         strength_by: StrengthBy | None = None,
         like: RankerConfig | RunConfig | None = None,
+        engine: Spec | Opening = "transformers",
     ) -> Reranker:
         """A run's folder, `embedded`, a model's folder, a hub id, or a ranker's configuration (`rankers/first.yaml`).
 
@@ -78,7 +80,7 @@ class Reranker:
         `strength`, a number or "reward", takes the place of the one that the run was given or chose; a temperature
         serves the scores that it was fitted to, of the run's own strength and prompt. `max_tokens`
         of prompt and answer may be as many as the model has positions. `like` lends a base model the prompt, the scorer
-        and the way of loading of a run or of a ranker's configuration.
+        and the way of loading of a run or of a ranker's configuration. `engine` runs the model: `transformers`, `vllm`.
         """
         own, given = run_config(name), ranker_config(name)
         config = given or (RankerConfig.of(like) if isinstance(like, RunConfig) else like)
@@ -89,8 +91,8 @@ class Reranker:
         choice = strengthened(chosen, strength, strength_by)
         load_plugins(config.plugins if config else ())
         builder = _builder(name, config, style, template, max_tokens)
-        model = _checked(load_weights(name, load_options(config) if config else None))
-        choice.strength.require(model)
+        model = ENGINES.build(engine)(name, config, builder)
+        engine_of(model, builder.tokenizer).require(choice.strength, writes=False)
         if config is None:
             return cls(model, builder.tokenizer, builder, SCORERS.build("independent"), strength=choice.strength)
         as_trained = style in (None, config.prompt.style)
@@ -145,13 +147,6 @@ def notes_on(rows: Sequence[Ranked], max_tokens: int) -> list[str]:
             f"the model's answer does not name {unnamed} of {len(rows)} documents; they follow in a random order"
         )
     return notes
-
-
-def _checked(model: Any) -> Any:
-    """The model, of which it is known from here on how its family is scored: as in training and evaluation."""
-    if note := check_model(model):
-        say(note)
-    return model
 
 
 def _builder(

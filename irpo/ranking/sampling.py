@@ -1,16 +1,17 @@
-"""Who draws answers from a policy: `transformers` here, or a `vllm` engine behind the same interface."""
+"""Who draws answers from a policy: `transformers` here, or `vllm` behind the same interface."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from irpo.ranking.decoding import Drawn, Sampling, answer_limit, as_drawn, sample_answers
 from irpo.ranking.drawing import draw_whole
+from irpo.ranking.vllm.asking import Adapter, Writing
+from irpo.ranking.vllm.library import Loading, library, loaded
 from irpo.registry import Registry
 from irpo.scoring.models import four_bit_layers
 from irpo.scoring.tokens import EncodedList
@@ -73,16 +74,17 @@ class Transformers:
 @SAMPLERS.register("vllm")
 @dataclass(frozen=True)
 class Vllm:
-    """A vLLM engine (extra `vllm`, a GPU) that holds the base model once; the policy reaches it as a LoRA adapter.
+    """vLLM in this process (extra `vllm`, a GPU): the base model once; the policy reaches it as a LoRA adapter.
 
-    Where training is on a base in 4 bits, so is the engine: vLLM quantizes the same weights as it loads them.
+    Where training is on a base in 4 bits, so is vLLM, or it says that it cannot. An answer's seed is that of
+    `transformers`' answer, its tokens are others: vLLM draws in its own way.
     """
 
     by_name: ClassVar[bool] = True
 
-    memory_fraction: float = 0.4  # of the GPU's memory, the engine's share beside training
-    max_lora_rank: int = 64
+    memory_fraction: float = 0.4  # of each GPU's memory, vLLM's share beside training
     max_tokens: int = 4096  # prompt + answer
+    tensor_parallel: int = 1  # GPUs that share the model
 
     def __call__(
         self,
@@ -94,58 +96,33 @@ class Vllm:
     ) -> list[list[Drawn]]:
         if not sampling.strength.plain:
             raise UserError("sampler 'vllm' draws from the policy, at strength 1; take sampler 'transformers'")
-        vllm = _library()
+        if not 0.01 <= sampling.temperature <= 2:
+            raise UserError(f"sampler 'vllm' draws at temperatures from 0.01 to 2, not {sampling.temperature:g}")
+        library()
         if not hasattr(model, "peft_config"):
             raise UserError("sampler 'vllm' takes the policy as a LoRA adapter; set model.tuning to 'lora'")
-        base = model.get_base_model()
-        engine = _engine(base.config.name_or_path, self, four_bit_layers(base) > 0)
-        stop = sorted({item.end for item in items} | {int(tokenizer.eos_token_id)})
-        prompts = [{"prompt_token_ids": list(item.prompt)} for item in items]
-        settings = [
-            vllm.SamplingParams(
-                n=sampling.samples,
-                temperature=sampling.temperature,
-                seed=sampling.seed % 2**32 + index,
-                max_tokens=max_new_tokens or answer_limit(item),
-                stop_token_ids=stop,
-            )
-            for index, item in enumerate(items)
+        stop = tuple(sorted({item.end for item in items} | {int(tokenizer.eos_token_id)}))
+        repeated = [item for item in items for _ in range(sampling.samples)]
+        how = [
+            Writing(max_new_tokens or answer_limit(item), stop, sampling.temperature, seed)
+            for item, seed in zip(repeated, sampling.seeds(items), strict=True)
         ]
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            adapter = vllm.lora.request.LoRARequest(Path(folder).name, _next_adapter(), folder)
-            outputs = engine.generate(prompts, settings, use_tqdm=False, lora_request=adapter)
-        return [[as_drawn(tokenizer, list(o.token_ids), stop) for o in found.outputs] for found in outputs]
+            policy = Adapter(Path(folder))
+            tokens = loaded(self._loading(model, policy)).complete([item.prompt for item in repeated], how, policy)
+        found = [as_drawn(tokenizer, answer, stop) for answer in tokens]
+        return [found[i : i + sampling.samples] for i in range(0, len(found), sampling.samples)]
 
-
-def _library() -> Any:
-    try:
-        import vllm
-        import vllm.lora.request
-    except ImportError:
-        raise UserError("sampler 'vllm' needs vLLM and a GPU: pip install 'irpo[vllm]'") from None
-    return vllm
-
-
-@cache
-def _engine(base: str, options: Vllm, four_bit: bool) -> Any:
-    """One engine a base model: loading it takes minutes."""
-    # Answers drawn from other weights than the trained ones would be off-policy. Without a word vLLM loads whole ones.
-    quantized = {"quantization": "bitsandbytes"} if four_bit else {}
-    return _library().LLM(
-        model=base,
-        enable_lora=True,
-        max_lora_rank=options.max_lora_rank,
-        gpu_memory_utilization=options.memory_fraction,
-        max_model_len=options.max_tokens,
-        **quantized,
-    )
-
-
-_adapters: list[int] = []
-
-
-def _next_adapter() -> int:
-    """A number that no earlier adapter had: vLLM keeps an adapter's weights by it."""
-    _adapters.append(len(_adapters) + 1)
-    return _adapters[-1]
+    def _loading(self, model: Any, policy: Adapter) -> Loading:
+        base = model.get_base_model()
+        return Loading(
+            base=base.config.name_or_path,
+            revision=getattr(base.config, "_commit_hash", None) or "main",
+            dtype=str(base.dtype).removeprefix("torch."),
+            four_bit=four_bit_layers(base) > 0,
+            rank=policy.rank,
+            room=self.max_tokens,
+            tensor_parallel=self.tensor_parallel,
+            memory_fraction=self.memory_fraction,
+        )

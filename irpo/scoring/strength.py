@@ -52,7 +52,11 @@ class Strength:
         """`UserError` where the model has no adapter to take off or to scale, and this needs one."""
         from irpo.scoring.models import adapter_layers
 
-        if not self.plain and not adapter_layers(model):
+        self.require_adapter(self.plain or bool(adapter_layers(model)))
+
+    def require_adapter(self, there: bool) -> None:
+        """`UserError` where there is none, and this needs one."""
+        if not self.plain and not there:
             raise UserError(
                 f"strength {named(self.value)} needs a LoRA adapter, without which policy and reference are one; this "
                 "model has none: leave the strength at 1"
