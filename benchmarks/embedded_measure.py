@@ -32,7 +32,7 @@ from irpo.prompting.prompts import STYLES, markup
 from irpo.ranking.modes import by_score
 from irpo.ranking.reranker import Reranker
 from irpo.resources import embedded_dir
-from irpo.tasks import Intake
+from irpo.tasks import Intake, build_lists
 from irpo.tasks.world import WISHES, WORDINGS, World, films
 from irpo.types import Ranking, RankingExample
 
@@ -102,7 +102,7 @@ def mean_ndcg(asked: Sequence[RankingExample], rankings: Sequence[Ranking]) -> f
 def rankings(folder: Path, lists: int) -> dict[str, Any]:
     """NDCG@10 by what does the ranking: nothing that knows the films, or the model in either register and style."""
     world = World(eval_lists=lists)
-    splits = world.build(Intake())
+    splits = build_lists(world, Intake())
     asked = splits["eval"]
     by_wish = [replace(e, query=e.query + BY_WISH) for e in asked]
     found: dict[str, Any] = {

@@ -27,9 +27,9 @@ from typing import Any
 from embedded_corpus import COPYING_FIRST, Corpus, Row, phrase
 
 from irpo.chance import in_test_split
-from irpo.files import read_rows
 from irpo.prompting.prompts import load_template, prompt_builder
 from irpo.resources import prompts_dir
+from irpo.rows import read_rows
 from irpo.sameness import text_key
 from irpo.scoring.tokens import encode
 from irpo.tasks import TASKS, Intake, Lists, build_lists

@@ -41,17 +41,28 @@ def config_from(layers: Sequence[Layer]) -> RunConfig:
     return checked_config(files, overrides)
 
 
-def prepare(task: TaskSpec, out: Path | str, *, skip_bad_rows: bool = False) -> dict[str, Any]:
+def prepare(
+    task: TaskSpec,
+    out: Path | str,
+    *,
+    skip_bad_rows: bool = False,
+    format: str = "jsonl",
+    shard_lists: int = 10_000,
+    processes: int = 1,
+) -> dict[str, Any]:
     """Turn a dataset's own files into candidate lists in `out`: train.jsonl, eval.jsonl and card.json.
 
-    Returns the card. `skip_bad_rows` counts broken rows instead of stopping at the first.
+    Returns the card. `skip_bad_rows` counts broken rows instead of stopping at the first. `format` parquet writes
+    train-00000.parquet, ... of `shard_lists` lists each. A script that asks for more than one process does so under
+    `if __name__ == "__main__":`; the files are the same by any number.
     """
     from irpo.tasks import TASKS, preparing
 
     spec = {"name": task} if isinstance(task, str) else dict(task)
+    layout = preparing.Layout(format, shard_lists, processes)
     built = TASKS.build(spec)
     require_out(Path(out))
-    return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows)
+    return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows, layout=layout)
 
 
 def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> Outcome | None:

@@ -28,6 +28,9 @@ Data = Annotated[str | None, typer.Option(help="The folder or file of the datase
 Out = Annotated[Path, typer.Option(help="The folder to write.")]
 Seed = Annotated[int | None, typer.Option(help="Of list construction and order.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
+Format = Annotated[str, typer.Option("--format", help="jsonl, or parquet: shards that are read as a stream.")]
+ShardLists = Annotated[int, typer.Option(min=1, help="Lists of a Parquet file, and what a kill loses at most.")]
+Processes = Annotated[int, typer.Option(min=1, help="Worker processes of this machine; the files are the same.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
 Model = Annotated[
     str,
@@ -97,15 +100,20 @@ def prepare(
     data: Data = None,
     seed: Seed = None,
     skip_bad_rows: SkipBadRows = False,
+    format: Format = "jsonl",
+    shard_lists: ShardLists = 10_000,
+    processes: Processes = 1,
     plugin: Plugins = None,
     options: Options = None,
 ) -> None:
-    """Turn a dataset's own files into candidate lists: train.jsonl, eval.jsonl and card.json."""
+    """Turn a dataset's own files into candidate lists: train.jsonl, eval.jsonl (or Parquet shards) and card.json."""
     from irpo import api
     from irpo.tasks import preparing
 
     words.load_modules(plugin)
-    card = api.prepare(words.task_of(task, options, data, seed), out, skip_bad_rows=skip_bad_rows)
+    spec = words.task_of(task, options, data, seed)
+    layout: dict[str, Any] = {"format": format, "shard_lists": shard_lists, "processes": processes}
+    card = api.prepare(spec, out, skip_bad_rows=skip_bad_rows, **layout)
     typer.echo(printable(preparing.summary(card)))
     typer.echo(f"written to {printable(str(out))}", err=True)
 

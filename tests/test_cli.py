@@ -17,6 +17,7 @@ from irpo import cli
 from irpo.ranking.modes import RANKING_MODES
 from irpo.ranking.reranker import Ranked
 from irpo.scoring.models import load_tokenizer
+from irpo.tasks.preparing import Layout
 from irpo.types import UserError
 
 TRAIN = ["train", "models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
@@ -200,11 +201,11 @@ def test_prepare_passes_the_tasks_options(run, monkeypatch, tmp_path):
     )
     monkeypatch.setattr("irpo.tasks.preparing.summary", lambda card: "so it is")
     words = ["prepare", "--task", "arc", "--data", "d", "--out", str(tmp_path), "--seed", "3", "list_size=10"]
-    code, out, _ = run(*words)
+    code, out, _ = run(*words, "--processes", "2")
     ((task, folder, given),) = calls
     assert (task.list_size, task.data, task.seed, folder) == (10, "d", 3, tmp_path)
     spec = {"list_size": 10, "name": "arc", "data": "d", "seed": 3}
-    assert given == {"task_spec": spec, "skip_bad_rows": False}
+    assert given == {"task_spec": spec, "skip_bad_rows": False, "layout": Layout("jsonl", 10_000, 2)}
     assert code == 0
     assert "so it is" in out
 

@@ -22,7 +22,7 @@ from irpo.ranking.modes import RANKING_MODES
 from irpo.ranking.reranker import Reranker
 from irpo.resources import embedded_dir, prompts_dir
 from irpo.scoring.tokens import encode
-from irpo.tasks import Intake
+from irpo.tasks import Intake, build_lists
 from irpo.tasks.world import World, films
 from irpo.types import Style
 
@@ -101,7 +101,7 @@ def test_the_chat_template_opens_and_closes_turns() -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_parts_of_an_answer_are_what_the_whole_answer_would_be(style: Style) -> None:
-    example = World(train_lists=1, eval_lists=1).build(Intake())["eval"][0]
+    example = build_lists(World(train_lists=1, eval_lists=1), Intake())["eval"][0]
     prompt = PromptBuilder(tokenizer(), load_template(prompts_dir(), "world", style), style).build(example)
     item = encode(tokenizer(), prompt, example.relevance)
     whole = prompt.text + prompt.form.write(prompt.names)
@@ -112,7 +112,7 @@ def test_parts_of_an_answer_are_what_the_whole_answer_would_be(style: Style) -> 
 @pytest.mark.parametrize("style", STYLES)
 def test_free_lists_are_complete(style: Style) -> None:
     """Nearly all candidates are named, each exactly as written (on 480 lists 95 % in text, 99.8 % by label)."""
-    examples = World(train_lists=1, eval_lists=24).build(Intake())["eval"]
+    examples = build_lists(World(train_lists=1, eval_lists=24), Intake())["eval"]
     builder = PromptBuilder(tokenizer(), load_template(prompts_dir(), "world", style), style)
     prompts = [builder.build(example) for example in examples]
     items = [encode(tokenizer(), p, e.relevance) for p, e in zip(prompts, examples, strict=True)]
@@ -127,7 +127,7 @@ def test_free_lists_are_complete(style: Style) -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_ranks_unseen_wishes_when_asked_to_go_by_the_wish(style: Style) -> None:
     """In the register that fine-tuning can bring out; plain lists it ranks little better than a random order (.61)."""
-    examples = World(train_lists=1, eval_lists=24).build(Intake())["eval"]
+    examples = build_lists(World(train_lists=1, eval_lists=24), Intake())["eval"]
     asked = [replace(example, query=f"{example.query} Go by the wish alone.") for example in examples]
     ranker = Reranker.load("embedded", style=style, template="world").ranker
     found = {

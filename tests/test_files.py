@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from irpo.files import Row, atomic_file, atomic_folder, form_of, need, read_rows
+from irpo import rows
+from irpo.files import atomic_file, atomic_folder, sha256_of
+from irpo.rows import Row, form_of, need, read_rows
 from irpo.types import UserError
 
 ROWS = [{"a": "x", "b": 1}, {"a": "y\u2028z", "b": 2}]
@@ -151,3 +155,45 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with atomic_file(tmp_path / "f") as file:
         file.write("one\ntwo \ud83d\n")
     assert (tmp_path / "f").read_bytes() == b"one\ntwo \\ud83d\n"
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**18])
+def test_rows_do_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(rows, "_BLOCK", block)
+    values = [{"a": 'é\u2028\n"' * 9, "b": [1, -2.5e3, {"c": None}]}, {"d": [[]] * 20}, {"e": 12345}]
+    pretty = _file(tmp_path, "\ufeff" + json.dumps(values, indent=2, ensure_ascii=False))
+    assert [(row.value, row.line) for row in read_rows(pretty)] == [(values[0], 2), (values[1], 12), (values[2], 36)]
+    lines = _file(tmp_path, "\n".join(["\ufeff", *(json.dumps(v, ensure_ascii=False) for v in values)]), "lines")
+    assert [(row.value, row.line) for row in read_rows(lines)] == [(v, n) for n, v in enumerate(values, start=2)]
+    broken = _file(tmp_path, json.dumps(values[2:]).replace("]", ", {\n"), "broken")
+    assert [(row.line, row.problem) for row in read_rows(broken)][1] == (
+        2,
+        "broken JSON list (Expecting property name enclosed in double quotes at column 1); "
+        "the rest of the file is not read",
+    )
+
+
+@pytest.mark.parametrize("form", ["list", "lines", "csv", "tsv", "parquet"])
+def test_the_whole_file_is_hashed_on_the_way(tmp_path, form):
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = {"list": '[{"a": 1}] x', "lines": '{"a": 1}\n\n', "csv": 'a,b\n1,"2\n"\n', "tsv": "a\tb\n1\t2"}
+    path = _file(tmp_path, texts.get(form, ""))
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    digest = hashlib.sha256()
+    chunks = list(rows.read_chunks(path, digest))
+    assert digest.hexdigest() == sha256_of(path)
+    assert sum(chunk.count for chunk in chunks) == len(list(read_rows(path)))
+
+
+def test_a_long_file_is_not_held(tmp_path):
+    path = tmp_path / "long.json"
+    with path.open("w") as file:
+        file.write("[\n" + ",\n".join([json.dumps({"a": "x" * 20_000})] * 600) + "\n]")  # 12 MB
+    tracemalloc.start()
+    assert sum(1 for _ in read_rows(path)) == 600
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000

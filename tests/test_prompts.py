@@ -52,7 +52,7 @@ def test_is_short(path: Path) -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("task", list(TASKS))
 def test_every_task_has_both_styles(task: str, style: Style) -> None:
-    own = "default" if task in ("jsonl", "preferences") else task
+    own = "default" if task in ("jsonl", "preferences", "prepared") else task
     assert load_template(prompts_dir(), task, style).name == f"{own}.{style}.jinja"
 
 

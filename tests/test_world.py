@@ -32,7 +32,7 @@ from irpo.types import Candidate, RankingExample, UserError
 
 @cache
 def splits() -> dict[str, list[RankingExample]]:
-    return World().build(Intake())
+    return build_lists(World(), Intake())
 
 
 def contents(examples: list[RankingExample]) -> set[tuple[str, frozenset[str]]]:
@@ -137,7 +137,7 @@ def test_content_forgets_the_order() -> None:
 def test_labels_follow_from_the_facts() -> None:
     by_title = {film.title: film for film in films(0)}
     wishes = {str(wish): wish for wish in WISHES}
-    for example in World(train_lists=50, eval_lists=50).build(Intake())["eval"]:
+    for example in build_lists(World(train_lists=50, eval_lists=50), Intake())["eval"]:
         wish = wishes[str(example.group)]
         assert wish.first in example.query
         assert wish.second in example.query
@@ -146,16 +146,18 @@ def test_labels_follow_from_the_facts() -> None:
 
 
 def test_building_twice_gives_the_same_lists() -> None:
-    assert World(train_lists=30, eval_lists=10).build(Intake()) == World(train_lists=30, eval_lists=10).build(Intake())
+    assert build_lists(World(train_lists=30, eval_lists=10), Intake()) == build_lists(
+        World(train_lists=30, eval_lists=10), Intake()
+    )
 
 
 def test_a_larger_build_begins_with_the_smaller_one() -> None:
-    small, large = (World(train_lists=n, eval_lists=n).build(Intake()) for n in (10, 30))
+    small, large = (build_lists(World(train_lists=n, eval_lists=n), Intake()) for n in (10, 30))
     assert all(large[split][:10] == small[split] for split in ("train", "eval"))
 
 
 def test_no_list_is_in_both_splits() -> None:
-    lists = World(train_lists=1500, eval_lists=300).build(Intake())
+    lists = build_lists(World(train_lists=1500, eval_lists=300), Intake())
     train, evaluation = contents(lists["train"]), contents(lists["eval"])
     assert len(train) == 1500
     assert len(evaluation) == 300
@@ -222,7 +224,7 @@ def test_fame_neither_helps_nor_misleads() -> None:
 
 
 def test_labels_do_not_depend_on_the_place_in_the_list() -> None:
-    lists = World(train_lists=1500, eval_lists=1).build(Intake())["train"]
+    lists = build_lists(World(train_lists=1500, eval_lists=1), Intake())["train"]
     by_place = [sum(e.relevance[place] for e in lists) / len(lists) for place in range(10)]
     assert max(by_place) - min(by_place) < 0.2
 

@@ -11,8 +11,9 @@ from typing import Any
 from irpo.evaluation.report import Grid, number, p_value
 from irpo.evaluation.significance import benjamini_hochberg, mean_interval, paired_p_value
 from irpo.evaluation.writing import RESULTS, trec_id
-from irpo.files import read_rows, read_text
+from irpo.files import read_text
 from irpo.measures import mean, measure_of
+from irpo.rows import read_rows
 from irpo.types import UserError
 
 EVALUATION = "evaluation"  # of a run's folder, where its evaluation lies

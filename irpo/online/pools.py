@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from irpo.chance import Chance
-from irpo.files import atomic_file, json_line, read_rows
+from irpo.files import atomic_file, json_line
 from irpo.online.policy import as_answers
+from irpo.rows import read_rows
 from irpo.scoring.tokens import EncodedList, PromptedList
 from irpo.tasks.mining import Bm25
 from irpo.tasks.preferences import Labels, labels_from_scores

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from irpo.chance import Chance, in_test_split
-from irpo.files import Row, need, shown
+from irpo.rows import Row, need, shown
 from irpo.sameness import same_answer, tidy
 from irpo.tasks import Intake, Lists, Refused, Release, groups_of
 from irpo.tasks.mining import Draft, Mine, Miner, MinerName, distinct, search_words

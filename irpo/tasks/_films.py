@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from irpo.chance import Chance
-from irpo.files import Row, existing, need, shown
+from irpo.files import existing
+from irpo.rows import Row, need, shown
 from irpo.sameness import Title, match_one_to_one, parse_title, same_film, tidy
 from irpo.tasks import Intake, name_words
 from irpo.tasks.mining import weighted_draw

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from irpo.files import Row, need, shown
+from irpo.rows import Row, need, shown
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.tasks._passages import Account, Passage, PassageLists, in_groups
 from irpo.types import RankingExample, UserError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from irpo.files import Row, need, read_rows, shown
+from irpo.rows import Row, need, read_rows, shown
 from irpo.sameness import tidy
 from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.tasks._dialogues import Dialogue, FilmLists, Speaker, Turn, merged

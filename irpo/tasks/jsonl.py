@@ -9,14 +9,14 @@ training list that has it may leave out every `relevance`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from irpo.chance import Chance
-from irpo.files import Row, need, shown
-from irpo.tasks import TASKS, Intake, Lists, Release, split_files
+from irpo.rows import Row, need, shown
+from irpo.tasks import TASKS, Collected, Intake, Release, split_files
 from irpo.tasks._hub import is_hub
 from irpo.types import MAX_LABEL, MAX_TEACHER, Candidate, RankingExample, UnknownName, UserError, require_relevant
 
@@ -42,6 +42,8 @@ class Jsonl:
     given, told by its name (eval, dev, valid, test: eval; else train).
     """
 
+    as_given: ClassVar[bool] = True
+
     data: str
     split: Literal["train", "eval"] | None = None
     shuffle: bool = False  # candidates by (seed, id): for data whose order tells the labels
@@ -52,7 +54,7 @@ class Jsonl:
         if not 0 < self.relevant_from < float("inf"):
             raise UserError(f"relevant_from is {self.relevant_from}; it is a label above 0")
 
-    def build(self, intake: Intake) -> Lists:
+    def build(self, intake: Intake) -> Mapping[str, Collected[RankingExample]]:
         """See `irpo.tasks.Task`."""
         if is_hub(self.data):
             raise UserError("data: 'hub': the jsonl task reads files; give a folder or a file")
@@ -61,13 +63,13 @@ class Jsonl:
             if Path(self.data).is_dir():
                 raise UserError(f"{self.data}: split: {self.split!r} is for a single file; this is a folder")
             files = {self.split: [Path(self.data)]}
-        lists = {}
-        for split, paths in files.items():
-            parse = _once(self._training_example if split == "train" else self._example)
-            lists[split] = [example for path in paths for example in intake.collect(split, intake.rows(path), parse)]
-            _note_order(split, lists[split], intake)
         self._note_relevant(intake)
-        return lists
+        return {
+            split: intake.collect(
+                split, intake.file_rows(paths), self._training_example if split == "train" else self._example
+            )
+            for split, paths in files.items()
+        }
 
     def _note_relevant(self, intake: Intake) -> None:
         """Warn where the card of prepared lists counts as relevant from another label."""
@@ -150,27 +152,3 @@ def _only(value: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> None
 
 def _number(label: float) -> int | float:
     return int(label) if label.is_integer() else label
-
-
-def _once(parse: Callable[[Row], RankingExample]) -> Callable[[Row], RankingExample]:
-    """The parser, with an error where an id comes a second time."""
-    seen: dict[str, int] = {}
-
-    def checked(row: Row) -> RankingExample:
-        example = parse(row)
-        if example.id in seen:
-            raise UserError(f"id {example.id!r} stands in line {seen[example.id]} already; ids are unique")
-        seen[example.id] = row.line
-        return example
-
-    return checked
-
-
-def _note_order(split: str, examples: list[RankingExample], intake: Intake) -> None:
-    """Warn where the best candidate nearly always stands first: a model would learn the position."""
-    first = sum(example.relevance[0] == max(example.relevance) > min(example.relevance) for example in examples)
-    if len(examples) >= 10 and first > 0.9 * len(examples):
-        intake.note(
-            f"{split}: a best candidate stands first in {first} of {len(examples)} lists, which a model learns as a "
-            "position; mix them with task.shuffle=true (train), shuffle=true (prepare, evaluate)"
-        )

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from irpo.chance import Chance, fingerprint, in_test_split
-from irpo.files import Row, need, shown
-from irpo.tasks import TASKS, Intake, Lists, Refused, Release
+from irpo.rows import Row, need, shown
+from irpo.tasks import TASKS, Collected, Elsewhere, Intake, Refused, Release
 from irpo.types import Candidate, RankingExample, UserError
 
 Labels = Literal["rank", "difference", "best"]
@@ -71,22 +71,33 @@ class Preferences:
         if not 0 <= self.eval_fraction < 1:
             raise UserError(f"eval_fraction is {self.eval_fraction}; it is a share of the rows, from 0 to below 1")
 
-    def build(self, intake: Intake) -> Lists:
+    def build(self, intake: Intake) -> Mapping[str, Collected[RankingExample]]:
         """See `irpo.tasks.Task`."""
         release = Release(eval_names=("test", "dev"), prefer="prefs", hub=self.hub, hub_config=self.hub_config)
         found = intake.splits(self.data, release)
-        lists = {split: list(intake.collect(split, rows, self._example)) for split, rows in found.items()}
-        if "eval" in lists or "train" not in lists or not self.eval_fraction:
-            return lists
-        # A salt: the validation lists of a run are chosen by the hash of the bare id.
-        aside = [e for e in lists["train"] if in_test_split(f"evaluation/{e.unit}", self.eval_fraction)]
-        if not aside:
-            return lists
-        held = {e.id for e in aside}
+        if "eval" in found or "train" not in found or not self.eval_fraction:
+            return {split: intake.collect(split, rows, self._example) for split, rows in found.items()}
+        # The rows are gone through once for each part, and accounted for by the training part alone.
+        aside = Intake(skip_bad_rows=True).collect("eval", found["train"], self._set_aside)
+        if next(iter(aside), None) is None:
+            return {"train": intake.collect("train", found["train"], self._example)}
         intake.note(
             f"no evaluation split in the data: {self.eval_fraction:g} of the prompts set aside, by a hash of the prompt"
         )
-        return {"train": [e for e in lists["train"] if e.id not in held], "eval": aside}
+        return {"train": intake.collect("train", found["train"], self._kept), "eval": aside}
+
+    def _set_aside(self, row: Row) -> RankingExample:
+        return self._of_part(row, aside=True)
+
+    def _kept(self, row: Row) -> RankingExample:
+        return self._of_part(row, aside=False)
+
+    def _of_part(self, row: Row, *, aside: bool) -> RankingExample:
+        example = self._example(row)
+        # A salt: the validation lists of a run are chosen by the hash of the bare id.
+        if in_test_split(f"evaluation/{example.unit}", self.eval_fraction) != aside:
+            raise Elsewhere
+        return example
 
     def _example(self, row: Row) -> RankingExample:
         prompt, responses, scores = parse_row(row.value)

@@ -1,47 +1,123 @@
-"""From a task to files: `train.jsonl`, `eval.jsonl` and a card that says what is in them and what was left out."""
+"""From a task to files: lists, as JSON lines or as Parquet shards, and a card that says what is in them.
+
+It says what was left out, too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from irpo.files import atomic_file, atomic_folder, json_line, require_ours
-from irpo.tasks import TASKS, Intake, Lists, Task, build_lists, relevant_from
-from irpo.tasks.jsonl import Jsonl, list_as_json
+from irpo import __version__
+from irpo.chance import fingerprint
+from irpo.files import atomic_file, put_in_place, require_place
+from irpo.tasks import (
+    TASKS,
+    Intake,
+    Lists,
+    Task,
+    as_given,
+    build_lists,
+    note_order,
+    note_shared,
+    relevant_from,
+    require_some,
+)
+from irpo.tasks._batches import line_of
+from irpo.tasks._ledger import Ledger
+from irpo.tasks._making import Layout, Making, add_account, work_folder
+from irpo.tasks._statistics import Statistics, numbers_of
+from irpo.tasks._workers import Workers
+from irpo.tasks.jsonl import Jsonl
+from irpo.tasks.shards import CARD, FILES, is_shard
 from irpo.types import RankingExample, UserError
 
-CARD = "card.json"
-FILES = {"train": "train.jsonl", "eval": "eval.jsonl"}
+__all__ = ["CARD", "FILES", "Layout", "build", "card_of", "prepare", "read_lists", "summary"]
+
 _FORM = 1  # of the card; a reader may refuse one that it does not know
-_FIRST_BAD_ROWS = 20
 _MOST_LABELS = 8  # in a summary
 
 
-def prepare(task: Task, out: Path, *, task_spec: Mapping[str, Any], skip_bad_rows: bool = False) -> dict[str, Any]:
+def prepare(
+    task: Task,
+    out: Path,
+    *,
+    task_spec: Mapping[str, Any],
+    skip_bad_rows: bool = False,
+    layout: Layout | None = None,
+) -> dict[str, Any]:
     """Build a task's lists and write them, with their card, into the folder `out`; returns the card.
 
-    The files appear together when all are written; an older run's are replaced, and on an error nothing is left.
-    The same task on the same data writes the same bytes on every machine: the card names files, never folders.
-    `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`). `UserError` for an `out` that is the data's
-    folder, lies in it, or holds files under a name of ours that are not: what it did not write it never replaces.
+    The files appear together when all are written; an older run's are replaced, and on an error nothing is left. The
+    same on the same data after a process that was killed goes on with what that had written.
+    The same task on the same data writes the same bytes on every machine, by any number of processes: the card names
+    files, never folders. `task_spec` is what the user asked for (`{"name": "arc", "data": ...}`). `UserError` for an
+    `out` that is the data's folder, lies in it, or holds files under a name of ours that are not: what it did not write
+    it never replaces.
     """
+    layout = layout or Layout()
     _require_apart(task, out)
-    require_ours(out, (*FILES.values(), CARD), CARD)
-    intake = Intake(skip_bad_rows=skip_bad_rows)
-    lists = build_lists(task, intake)
-    card = card_of(task, task_spec, lists, intake)
-    with atomic_folder(out, owned=(*FILES.values(), CARD), last=CARD) as work:
-        for split, examples in lists.items():
-            with atomic_file(work / FILES[split]) as file:
-                file.writelines(_lines(examples))
-        with atomic_file(work / CARD) as file:
+    owned = (*FILES.values(), CARD, *_shards_in(out))
+    require_place(out, owned, CARD)
+    with work_folder(out, _key(task, task_spec, skip_bad_rows, layout)) as (folder, ledger):
+        names, card = _made(task, task_spec, folder, ledger, (Intake(skip_bad_rows), layout))
+        with atomic_file(folder / CARD) as file:
             file.write(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        put_in_place(folder, out, [*names, CARD], owned, CARD)
     return card
+
+
+def _made(
+    task: Task, task_spec: Mapping[str, Any], folder: Path, ledger: Ledger, how: tuple[Intake, Layout]
+) -> tuple[list[str], dict[str, Any]]:
+    """Make a task's lists in a folder: the files' names, and the card."""
+    intake, layout = how
+    found = task.build(intake)
+    with Workers(layout.processes) as workers:
+        making = Making(folder, ledger, workers, layout, as_given(task), intake)
+        # Training lists are compared with evaluation lists, which come first.
+        made = {split: making.split(split, found[split]) for split in sorted(found)}
+    for split in found:
+        add_account(intake, made[split].progress.account)
+        if making.given:
+            statistics = made[split].progress.statistics
+            note_order(split, statistics.best_first, statistics.lists, intake)
+    if "train" in made:
+        note_shared(made["train"].progress.shared, made["train"].progress.least, intake)
+    require_some({split: made[split].progress.statistics.lists for split in found}, intake)
+    card = _card(task, task_spec, {split: made[split].card for split in found}, intake)
+    if layout.format != "jsonl":
+        card["format"] = layout.format
+    return [name for one in made.values() for name in one.names], card
+
+
+def _shards_in(out: Path) -> list[str]:
+    """The shards that an earlier run wrote into the folder."""
+    return sorted(path.name for path in out.iterdir() if is_shard(path.name)) if out.is_dir() else []
+
+
+def _key(task: Task, task_spec: Mapping[str, Any], skip_bad_rows: bool, layout: Layout) -> str:
+    """What the lists and their files depend on; files are known by name, size and time."""
+    options = _options(task)
+    read = {name: _state(Path(value)) for name, value in options.items() if isinstance(value, (str, Path)) and value}
+    code = inspect.getsourcefile(type(task))
+    parts = [__version__, dict(task_spec), options, skip_bad_rows, layout.format, layout.shard_lists, read]
+    return fingerprint(json.dumps([*parts, _state(Path(code)) if code else None], default=str, sort_keys=True))
+
+
+def _state(path: Path) -> list[Any] | None:
+    """A file, or the files of a folder, by name, size and time; None where there is none."""
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    except OSError:
+        return None
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def _require_apart(task: Task, out: Path) -> None:
@@ -64,14 +140,26 @@ def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[List
 
 def card_of(task: Task, task_spec: Mapping[str, Any], lists: Lists, intake: Intake) -> dict[str, Any]:
     """The card of lists that were built: what is in them, what was left out, and the hashes of what they came from."""
+    return _card(task, task_spec, {split: _split_card(examples) for split, examples in lists.items()}, intake)
+
+
+def _card(task: Task, task_spec: Mapping[str, Any], splits: Mapping[str, Any], intake: Intake) -> dict[str, Any]:
     return {
         "card": _FORM,
         "task": _portable(task_spec),
         "options": _portable(_options(task)),
         "relevant_from": relevant_from(task),  # the label from which an item counts in Recall, P, MRR and MAP
-        "splits": {split: _split_card(examples) for split, examples in lists.items()},
+        "splits": dict(splits),
         **_account(intake),
     }
+
+
+def _split_card(examples: Sequence[RankingExample]) -> dict[str, Any]:
+    statistics, digest = Statistics(), hashlib.sha256()
+    for example in examples:
+        statistics.add(numbers_of(example))
+        digest.update(line_of(example))
+    return statistics.card(len({example.unit for example in examples}), digest.hexdigest())
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -100,10 +188,6 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _lines(examples: Sequence[RankingExample]) -> Iterable[str]:
-    return (json_line(list_as_json(example)) + "\n" for example in examples)
-
-
 def read_lists(path: Path, *, split: str = "train") -> list[RankingExample]:
     """The lists of a file in the `jsonl` task's form, in its order."""
     task = Jsonl(str(path), split="eval" if split == "eval" else "train")
@@ -128,61 +212,12 @@ def _last_name(key: str, value: Any) -> Any:
     return value
 
 
-def _split_card(examples: Sequence[RankingExample]) -> dict[str, Any]:
-    candidates = [c for example in examples for c in example.candidates]
-    content = "".join(_lines(examples)).encode("utf-8", "backslashreplace")
-    relevant = [sum(label > 0 for label in example.relevance) for example in examples]
-    return {
-        "lists": len(examples),
-        "groups": len({example.unit for example in examples}),
-        "sha256": hashlib.sha256(content).hexdigest(),  # of the split's file
-        "candidates": len(candidates),
-        "candidates_per_list": _counts(len(example.candidates) for example in examples),
-        "relevant_per_list": _counts(relevant),
-        "lists_with_only_relevant_candidates": sum(
-            n == len(example.candidates) for n, example in zip(relevant, examples, strict=True)
-        ),
-        "labels": _counts(c.relevance for c in candidates),
-        "sources": _counts(c.source for c in candidates),
-        "query_characters": _spread(len(example.query) for example in examples),
-        "query_words": _spread(len(example.query.split()) for example in examples),
-        "candidate_characters": _spread(len(c.text) for c in candidates),
-        "candidate_words": _spread(len(c.text.split()) for c in candidates),
-    }
-
-
 def _account(intake: Intake) -> dict[str, Any]:
     """What was read and what was left out."""
     dropped = {split: dict(sorted(reasons.items())) for split, reasons in sorted(intake.dropped.items()) if reasons}
     return {
         "dropped": dropped,
-        "bad_rows": {"count": len(intake.bad_rows), "first": intake.bad_rows[:_FIRST_BAD_ROWS]},
+        "bad_rows": {"count": intake.bad_count, "first": intake.bad_rows},
         "sources": dict(sorted(intake.sources.items())),
         "notes": list(intake.notes),
-    }
-
-
-def _counts(values: Iterable[Any]) -> dict[str, int]:
-    """How often each value occurs, in the values' order."""
-    found = Counter(values)
-    return {f"{value:g}" if isinstance(value, float) else str(value): found[value] for value in sorted(found)}
-
-
-def _spread(values: Iterable[int]) -> dict[str, float]:
-    """Least, median, 95th percentile, greatest (values that occur: nearest rank), and the mean to two digits."""
-    ordered = sorted(values)
-    if not ordered:
-        return {}
-    count = len(ordered)
-
-    def rank(percent: int) -> int:
-        return ordered[max(0, -(-percent * count // 100) - 1)]
-
-    hundredths = (200 * sum(ordered) + count) // (2 * count)
-    return {
-        "min": ordered[0],
-        "median": rank(50),
-        "p95": rank(95),
-        "max": ordered[-1],
-        "mean": hundredths / 100,
     }

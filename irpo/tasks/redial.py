@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from irpo.files import Row, need, shown
+from irpo.rows import Row, need, shown
 from irpo.sameness import tidy
 from irpo.tasks import TASKS, Intake, Lists, Refused, Release
 from irpo.tasks._dialogues import Dialogue, FilmLists, Turn, merged

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from irpo.chance import fingerprint
-from irpo.files import json_line, need, read_rows
+from irpo.files import json_line
+from irpo.rows import need, read_rows
 from irpo.types import UserError
 
 PROMPT = """\

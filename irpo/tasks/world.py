@@ -11,13 +11,14 @@ itself that would help, or mislead, where wishes are new.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from typing import TYPE_CHECKING, TypeVar
 
-from irpo.chance import Chance, fingerprint, number_of, order_of
+from irpo.chance import Chance, digest, fingerprint, number_of, order_of
 from irpo.tasks import TASKS
 from irpo.types import Candidate, RankingExample, UserError
 
@@ -243,15 +244,15 @@ def film_list(key: str, count: int, seed: int = 0) -> FilmList:
     return FilmList(wish, wording.format(first=wish.first, second=wish.second), tuple(chance.shuffled(chosen)))
 
 
-def film_lists(key: str, count: int, seed: int = 0) -> Iterator[FilmList]:
-    """An endless stream of different lists, as `film_list` draws them."""
-    seen: set[str] = set()
-    index = 0
-    while True:
+def film_lists(key: str, count: int, seed: int = 0, held_out: bool | None = None) -> Iterator[FilmList]:
+    """An endless stream of different lists, as `film_list` draws them; `held_out` leaves the other wishes out."""
+    seen: set[bytes] = set()  # a hash of 16 bytes of each
+    for index in itertools.count():
         drawn = film_list(f"{seed}/{key}/{index}", count, seed)
-        index += 1
-        if drawn.content not in seen:
-            seen.add(drawn.content)
+        if held_out is not None and drawn.wish.held_out != held_out:
+            continue
+        if (content := digest(drawn.content)[:16]) not in seen:
+            seen.add(content)
             yield drawn
 
 
@@ -272,14 +273,10 @@ class World:
         if not 4 <= self.candidates <= 40:
             raise UserError(f"task world: candidates = {self.candidates}; give 4 to 40")
 
-    def build(self, intake: Intake) -> dict[str, list[RankingExample]]:
+    def build(self, intake: Intake) -> dict[str, Iterator[RankingExample]]:
         """The two splits; the intake's rows and seed are not used, since the facts and lists are this task's own."""
-        wanted = {"train": self.train_lists, "eval": self.eval_lists}
-        splits: dict[str, list[RankingExample]] = {name: [] for name in wanted}
-        for drawn in film_lists("lists", self.candidates, self.world_seed):
-            name = "eval" if drawn.wish.held_out else "train"
-            if len(splits[name]) < wanted[name]:
-                splits[name].append(drawn.example())
-            if all(len(splits[name]) == wanted[name] for name in wanted):
-                return splits
-        raise AssertionError("the stream of lists is endless")
+        return {"train": self._lists(self.train_lists, False), "eval": self._lists(self.eval_lists, True)}
+
+    def _lists(self, count: int, held_out: bool) -> Iterator[RankingExample]:
+        drawn = film_lists("lists", self.candidates, self.world_seed, held_out)
+        return (films.example() for films in islice(drawn, count))

@@ -1,0 +1,297 @@
+"""`prepare` in shards: the same files by any number of processes and after any death, in Parquet as in JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from handmade import a_list, build, write_lines
+
+from irpo import rows
+from irpo.tasks import TASKS, Intake, _making, build_lists
+from irpo.tasks._ledger import Ledger
+from irpo.tasks._workers import WorkerDied, Workers
+from irpo.tasks.preparing import Layout, prepare
+from irpo.tasks.shards import ROW_GROUP, ShardedLists
+from irpo.types import UserError
+
+Files = dict[str, bytes]
+
+
+def data(folder: Path, lists: int = 300) -> Path:
+    """Lists of which some come twice, some are broken and some stand in both splits; groups too."""
+    made: list[dict[str, Any]] = [
+        a_list(f"q{n % (lists - 20)}", [1, 0, n % 3]) | ({"group": f"g{n // 3}"} if n % 2 else {}) for n in range(lists)
+    ]
+    made[7] = {"id": "torn"}
+    made[lists - 5] = a_list("nothing relevant", [0, 0])
+    write_lines(folder / "train.jsonl", made)
+    write_lines(folder / "eval.jsonl", [made[3], a_list("e1") | {"group": "g2"}, {"id": 5}, a_list("e2")])
+    return folder
+
+
+def prepared(source: Path, out: Path, **layout: Any) -> Files:
+    """The files that `prepare` writes."""
+    spec = {"name": "jsonl", "data": str(source)}
+    prepare(TASKS.build(spec), out, task_spec=spec, skip_bad_rows=True, layout=Layout(**layout))
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")]
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_parquet_holds_what_json_lines_hold(tmp_path):
+    import datasets
+    import pyarrow.parquet
+
+    source = data(tmp_path / "in")
+    lines = prepared(source, tmp_path / "lines")
+    shards = prepared(source, tmp_path / "shards", format="parquet", shard_lists=100)
+    assert sorted(shards) == ["card.json", "eval-00000.parquet", *(f"train-0000{n}.parquet" for n in range(3))]
+    intake = Intake(skip_bad_rows=True)
+    held = build("jsonl", source, intake)
+    for split, examples in held.items():
+        for out in ("lines", "shards"):
+            assert list(ShardedLists.of(tmp_path / out, split)) == examples
+    card, plain = json.loads(shards["card.json"]), json.loads(lines["card.json"])
+    assert card.pop("format") == "parquet"
+    assert [file["lists"] for file in card["splits"]["train"].pop("files")] == [100, 100, len(held["train"]) - 200]
+    del card["splits"]["eval"]["files"], card["splits"]["eval"]["sha256"], plain["splits"]["eval"]["sha256"]
+    assert card["splits"]["train"].pop("sha256") != plain["splits"]["train"].pop("sha256")
+    assert card == plain
+    assert card["bad_rows"]["first"][0].startswith("train.jsonl:8: ")  # training rows first, though read last
+    assert card["bad_rows"]["count"] == 21  # torn, nothing relevant, 18 ids again; one of eval
+    assert card["dropped"] == {"train": {"id is also in the evaluation split": 1}}
+    assert card["notes"] == ["train and eval share 1 groups, such as 'g1': they are not independent"]
+    path = tmp_path / "shards" / "train-00000.parquet"
+    column = pyarrow.parquet.read_metadata(path).row_group(0).column(0)
+    assert column.compression == "ZSTD"
+    stream = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    assert next(iter(stream))["candidates"][0]["text"] == "text 0"
+
+
+def test_memory_and_stream_agree_on_every_account(tmp_path):
+    source, intake = data(tmp_path / "in"), Intake(skip_bad_rows=True)
+    lists = build_lists(TASKS.build("jsonl", data=str(source)), intake)
+    card = json.loads(prepared(source, tmp_path / "out")["card.json"])
+    assert card["splits"]["train"]["lists"] == len(lists["train"])
+    assert card["splits"]["train"]["groups"] == len({e.unit for e in lists["train"]})
+    assert card["bad_rows"] == {"count": intake.bad_count, "first": intake.bad_rows}
+    assert card["dropped"] == intake.dropped
+    assert card["sources"] == intake.sources
+    assert card["notes"] == intake.notes
+
+
+def test_row_groups_are_of_one_size(tmp_path):
+    import pyarrow.parquet
+
+    spec = {"name": "world", "train_lists": 3 * ROW_GROUP, "eval_lists": 1, "candidates": 4}
+    prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec, layout=Layout("parquet", 2 * ROW_GROUP))
+    found = [pyarrow.parquet.read_metadata(tmp_path / "out" / f"train-0000{n}.parquet") for n in range(2)]
+    assert [[f.row_group(i).num_rows for i in range(f.num_row_groups)] for f in found] == [[500, 500], [500]]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_several_processes_write_the_same_bytes(tmp_path, monkeypatch, format):
+    monkeypatch.setattr(rows, "_BLOCK", 3000)
+    source = data(tmp_path / "in")
+    one = prepared(source, tmp_path / "one", format=format, shard_lists=70)
+    assert prepared(source, tmp_path / "two", format=format, shard_lists=70, processes=2) == one
+
+
+def test_a_broken_row_is_the_same_error_by_several_processes(tmp_path):
+    spec = {"name": "jsonl", "data": str(data(tmp_path / "in") / "train.jsonl")}
+    for processes in (1, 2):
+        with pytest.raises(UserError, match=r"train\.jsonl:8: the row has no 'query'"):
+            prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec, layout=Layout(processes=processes))
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_it_goes_on_from_every_shard(tmp_path, monkeypatch, format):
+    """Interrupted after each commit in turn, with what came after it half written."""
+    monkeypatch.setattr(rows, "_BLOCK", 3000)
+    source, calm = data(tmp_path / "in", 200), {}
+    calm = prepared(source, tmp_path / "calm", format=format, shard_lists=30)
+    commit, times = Ledger.commit, 0
+
+    def interrupted(self: Ledger, name: str, value: Any) -> None:
+        nonlocal times
+        commit(self, name, value)
+        times += name in ("train", "eval")
+        if times in range(1, 30, 2):  # each second one, so that one whole shard is made between two deaths
+            times += 1
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "commit", interrupted)
+    deaths = 0
+    while True:
+        try:
+            assert prepared(source, tmp_path / "killed", format=format, shard_lists=30) == calm
+        except KeyboardInterrupt:
+            deaths += 1
+            continue
+        break
+    assert deaths >= 4
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from irpo.tasks import TASKS
+from irpo.tasks.preparing import Layout, prepare
+if __name__ == "__main__":
+    spec = {"name": "jsonl", "data": sys.argv[1]}
+    layout = Layout(sys.argv[3], 200, int(sys.argv[4]))
+    prepare(TASKS.build(spec), Path(sys.argv[2]), task_spec=spec, skip_bad_rows=True, layout=layout)
+"""
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    """Whether all of them have ended, or end within that time."""
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def killed_after(shards: int, program: Path, source: Path, out: Path, processes: int) -> Path:
+    """The work folder of a `prepare` that was killed when so many shards were there."""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, str(program), str(source), str(out), "parquet", str(processes)]
+    work = out.with_name(f".{out.name}.preparing")
+    with subprocess.Popen(words, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True) as process:
+        until = time.monotonic() + 120
+        while len(list(work.glob("train-*"))) <= shards and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert workers
+        os.kill(process.pid, signal.SIGKILL)
+    assert gone(workers, 60), "a worker outlives the process that it works for"
+    return work
+
+
+def test_a_killed_one_goes_on(tmp_path, capsys):
+    """SIGKILL with two workers; then one process keeps the whole shards and ends with the same bytes."""
+    source = data(tmp_path / "in", 6_000)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    work = killed_after(5, program, source, tmp_path / "out", 2)
+    assert work.is_dir(), "it was done before it could be killed"
+    assert not (tmp_path / "out").exists()
+    whole = {path.name: path.stat().st_ino for path in sorted(work.glob("train-*.parquet"))[:-1]}
+    assert len(whole) >= 5
+    spec = {"name": "jsonl", "data": str(source)}
+    layout = Layout("parquet", 200)
+    prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec, skip_bad_rows=True, layout=layout)
+    assert "lists were written before; going on from there" in capsys.readouterr().err
+    kept = {name: (tmp_path / "out" / name).stat().st_ino for name in whole}
+    assert sum(kept[name] == whole[name] for name in whole) >= len(whole) - 1
+    assert not work.exists()
+    calm = prepared(source, tmp_path / "calm", format="parquet", shard_lists=200)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == calm
+
+
+def test_other_work_does_not_go_on_from_it(tmp_path, monkeypatch):
+    source = data(tmp_path / "in", 200)
+    commit = Ledger.commit
+
+    def interrupted(self: Ledger, name: str, value: Any) -> None:
+        commit(self, name, value)
+        if name == "train":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, tmp_path / "out", shard_lists=50)
+    monkeypatch.undo()
+    assert (tmp_path / ".out.preparing").is_dir()
+    write_lines(source / "train.jsonl", [a_list("other")])
+    found = prepared(source, tmp_path / "out", shard_lists=50)
+    assert found == prepared(source, tmp_path / "calm")
+    monkeypatch.setattr(Ledger, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, tmp_path / "torn", shard_lists=50)
+    monkeypatch.undo()
+    (tmp_path / ".torn.preparing" / "ledger.sqlite").write_bytes(b"torn")
+    assert prepared(source, tmp_path / "torn", shard_lists=50) == found
+
+
+def test_two_at_once_are_told_apart(tmp_path):
+    source = data(tmp_path / "in")
+    with _making.work_folder(tmp_path / "out", "key"), pytest.raises(UserError, match="another process prepares"):
+        prepared(source, tmp_path / "out")
+
+
+def test_the_prepared_task(tmp_path):
+    source = data(tmp_path / "in")
+    spec = {"name": "jsonl", "data": str(source), "relevant_from": 2.0}
+    for format in ("jsonl", "parquet"):
+        out = tmp_path / format
+        prepare(TASKS.build(spec), out, task_spec=spec, skip_bad_rows=True, layout=Layout(format, 100))
+        task = TASKS.build("prepared", data=str(out))
+        assert task.relevant_from == 2
+        assert build_lists(task, Intake()) == build("jsonl", source, Intake(skip_bad_rows=True))
+        path = next(out.glob("train*"))
+        content = path.read_bytes()
+        path.write_bytes(content[:99] + bytes([content[99] ^ 1]) + content[100:])
+        with pytest.raises(UserError, match=r"train.*: it was changed after card\.json was written"):
+            build("prepared", out)
+        path.unlink()
+        with pytest.raises(UserError, match="names this file, and it is not here"):
+            build("prepared", out)
+    with pytest.raises(UserError, match=r"no card\.json lies here"):
+        build("prepared", source)
+
+
+def test_a_worker_that_dies_is_one_line():
+    with Workers(2) as workers, pytest.raises(WorkerDied, match="a worker process died"):
+        list(workers.map(os._exit, [1]))
+
+
+def test_prompts_set_aside_are_counted_once(tmp_path):
+    """Preferences without an evaluation split are gone through twice, once for each part."""
+    answers = [{"text": "a", "score": 1}, {"text": "b", "score": 2}]
+    found = [{"prompt": f"p{n // 2}", "responses": answers if n % 5 else answers[:1]} for n in range(60)]
+    source = write_lines(tmp_path / "in" / "train.jsonl", [*found, {"prompt": "torn"}]).parent
+    spec = {"name": "preferences", "data": str(source), "eval_fraction": 0.3}
+    intake = Intake(skip_bad_rows=True)
+    lists = build_lists(TASKS.build(spec), intake)
+    card = prepare(TASKS.build(spec), tmp_path / "out", task_spec=spec, skip_bad_rows=True, layout=Layout("parquet"))
+    assert {split: list(ShardedLists.of(tmp_path / "out", split)) for split in lists} == lists
+    assert min(map(len, lists.values())) > 3
+    assert card["dropped"]["train"]["fewer than two different responses"] == 12
+    assert (card["dropped"], card["sources"]) == (intake.dropped, intake.sources)
+    assert card["bad_rows"] == {"count": 1, "first": intake.bad_rows}
+    assert intake.bad_count == 1
+
+
+FULL = """
+import resource, signal, sys
+from irpo import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit of Unix")
+def test_a_full_disk_is_one_line(tmp_path):
+    source = data(tmp_path / "in", 2_000)
+    words = ["prepare", "--task", "jsonl", "--data", str(source / "train.jsonl"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *words, "--skip-bad-rows"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --out {tmp_path / 'out'}: cannot be written: ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_cannot_be():
+    for wrong in ({"format": "csv"}, {"shard_lists": 0}, {"processes": 0}):
+        with pytest.raises(UserError):
+            Layout(**wrong)
