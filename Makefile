@@ -10,11 +10,12 @@ OUT ?= runs/quickstart
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help quickstart test format clean
+.PHONY: help quickstart test fuzz audit format clean
 
 help:
 	@echo "make quickstart   fine-tune and compare rankers on the embedded model, in a few minutes on two cores"
 	@echo "make test         linters, types, import contract, tests and doctests"
+	@echo "make fuzz         damaged data, answers and configurations by seed; counts, and failures with their numbers"
 	@echo "make format       reformat the sources"
 	@echo "make clean        remove .venv and caches"
 
@@ -27,6 +28,9 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n auto --maxprocesses 4
+
+fuzz: $(READY)
+	$(BIN)/python -W ignore -m tests.fuzz
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from irpo import __version__, words
-from irpo.types import UserError, printable
+from irpo.types import UserError, one_line, printable
 
 app = typer.Typer(
     name="irpo",
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _mistaken(text: str) -> NoReturn:
-    typer.echo(f"error: {printable(' '.join(text.split()))}", err=True)
+    typer.echo(f"error: {printable(one_line(text))}", err=True)
     sys.exit(2)
 
 

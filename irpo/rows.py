@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -70,10 +71,14 @@ def form_of(path: Path) -> Form:
     if head.startswith(b"PAR1"):
         return "parquet"
     text = head.decode("utf-8-sig", errors="replace").lstrip()
-    if text.startswith("["):
+    lines = [line for line in text.split("\n", 5) if line.strip()] or ["{"]
+    # An object in a line of its own behind what neither opens a list nor ends in a comma is no element of one.
+    if text.startswith("[") and not (lines[1:] and lines[1].startswith("{") and lines[0].rstrip()[-1] not in "[,"):
         return "json list"
-    # One line that begins an object is enough: the first one may be the broken one.
-    if not text or any(line.startswith("{") for line in text.split("\n", 5)):
+    # One line that begins an object is enough, for the first may be a broken one; but a table's row may begin so, too.
+    objects = sum(line.startswith("{") for line in lines)
+    header = re.search("[\t,]", lines[0]) and not re.search(r'[{}\[\]]|":', lines[0])
+    if objects and (not header or objects > max(1, len(lines) // 2)):
         return "json lines"
     return "tsv" if "\t" in text.split("\n", 1)[0] else "csv"
 
@@ -334,10 +339,14 @@ def _csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]
 
 def _parquet_chunks(path: Path, digest: hashlib._Hash | None) -> Iterator[Chunk]:
     yield from grouped(str(path), _parquet_rows(path))
-    if digest is not None:
+    if digest is None:
+        return
+    try:
         with io.BufferedReader(_Hashed(path, digest), _BLOCK) as file:
             while file.read(_BLOCK):
                 pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -349,8 +358,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             batches = file.iter_batches(batch_size=_ROWS, use_threads=False)
             for number, value in enumerate(chain.from_iterable(b.to_pylist() for b in batches), start=1):
                 yield _record(path, number, value)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: broken parquet file: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, OverflowError, MemoryError, pyarrow.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: broken parquet file: {reason}") from None
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -36,6 +36,7 @@ _NUMBERS = dict(re.findall(r"(\w+):(\d+)", _DIGITS))
 _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9"}
 _ROMAN_AT_THE_END = {"i": "1", "v": "5", "x": "10"}
 _COUNTERS = frozenset({"part", "pt", "vol", "volume", "chapter", "episode", "no"})
+_ASCII_WORDS, _ASCII_QUOTES = re.compile("[0-9a-z]+"), re.compile("['`]")
 _YEAR = re.compile(r"\((?:[^()\d]*)(\d{4})(?:[^()\d]*)\)\s*$")
 
 
@@ -45,6 +46,8 @@ def words_of(text: str) -> tuple[str, ...]:
     >>> words_of("Léon & the Ocean's-Eleven")
     ('leon', 'and', 'the', 'oceans', 'eleven')
     """
+    if text.isascii():  # nothing to take apart, letter by letter
+        return tuple(_ASCII_WORDS.findall(_ASCII_QUOTES.sub("", text.lower().replace("&", " and "))))
     plain = unicodedata.normalize("NFKD", text).casefold().replace("&", " and ")
     plain = "".join(c for c in plain if not unicodedata.combining(c) and c not in "'\u2019\u2018`")
     return tuple("".join(c if c.isalnum() else " " for c in plain).split())

@@ -148,6 +148,17 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def one_line(text: str, longest: int = 1500) -> str:
+    """A message as one line, the middle of a long one left out: what a user gave may be a megabyte.
+
+    >>> one_line("a.yaml:3: 12345678901234567890: give 1\\nor 2", longest=30)
+    'a.yaml:3: 12345 ... ive 1 or 2'
+    """
+    line = " ".join(text.split())
+    end = longest // 3
+    return line if len(line) <= longest else f"{line[: longest - end - 5]} ... {line[-end:]}"
+
+
 def require_relevant(example: RankingExample) -> RankingExample:
     """The example itself, or a `UserError` where no candidate is relevant: nothing can be learned or measured."""
     if not example.labelled:

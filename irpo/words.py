@@ -39,8 +39,8 @@ def pairs(texts: Iterable[str] | None) -> dict[str, Any]:
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"argument {text!r}: write option=value, for example candidates=10")
-        pairs[key.strip()] = parse_value(value, f"option {key.strip()!r}")
+            raise UserError(f"argument {text[:80]!r}: write option=value, for example candidates=10")
+        pairs[key.strip()] = parse_value(value, f"option {key.strip()[:80]!r}")
     return pairs
 
 

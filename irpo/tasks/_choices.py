@@ -141,10 +141,12 @@ def parse_question(row: Row) -> Question:
         raise Refused("no answer (a test row)")
     labels = [label for label, _ in choices]
     if labels.count(answer) != 1:
-        raise UserError(f"'answerKey' is {answer!r}; it must be one of the choices' labels, each once: {labels}")
+        allowed = f"one of the choices' labels, each once: {shown(labels)}"
+        raise UserError(f"'answerKey' is {shown(answer)}; it must be {allowed}")
     question = Question(need(value, "id", str), tidy(stem), tuple(choices), answer)
-    if not question.stem or not question.right.strip():
-        raise UserError(f"question {question.id!r} has an empty {'answer' if question.stem else 'stem'}")
+    for what, text in (("id", question.id), ("stem", question.stem), ("answer", question.right.strip())):
+        if not text:
+            raise UserError(f"question {shown(question.id)} has an empty {what}")
     return question
 
 

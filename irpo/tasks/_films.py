@@ -15,6 +15,7 @@ from irpo.files import existing
 from irpo.rows import Row, need, shown
 from irpo.sameness import Title, match_one_to_one, parse_title, same_film, tidy
 from irpo.tasks import Intake, name_words
+from irpo.tasks._intake import require_file
 from irpo.tasks.mining import weighted_draw
 from irpo.tasks.suggestions import Endpoint, Suggester
 from irpo.types import UserError
@@ -127,7 +128,7 @@ class SuggestionSource:
         if self.file is None:
             path = next(iter(_suggestion_files(Path(data))), None)
         elif self.file != "none":
-            path = existing(Path(self.file))
+            path = require_file(existing(Path(self.file)))
         rows: dict[str, list[Suggested]] = {}
         if path is not None:
             for dialogue, suggested in intake.collect("suggestions", intake.rows(path), self._parsed):

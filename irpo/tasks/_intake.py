@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from irpo.files import existing, json_line
+from irpo.files import existing
 from irpo.rows import Chunk, Row, grouped, read_chunks, rows_of
 from irpo.tasks._hub import is_hub, load_hub
 from irpo.types import UserError
@@ -154,7 +154,9 @@ class Intake:
         def rows() -> Iterator[Row]:
             digest, count = hashlib.sha256(), 0
             for count, value in enumerate(values, start=1):
-                digest.update(json_line(value).encode("utf-8", "backslashreplace") + b"\n")
+                # A number that is none, or a date, is the row's matter: its task says whether it can be used.
+                line = json.dumps(value, ensure_ascii=False, default=str)
+                digest.update(line.encode("utf-8", "backslashreplace") + b"\n")
                 yield Row(value, name, count)
             self.source(name, digest.hexdigest(), count)
 
@@ -256,10 +258,16 @@ def split_files(data: Path, release: Release) -> dict[str, list[Path]]:
             f"{data}: no file here ({kinds}) has {wanted} as a word of its name; give a folder or a file{release.form}"
         )
     for path in (path for paths in found.values() for path in paths):
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
-            raise UserError(f"{path}: this is {what}; a file is needed here, or another name")
+        require_file(path)
     return found
+
+
+def require_file(path: Path) -> Path:
+    """The path itself, or a `UserError` for what cannot be read twice from its beginning: a folder, a link, a pipe."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no file"
+        raise UserError(f"{path}: this is {what}; a file is needed here, or another name")
+    return path
 
 
 def _preferred(paths: list[Path], word: str) -> list[Path]:

@@ -88,10 +88,13 @@ def _utterance(row: Row) -> _Utterance:
     value = row.value
     speaker = need(value, "speaker", str)
     if speaker not in _SPEAKERS:
-        raise UserError(f"'speaker' is {speaker!r}; it must be {' or '.join(_SPEAKERS)}")
+        raise UserError(f"'speaker' is {shown(speaker)}; it must be {' or '.join(_SPEAKERS)}")
     films = tuple(film(name) for name in need(value, "movies", str).split(";") if name.strip())
     turn = Turn(_SPEAKERS[speaker], tidy(need(value, "text", str)), films, (need(value, "utt_id", str).strip(),))
-    return _Utterance(need(value, "dialog_id", str), turn, need(value, "fine_label", str, "").strip())
+    dialogue = need(value, "dialog_id", str)
+    if not dialogue:
+        raise UserError("'dialog_id' is empty; it must name the dialogue")
+    return _Utterance(dialogue, turn, need(value, "fine_label", str, "").strip())
 
 
 def _dialogues(utterances: Iterable[_Utterance]) -> list[Dialogue]:

@@ -75,7 +75,9 @@ class Jsonl:
         """Warn where the card of prepared lists counts as relevant from another label."""
         try:
             folder = Path(self.data) if Path(self.data).is_dir() else Path(self.data).parent
-            said = float(json.loads((folder / "card.json").read_bytes())["relevant_from"])
+            if not (card := folder / "card.json").is_file():
+                return
+            said = float(json.loads(card.read_bytes())["relevant_from"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
         if said != self.relevant_from:

@@ -77,7 +77,10 @@ def _mention(row: Row) -> tuple[Film, int]:
     count = need(row.value, "nbMentions", str)
     if not re.fullmatch(r"\s*\d{1,18}\s*", count):
         raise UserError(f"'nbMentions' is {shown(count)}; it must be a whole number")
-    return film(need(row.value, "movieName", str), need(row.value, "movieId", str)), int(count)
+    title = need(row.value, "movieName", str)
+    if not title.strip():
+        raise UserError("'movieName' is empty; it must be a title")
+    return film(title, need(row.value, "movieId", str)), int(count)
 
 
 def parse_dialogue(row: Row) -> Dialogue:
@@ -97,6 +100,8 @@ def parse_dialogue(row: Row) -> Dialogue:
             raise Refused("a message of neither the seeker nor the recommender")
         turns.append(_turn(speakers[sender], need(message, "text", str), films))
     dialogue_id = str(need(value, "conversationId", (str, int)))
+    if not dialogue_id:
+        raise UserError("'conversationId' is empty; it must name the dialogue")
     return Dialogue(dialogue_id, merged(turns), frozenset(films[key] for key in _liked(value) if key in films))
 
 

@@ -158,18 +158,23 @@ class ShardedLists:
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of a prepared folder; `UserError` where there is none, or none of ours."""
     path = folder / CARD
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: this is no file; give a folder that `irpo prepare` wrote")
     try:
         card: dict[str, Any] = json.loads(path.read_bytes())
         for split, said in card["splits"].items():
             int(said["lists"]), str(said["sha256"])
-            if split not in FILES or not all(_is_named(shard) for shard in said.get("files", ())):
+            shards = said.get("files", ())
+            if split not in FILES or not all(map(_is_named, shards)):
+                raise ValueError
+            if shards and sum(int(shard["lists"]) for shard in shards) != int(said["lists"]):
                 raise ValueError
         float(card["relevant_from"])
     except FileNotFoundError:
         raise UserError(f"{folder}: no {CARD} lies here; give a folder that `irpo prepare` wrote") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: this is no card of `irpo prepare`; give a folder that it wrote") from None
     return card
 
