@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from irpo import __version__, words
+from irpo import __version__, disk, words
 from irpo.types import UserError, one_line, printable
 
 app = typer.Typer(
@@ -66,11 +66,10 @@ def main() -> None:
         typer.echo(error.format_message(), err=True)  # no word at all: the help
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:
-            raise
         # A place that is full, closed to this user or of too long a name: the user's to mend, wherever it was met.
-        typer.echo(f"error: {printable(f'{error.filename}: {error.strerror}')}", err=True)
-        sys.exit(2)
+        if (told := disk.told(error)) is None:
+            raise
+        _mistaken(told)
     except KeyboardInterrupt:
         sys.exit(130)
 

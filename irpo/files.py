@@ -18,6 +18,7 @@ from typing import TextIO
 import psutil
 
 from irpo.chance import fingerprint
+from irpo.disk import telling
 from irpo.types import UserError
 
 
@@ -65,6 +66,7 @@ def _going(last: str) -> str:
     return f".{last}.going"
 
 
+@telling
 @contextmanager
 def atomic_folder(out: Path, owned: Sequence[str] = (), last: str = "") -> Iterator[Path]:
     """A temporary folder beside `out`; its files are moved into `out` when the block ends well, else all are removed.
@@ -124,6 +126,7 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
         yield file
 
 
+@telling
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Another name in the same folder; what is written there appears under `path` only when the block ends well."""
@@ -138,6 +141,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         work.unlink(missing_ok=True)
 
 
+@telling
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder that takes the path's place, whole, when the block ends well; until then an earlier one stays."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irpo import runs
+from irpo import disk, runs
 from irpo.config.schema import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
+from irpo.evaluation.going import GOING
 from irpo.evaluation.report import overview
-from irpo.evaluation.writing import require_free
+from irpo.evaluation.writing import bytes_of_results, require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
-from irpo.processes import decided, first_of_all
+from irpo.processes import decided, first_of_all, is_first
 from irpo.progress import BEST, say
 from irpo.prompting.prompts import cuts_of
 from irpo.ranking.choosing import Choice, choice_of_run, spelt
@@ -37,6 +39,7 @@ from irpo.tasks.preparing import build
 from irpo.training.cost import total_cost, write_cost
 from irpo.training.job import Built, Parts, computes_mixed, describe, method_of, policy_model, prepare_job, trackers_of
 from irpo.training.outcome import Outcome, advise, model_card, outcome_of, tell
+from irpo.training.storing import accounted, learnt_bytes, require_disk, tell_divergence
 from irpo.training.validation import choice_of
 from irpo.types import RankingExample, Style, UserError
 
@@ -61,7 +64,8 @@ def train(
         with first_of_all():
             parts = prepare_job(config, built)
         describe(parts)
-        outcome = fit(parts, out)
+        with accounted(out):
+            outcome = fit(parts, out)
     if advises:
         advise(out, config, measurable="eval" in parts.card["splits"])
     return outcome
@@ -87,8 +91,10 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     config, card = parts.config, parts.card
     held = contents(config, parts.builder.template.source, card["splits"]["train"]["sha256"])
     decided(partial(_require_goes_on, parts, out, held))
+    tell_divergence(out)
     with first_of_all():
         model = policy_model(config)
+    decided(partial(require_disk, config, model, len(parts.builder.tokenizer), out, _saves(parts)))
     if sharding.wanted():
         model = sharding.shard(model)
     if config.online is None:
@@ -103,11 +109,23 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     if outcome is not None:
         outcome = replace(outcome, choice=told)
     runs.write_choice(out, config, choice.as_dict())
-    runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
+    with disk.taking(partial(learnt_bytes, model)):
+        runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
     cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
     runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held), choice=told))
     tell(outcome, told)
     return outcome
+
+
+def _saves(parts: Parts) -> int:
+    """How many checkpoints, or rounds, a run writes."""
+    from irpo.training.arguments import every_of, updates_of
+
+    config = parts.config
+    if config.online is not None:
+        return config.online.rounds + 1
+    updates = updates_of(config.training, len(parts.train))
+    return -(-updates // every_of(config.training, updates))
 
 
 def _require_goes_on(parts: Parts, out: Path, held: Settings) -> None:
@@ -214,6 +232,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
         raise UserError(f"task {spec['name']!r}: the data hold no evaluation split{where}")
     for note in card["notes"]:
         say(f"note: {note}")
+    examples = lists["eval"][: settings.max_lists]
+    if note := disk.near(out, bytes_of_results(examples, len(settings.modes), len(settings.measures)), "the results"):
+        say(note)
     ranker = Reranker.load(
         model,
         style=style,
@@ -230,9 +251,10 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
         "task": spec["name"],
         "lists_sha256": card["splits"]["eval"]["sha256"][:16],
     }
-    examples = lists["eval"][: settings.max_lists]
-    found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()))
+    found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()), going=out / GOING)
     summary = write_results(out, replace(found, about=about))
+    if is_first():
+        shutil.rmtree(out / GOING, ignore_errors=True)
     overview(summary).show()
     say(f"written to {out}: report.md, results.json, per_query.jsonl, runs, qrels")
     return summary
@@ -245,10 +267,11 @@ def measure(
     *,
     task: Mapping[str, Any],
     train: Sequence[RankingExample] = (),
+    going: Path | None = None,
 ) -> Evaluation:
     """A loaded ranker in the configured modes, with the baselines; the task says which labels count as relevant.
 
-    `train` are the lists that popularity is counted in.
+    `train` are the lists that popularity is counted in; `going` is a folder to keep what is ranked in until all is.
     """
     start = relevant_from(TASKS.build(task))
     options = EvaluationOptions(
@@ -258,6 +281,7 @@ def measure(
         length=ranker.length,
         relevant_from=start,
         strength=ranker.strength,
+        going=going,
     )
     if not isinstance(ranker.model, Engine) and (note := check_model(ranker.model)):
         say(note)

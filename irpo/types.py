@@ -6,9 +6,9 @@ Nothing here imports torch: the command line answers before it is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # text: the answer holds the candidates' texts; label: their labels, [B] > [A]; response: each is a whole answer;
 # pointwise: each has a prompt of its own, whose answer is yes or no
@@ -32,7 +32,14 @@ class UserError(ValueError):
 
 
 class Diverged(UserError):
-    """A loss or a score that is not finite: the same settings would end so again."""
+    """A loss, gradient, weight or score that is not finite: the same settings would end so again.
+
+    `found` says at which update, what, and with which lists; `short` is the line without where more can be read.
+    """
+
+    def __init__(self, text: str, found: Mapping[str, Any] | None = None, *, short: str | None = None) -> None:
+        super().__init__(text)
+        self.found, self.short = dict(found or {}), short or text
 
 
 class TooFew(UserError):

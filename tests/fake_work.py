@@ -12,6 +12,7 @@ import numpy as np
 from irpo.compare.cells import Cell
 from irpo.compare.engine.running import Options, Waiting, run_cells
 from irpo.compare.results import Result, Row
+from irpo.disk import NoRoom
 from irpo.types import UserError
 
 
@@ -37,6 +38,11 @@ def _mistake(text, _):
     raise UserError(text)
 
 
+def _full_until(name, folder):
+    if not (folder.parents[1] / name).exists():
+        raise NoRoom(folder / "run" / "checkpoint-5", 28, needed=12 * 10**15)
+
+
 def _fail_once(_, folder):
     if not (folder / "failed once").exists():
         (folder / "failed once").touch()
@@ -46,6 +52,7 @@ def _fail_once(_, folder):
 _STEPS = {
     "sleep": lambda seconds, _: time.sleep(float(seconds)),
     "mistake": _mistake,
+    "full": _full_until,
     "divide": lambda *_: 1 / 0,
     "exit": lambda code, _: sys.exit(int(code)),
     "leave": lambda code, _: os._exit(int(code)),

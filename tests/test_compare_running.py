@@ -77,6 +77,19 @@ def test_done_cells_are_skipped(tmp_path):
     assert read_result(tmp_path / "cells" / "a").rows[0].of("NDCG@5").tolist() == [3.0, 4.0, 5.0]
 
 
+def test_a_full_disk_is_no_cell_s_fault_and_ends_the_suite(tmp_path):
+    """Every other cell would end so; with room again the same command goes on."""
+    journal = tmp_path / "journal"
+    cells = [cell(name, *steps, journal=str(journal)) for name, steps in (("a", ()), ("b", ("full room",)), ("c", ()))]
+    with pytest.raises(UserError, match=r"b/run/checkpoint-5: the disk is full: 12000000 GB needed, .* free; what is"):
+        run(tmp_path, *cells)
+    assert [state(tmp_path / "cells" / name) for name in "abc"] == ["done", "open", "open"]
+    assert not (tmp_path / "cells" / "b" / "error.json").exists()
+    (tmp_path / "room").touch()
+    assert run(tmp_path, *cells) == Outcome(done=2, failed=0, skipped=1)
+    assert Counter(started(journal)) == {"a": 1, "b": 2, "c": 1}
+
+
 def test_a_damaged_result_is_made_again(tmp_path):
     run(tmp_path, cell("a"))
     (tmp_path / "cells" / "a" / "result.json").write_text("{", encoding="utf-8")

@@ -12,6 +12,7 @@ import torch
 from tiny import tiny_model
 from training_lists import TEMPLATE, TOKENIZER, encoded, examples, trainer
 from training_lists import method as method_of_lists
+from transformers import TrainerCallback
 
 import irpo.online.rounds as rounds_module
 from irpo.config.schema import load_config
@@ -23,7 +24,8 @@ from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.tokens import prompted
 from irpo.training.cost import read_cost
 from irpo.training.job import method_of
-from irpo.types import UserError
+from irpo.training.storing import accounted
+from irpo.types import Diverged, UserError
 
 BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")
 LABELLED = PromptBuilder(TOKENIZER, TEMPLATE, "label")
@@ -195,6 +197,33 @@ def test_a_precomputed_reference_serves_lists_of_any_length(tmp_path):
         found.append(weights(loop.model))
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["iterative_irpo", "reinforce"])
+def test_a_round_that_diverges_is_told_and_the_round_before_stays(method, tmp_path, scripted, monkeypatch):
+    """Even where the policy that draws the next answers is what is not finite."""
+
+    class Breaks(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, model=None, **_):
+            if "002" in args.output_dir:
+                with torch.no_grad():
+                    next(p for p in model.parameters() if p.requires_grad).fill_(torch.nan)
+
+    make = rounds_module._trainer
+
+    def breaking(*given):
+        made = make(*given)
+        made.add_callback(Breaks())
+        return made
+
+    monkeypatch.setattr(rounds_module, "_trainer", breaking)
+    said = pytest.raises(Diverged, match=r"round 2, update 1: the weights are not finite.* the last good round is 1$")
+    with said, accounted(tmp_path):
+        run_rounds(job(method), tmp_path, quiet)
+    told = json.loads((tmp_path / "diverged.json").read_text())
+    assert (told["round"], told["update"], told["what"], told["last"]) == (2, 1, "weights", "the last good round is 1")
+    assert told["lists"]
+    assert not (tmp_path / "rounds" / "002" / "adapter").exists()
 
 
 def test_too_few_valid_lists_stop_the_run_with_what_to_do(tmp_path, scripted):

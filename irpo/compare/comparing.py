@@ -13,7 +13,7 @@ from pathlib import Path
 from irpo.compare.cells import CELLS
 from irpo.compare.engine.running import Options, Waiting, run_cells
 from irpo.compare.external import keep_files
-from irpo.compare.forecast import Forecast, forecast
+from irpo.compare.forecast import Forecast, forecast, require_disk
 from irpo.compare.gather import gather, write_plan
 from irpo.compare.page import REPORT, VIEWED, Report
 from irpo.compare.planning import Planner
@@ -58,6 +58,7 @@ def compare(
 
     noted(whole)
     keep_files(out, whole.frame(), runs or {})  # a mistake in them is told before the cells run, not after
+    require_disk(part, len(options.gpus) or options.jobs)
 
     def plan() -> Waiting:
         noted(whole)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from irpo import disk
+from irpo.compare.cells import CELLS
 from irpo.compare.planning import Planner
 from irpo.compare.results import Result
 from irpo.compare.searching import settings_of
@@ -23,13 +25,15 @@ from irpo.compare.shared import Prepared
 from irpo.compare.statistics.saying import joined, plural
 from irpo.compare.suite import Entry
 from irpo.config.schema import RunConfig
-from irpo.estimate.cards import GIB, Card
-from irpo.progress import lasting
+from irpo.estimate.cards import GIB, Card, card_of
+from irpo.progress import lasting, say
+from irpo.training.storing import AT_ONCE
 from irpo.types import UserError, printable
 
 FORWARD = 1 / 3  # of a training step's time, a pass without gradients
 WEIGHTS = 4  # bytes of a trained weight on disk
 KEPT = 3  # as many times the adapter a checkpoint holds: weights and AdamW's two moments
+RESULT = 100_000  # bytes of a cell's result and log
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class Forecast:
         time = lasting(math.fsum(known) / self.jobs) if known else "?"
         more = " and more" if len(known) < len(self.needs) else ""
         memory = max((n.gib for n in self.needs if n.gib is not None), default=None)
-        disk = max((n.disk for n in self.needs if n.disk is not None), default=None)
-        return ("total", "", str(cells), str(done), f"{time}{more}", _gib(memory), _gib(disk))
+        most = max((n.disk for n in self.needs if n.disk is not None), default=None)
+        return ("total", "", str(cells), str(done), f"{time}{more}", _gib(memory), _gib(most))
 
 
 def _row(need: Need) -> tuple[str, ...]:
@@ -135,8 +139,8 @@ class _Forecaster:
             found = self._estimate(config)
         except UserError as error:
             return replace(need, missing=(*need.missing, str(error)))
-        weights = found.usage.trainable * WEIGHTS * KEPT * 2 / GIB
-        return replace(need, seconds=self._seconds(config, found, need, task), gib=found.total / GIB, disk=weights)
+        taken = run_bytes(found.usage.trainable) / GIB
+        return replace(need, seconds=self._seconds(config, found, need, task), gib=found.total / GIB, disk=taken)
 
     def _seconds(self, config: RunConfig, found: Any, need: Need, task: Entry) -> float | None:
         if found.seconds_per_update is None:
@@ -187,6 +191,47 @@ class _Forecaster:
             c for c in self.planner.waiting().ready if (c.spec["model"], c.spec["task"]) == (model.name, task.name)
         ]
         return [result for cell in ready if (result := self.planner.result(cell)) is not None]
+
+
+def run_bytes(learning: int) -> int:
+    """Bytes on disk of a run while it trains so many weights: the checkpoints at once, and what is learnt."""
+    return learning * WEIGHTS * (KEPT * AT_ONCE + 1)
+
+
+def require_disk(planner: Planner, jobs: int) -> None:
+    """Say what the cells that are left need of the disk and what is free; `UserError` where that is less.
+
+    The largest `jobs` of them run at once; where runs are kept, all do. Of a model that cannot be built here without
+    its weights nothing is known, and nothing is asked.
+    """
+    left = [cell for cell in planner.waiting().ready if cell.spec["kind"] in ("run", "trial")]
+    left = [cell for cell in left if planner.result(cell) is None]
+    known: dict[str, int] = {}
+    sizes = sorted((run_bytes(_learning(cell.spec, known)) for cell in left), reverse=True)
+    if not any(sizes):
+        return
+    many = len(sizes) if planner.suite.keep_runs else min(jobs, len(sizes))
+    there = sum(disk.lies_under(planner.out / CELLS / cell.name) for cell in left)  # of cells that were stopped
+    needed = max(0, sum(sizes[:many]) + RESULT * len(sizes) - there)
+    what = f"{plural(many, 'run')} at once" if many < len(sizes) else f"{plural(many, 'run')}"
+    told, tight = disk.require(planner.out, needed, f"{what}, {disk.size(sizes[0])} the largest")
+    say(f"note: {told}: a near thing" if tight else told)
+
+
+def _learning(spec: Mapping[str, Any], known: dict[str, int]) -> int:
+    """How many weights a cell trains, 0 where that cannot be said; each model and tuning is looked at once."""
+    from irpo.estimate.memory import build_model
+    from irpo.estimate.plan import build_of, shape_of
+
+    model = RunConfig.model_validate(spec["config"]).model
+    key = model.model_dump_json()
+    if key not in known:
+        try:
+            config = RunConfig.model_validate(spec["config"])
+            known[key] = build_model(shape_of(model.name), build_of(config, card_of(None)))[2]
+        except (UserError, ValueError, RuntimeError, AttributeError):
+            known[key] = 0
+    return known[key]
 
 
 def forecast(planner: Planner, card: Card, jobs: int) -> Forecast:

@@ -19,6 +19,7 @@ from irpo.compare.searching import Setting, chosen, require_had, settings_of
 from irpo.compare.shared import Prepared, digest_of, plugin_sources, prepared
 from irpo.compare.suite import Entry, Suite, Value
 from irpo.config.schema import RunConfig
+from irpo.disk import NoRoom
 from irpo.measures import MAIN
 from irpo.prompting.prompts import load_template
 from irpo.resources import prompts_dir
@@ -50,6 +51,8 @@ class Planner:
             if task.name not in self.lists:
                 try:
                     self.lists[task.name] = prepared(self.out, self.config(model, task, method))
+                except NoRoom:
+                    raise
                 except UserError as error:
                     self.lists[task.name] = error
 

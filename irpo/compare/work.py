@@ -120,7 +120,7 @@ class _Work:
             kept, note = self._train(run)
         except Diverged as error:
             shutil.rmtree(run, ignore_errors=True)
-            return replace(result, diverged=True, note=str(error))
+            return replace(result, diverged=True, note=error.short)
         result = replace(
             result, validation=self._validation(run, kept), margins=_margins(run), cost=_cost(run), note=note
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from irpo.evaluation.baselines import baselines
+from irpo.evaluation.going import Going
 from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
 from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
 from irpo.processes import count, gather, share
@@ -34,6 +37,7 @@ class EvaluationOptions:
     length: Length = "sum"
     relevant_from: float = RELEVANT_FROM  # the label from which Recall, P, MRR and MAP count a candidate
     strength: Strength = PLAIN
+    going: Path | None = None  # the folder that keeps what is ranked until all is (`irpo.evaluation.going`)
 
     def __post_init__(self) -> None:
         for name in self.measures:
@@ -64,23 +68,41 @@ def evaluate(
     ranker = Ranker(model, builder, scorer, *common)
     for mode in options.built:
         ranker.require(mode)
+    going = None if options.going is None else Going.of(options.going, ranker, examples)
     rows: list[RankerResult] = []
     for mode in options.built:
-        began = time.perf_counter()
-        lists = _shared_out(mode, ranker, examples)
-        rows += results_of(RANKING_MODES.described(mode), lists, time.perf_counter() - began)
+        lists, seconds = ranked(mode, ranker, examples, going)
+        rows += results_of(RANKING_MODES.described(mode), lists, seconds)
     setting = _setting(ranker, options, rows)
     rows += baselines(examples, options.seed, popularity)
     return Evaluation(tuple(examples), tuple(rows), options.measures, setting)
 
 
-def _shared_out(mode: RankingMode, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
+def ranked(
+    mode: RankingMode, ranker: Ranker, examples: Sequence[RankingExample], going: Going | None = None
+) -> tuple[list[RankedList], float]:
+    """The examples in a mode, in their order, and the seconds that it took; what is kept of it is not ranked again.
+
+    Seconds of an earlier process, for what it kept, count as if they had been this one's.
+    """
+    began = time.perf_counter()
+    if going is None:
+        return _shared_out(partial(mode, ranker), ranker, examples), time.perf_counter() - began
+    kept = going.kept(mode)
+    before = kept.seconds
+    lists = _shared_out(partial(going.ranked, mode, kept), ranker, examples)
+    return lists, before + time.perf_counter() - began
+
+
+def _shared_out(
+    work: Callable[[Sequence[RankingExample]], list[RankedList]], ranker: Ranker, examples: Sequence[RankingExample]
+) -> list[RankedList]:
     """The examples' rankings, each by one of the processes; a process ranks every so many of them, long and short."""
     if count() == 1:
-        return mode(ranker, examples)
+        return work(examples)
     by_length = sorted(range(len(examples)), key=lambda i: -sum(len(c.text) for c in examples[i].candidates))
     mine = share([examples[i] for i in by_length])
-    found = gather(within_each(ranker.model, lambda: mode(ranker, mine) if mine else []))
+    found = gather(within_each(ranker.model, lambda: work(mine) if mine else []))
     place = {i: n for n, i in enumerate(by_length)}
     return [found[place[i]] for i in range(len(examples))]
 

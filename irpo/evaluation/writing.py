@@ -33,6 +33,21 @@ def require_free(folder: Path) -> None:
     require_ours(folder, _owned(folder), RESULTS)
 
 
+def bytes_of_results(examples: Sequence[RankingExample], modes: int, measures: int) -> int:
+    """About as many bytes as the results of so many modes and measures take, and what is kept until they are whole.
+
+    A mode that writes has two rows, and its answers are kept twice; there are four baselines.
+    """
+    rows, total = 2 * modes + 4, 50_000
+    for example in examples:
+        ids = sum(len(trec_id(c.id).encode(errors="replace")) for c in example.candidates)
+        texts = sum(len(c.text.encode(errors="replace")) for c in example.candidates)
+        name, count = len(trec_id(example.id).encode(errors="replace")), len(example.candidates)
+        run, order = ids + count * (name + 32), ids + 4 * count + 60 + 40 * measures
+        total += rows * (run + order) + 2 * modes * (texts + 60 * count)
+    return total
+
+
 def write_results(folder: Path, evaluation: Evaluation) -> Summary:
     """Write every file into the folder and return what `results.json` holds; other files in it stay.
 

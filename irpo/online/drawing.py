@@ -25,7 +25,8 @@ class DrawingTrainer(ListTrainer):
         self.questions = {question.tokens.id: question for question in now.questions}
 
     def lists_of(self, inputs: Sequence[EncodedList]) -> Sequence[EncodedList]:
-        """Lists of answers that are drawn now."""
+        """Lists of answers that are drawn now; from weights that are not finite nothing can be."""
+        self.watch.require_weights(self.model, self.state.global_step)
         asked = tuple(self.questions[item.id] for item in inputs)
         lists, _ = self.on_policy.lists(self.policy, replace(self.now, questions=asked, update=self.state.global_step))
         return lists

@@ -32,7 +32,7 @@ from irpo.training.cost import Cost, Meter, write_cost
 from irpo.training.job import computes_mixed, trackers_of
 from irpo.training.method import Method
 from irpo.training.validation import Validation, choice_of
-from irpo.types import RankingExample, Style, TooFew, UserError
+from irpo.types import Diverged, RankingExample, Style, TooFew, UserError
 
 if TYPE_CHECKING:  # a run that cannot be is refused before the Trainer is imported
     from irpo.training.trainer import ListTrainer
@@ -205,7 +205,10 @@ def _round(job: Job, number: int, questions: Sequence[PromptedList], out: Path) 
         lists, account = _drawn(job, now)
         cost = drawing.spent()
         trainer = _trainer(job, now, lists)
-        trainer.train()
+        try:
+            trainer.train()
+        except Diverged as error:
+            raise Diverged(f"round {number}, {error}", {"round": number, **error.found}) from None
         cost += trainer.meter.spent()
     write_cost(home, cost)
     choice = job.choice()

@@ -10,6 +10,7 @@
     checkpoints/        what `--resume` goes on from (irpo.runs.checkpoints)
     tensorboard/ wandb/ what trackers wrote (irpo.training.tracking)
     cost.json           what training took (irpo.training.cost)
+    diverged.json       where a loss, gradient or weight was not finite: the update and its lists
     rounds/NNN/         an on-policy run's rounds, each a run that can be used, with its state.json written last
     adapter/ or model/  what was learnt
     README.md           the model card, written last: where it is whole, the run is finished
@@ -25,7 +26,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from irpo.types import UserError
 ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
 CHECKPOINTS, ROUNDS, LOG = "checkpoints", "rounds", "log.jsonl"
 BEFORE, STATE, CARD = "before.json", "state.json", "README.md"
-CHOICE, COST, DATA_CARD = "strength.json", "cost.json", "data_card.json"
+CHOICE, COST, DATA_CARD, DIVERGED = "strength.json", "cost.json", "data_card.json", "diverged.json"
 LOCK, WEIGHTS = ".lock", "weights.json"  # of a round: the digests of its weights' files and of its choice
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
@@ -136,8 +137,9 @@ def _opened(out: Path) -> int:
         except FileNotFoundError:
             same = False
         if same:
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} on {_machine()}\n".encode())
+            with suppress(OSError):  # a full disk holds a lock, if not the name of its owner
+                os.ftruncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {_machine()}\n".encode())
             return file
         os.close(file)  # its owner finished, and took it away, between our opening and our holding it
 
@@ -233,6 +235,7 @@ def write_choice(out: Path, config: RunConfig, told: Mapping[str, Any]) -> None:
 def write_card(out: Path, text: str) -> None:
     """The last file of a run: from here on it is finished."""
     if is_first():
+        (out / DIVERGED).unlink(missing_ok=True)  # of an earlier process: this one got through
         write_text(out / CARD, text)
 
 

@@ -15,7 +15,9 @@ from typing import Any, cast
 
 from irpo import __version__
 from irpo.chance import fingerprint
+from irpo.disk import free_at, lies_under, size
 from irpo.files import atomic_file, put_in_place, require_place
+from irpo.progress import say
 from irpo.tasks import (
     TASKS,
     Intake,
@@ -62,6 +64,8 @@ def prepare(
     """
     layout = layout or Layout()
     _require_apart(task, out)
+    if (read := _size_of_input(task)) > (free := free_at(out)):
+        say(f"note: {size(read)} are read and {size(free)} are free in {out}; the lists may not fit")
     owned = (*FILES.values(), CARD, *_shards_in(out))
     require_place(out, owned, CARD)
     with work_folder(out, _key(task, task_spec, skip_bad_rows, layout)) as (folder, ledger):
@@ -129,6 +133,12 @@ def _require_apart(task: Task, out: Path) -> None:
         inside = read.is_dir() and (target == read or read in target.parents)
         if inside or read in [target / name for name in (*FILES.values(), CARD)]:
             raise UserError(f"--out {out}: would write where {option} ({value}) is read; give a folder apart from it")
+
+
+def _size_of_input(task: Task) -> int:
+    """Bytes of the files and folders that a task's options name."""
+    named = {str(value) for value in _options(task).values() if isinstance(value, (str, Path)) and str(value)}
+    return sum(lies_under(Path(value)) for value in named)
 
 
 def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:

@@ -1,21 +1,27 @@
 """Titles suggested by a language model behind an OpenAI-compatible endpoint, its answers cached on disk.
 
 With every answer in the cache neither the endpoint nor the client library (extra `llm`) is needed, and the same lists
-come out again.
+come out again. An endpoint that is lost is asked again for a while; what it did not answer is never made up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 from irpo.chance import fingerprint
+from irpo.disk import add_lines
 from irpo.files import json_line
-from irpo.rows import need, read_rows
+from irpo.progress import say
+from irpo.rows import need, read_rows, shown
 from irpo.types import UserError
 
 PROMPT = """\
@@ -37,6 +43,8 @@ class Endpoint:
     url: str
     model: str
     cache: Path
+    patience: float = 600.0  # seconds from a question's first failure in which it is asked again
+    timeout: float = 120.0  # seconds in which an answer must begin, or go on
 
 
 class Suggester:
@@ -66,27 +74,105 @@ class Suggester:
         self._answers[key] = answer
         path = self._endpoint.cache
         path.parent.mkdir(parents=True, exist_ok=True)
-        line = json_line({"key": key, "model": self._endpoint.model, "answer": answer}) + "\n"
-        with path.open("ab") as file:
-            file.write(line.encode("utf-8", "backslashreplace"))
+        add_lines(path, json_line({"key": key, "model": self._endpoint.model, "answer": answer}) + "\n")
 
     def _ask(self, prompt: str) -> str:
+        """The model's answer, asked for again and again while the endpoint is away; `UserError` where it stays so."""
         try:
             import openai
         except ImportError:
             raise UserError("llm_endpoint needs the openai client library: pip install 'irpo[llm]'") from None
         if self._client is None:
-            key = os.environ.get("OPENAI_API_KEY") or "none"
-            self._client = openai.OpenAI(base_url=self._endpoint.url, api_key=key, max_retries=2, timeout=120)
+            key, place = os.environ.get("OPENAI_API_KEY") or "none", self._endpoint
+            # Its own retries know no limit in time.
+            self._client = openai.OpenAI(base_url=place.url, api_key=key, max_retries=0, timeout=place.timeout)
+        try:
+            return patiently(lambda: self._ask_once(prompt), self._endpoint.patience)
+        except Unanswered as error:
+            raise UserError(
+                f"llm_endpoint: {self._endpoint.url!r} gives no answer: {error}; {len(self._answers)} answer(s) are "
+                f"kept in {self._endpoint.cache}, and the same command goes on from there"
+            ) from None
+
+    def _ask_once(self, prompt: str) -> str:
+        """One question and its answer; `Unanswered` says whether it is worth asking again."""
+        import openai
+
         try:
             reply = self._client.chat.completions.create(
                 model=self._endpoint.model, messages=[{"role": "user", "content": prompt}], temperature=0
             )
+        except openai.APIStatusError as error:
+            passing = error.status_code in _PASSING or error.status_code >= 500
+            again = passing and error.code != "insufficient_quota"
+            raise Unanswered(_first_line(error), again=again, wait=_asked_to_wait(error.response.headers)) from None
         except openai.OpenAIError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"llm_endpoint: {self._endpoint.url!r} gives no answer: {reason}") from None
-        return str(reply.choices[0].message.content or "") if reply.choices else ""
+            raise Unanswered(_first_line(error), again=isinstance(error, openai.APIConnectionError)) from None
+        except ValueError as error:
+            raise Unanswered(f"what it sends is not JSON ({_first_line(error)})", again=True) from None
+        try:
+            return str(reply.choices[0].message.content or "")
+        except (AttributeError, IndexError, TypeError):
+            raise Unanswered(f"what it sends is no chat completion ({shown(reply)})", again=True) from None
 
+
+# --- asking again -----------------------------------------------------------------------------------------------------
+
+_PASSING = (408, 409, 425, 429)  # and all from 500 on: the server's trouble, or its load
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds
+_CHANCE = random.SystemRandom()  # no seed: nothing but the time of a question hangs on it
+
+
+class Unanswered(Exception):
+    """A question that was not answered; `again`: it may be if asked again, after `wait` seconds where that is said."""
+
+    def __init__(self, reason: str, *, again: bool, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.again, self.wait = again, wait
+
+
+def patiently(ask: Callable[[], str], patience: float) -> str:
+    """The answer, asked for again after waits that double, by chance shorter, so that many askers do not meet.
+
+    A server's own word on how long to wait is kept to. `Unanswered` where it is no use, or not within `patience` s.
+    """
+    began, tries = time.monotonic(), 0
+    while True:
+        try:
+            return ask()
+        except Unanswered as error:
+            tries += 1
+            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (tries - 1)) * _CHANCE.uniform(0.5, 1.0)
+            wait = max(wait, error.wait or 0.0)
+            spent = time.monotonic() - began
+            if not error.again:
+                raise
+            if spent + wait > patience:
+                asked = f", and it asks to wait {error.wait:.0f} s" if error.wait else ""
+                raise Unanswered(f"{error} (asked {tries} time(s) in {spent:.0f} s{asked})", again=False) from None
+            say(f"llm_endpoint: {error}; asking again in {wait:.1f} s")
+        time.sleep(wait)
+
+
+def _asked_to_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a `Retry-After` asks for, as a number or as a date; None where it is neither."""
+    given = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0].strip().rstrip(".") or type(error).__name__
+    return f"{text} ({error.__cause__})" if str(error.__cause__ or "") else text
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
 
 _OPENING = b'{"key": "'  # of every line of a cache
 

@@ -32,12 +32,17 @@ def updates_of(config: TrainingConfig, lists: int) -> int:
     return config.updates or max(1, round(config.epochs * each))
 
 
+def every_of(config: TrainingConfig, updates: int) -> int:
+    """Updates from one validation and checkpoint to the next."""
+    return min(updates, config.evaluate_every or max(1, updates // 10))
+
+
 def training_arguments(
     config: TrainingConfig, out: Path, *, lists: int, validates: bool, seed: int, mixed: bool = False
 ) -> TrainingArguments:
     """Our settings in the Trainer's words."""
     updates = updates_of(config, lists)
-    every = min(updates, config.evaluate_every or max(1, updates // 10))
+    every = every_of(config, updates)
     schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),

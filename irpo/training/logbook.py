@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from irpo.disk import add_lines
 from irpo.processes import is_first
 from irpo.progress import BEST, SHOWN, bars, lasting, say
 from irpo.runs import BEFORE, LOG, write_text
@@ -33,8 +34,7 @@ class Logbook:
         """Add a line, on disk at once."""
         if is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(line)) + "\n")
+            add_lines(self.path, json.dumps(dict(line)) + "\n")
 
     def clear(self) -> None:
         """For a run that begins."""

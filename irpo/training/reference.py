@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from irpo.disk import NoRoom
 from irpo.files import atomic_path
 from irpo.processes import gather, is_first, share
 from irpo.progress import say
@@ -143,8 +144,8 @@ def _write(path: Path, tables: Tables) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             save_file(tables, str(temporary), metadata={"digest": _digest(tables)})
-    except OSError as error:
-        say(f"reference: not kept on disk, {path} cannot be written ({error})")
+    except (OSError, NoRoom) as error:
+        say(f"reference: not kept on disk: {error}")
 
 
 def _digest(tables: Mapping[str, Tensor]) -> str:

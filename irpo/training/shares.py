@@ -37,13 +37,14 @@ def gradient_shares(terms: Callable[[], Terms], parameters: Iterable[Tensor], *,
     cards = {p.device for p in learning if p.device.type == "cuda"}
     norms: dict[str, float] = {}
     with contextlib.suppress(torch.OutOfMemoryError), torch.random.fork_rng(list(cards)):
-        norms = {name: _norm(term.sum(), learning) for name, term in terms().items()}
+        norms = {name: gradient_norm(term.sum(), learning) for name, term in terms().items()}
     if warn and (note := heavy_anchor(norms)):
         say(note)
     return shares(norms, "gradient_share")
 
 
-def _norm(value: Tensor, parameters: list[Tensor]) -> float:
+def gradient_norm(value: Tensor, parameters: list[Tensor]) -> float:
+    """The norm of a number's gradient; no parameter's `.grad` is touched, and the number's graph stays."""
     if not value.requires_grad:
         return 0.0
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)

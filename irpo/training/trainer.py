@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,15 +37,16 @@ from irpo.scoring.tokens import EncodedList
 from irpo.training.arguments import rate_share
 from irpo.training.cost import Meter, write_cost
 from irpo.training.figures import figures
+from irpo.training.finite import Watch
 from irpo.training.logbook import GoesOn, Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
-from irpo.training.shares import EVERY, gradient_shares, shares
+from irpo.training.shares import EVERY, gradient_norm, gradient_shares, shares
+from irpo.training.storing import checkpoint_bytes, whole_or_gone
 from irpo.training.together import SharedTrainer, dealt, shortest
 from irpo.training.tracking import Trackers
 from irpo.training.validation import Look, Validation
-from irpo.types import Diverged
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class ListTrainer(SharedTrainer):
         self.at: float = 1.0  # the strength of the latest validation
         self._reference: dict[str, Tensor] = {}
         self._latest: ListBatch | None = None  # the micro-batch that was taken last
+        self.watch = Watch()  # over what of an update must be finite
         stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
         super().__init__(
             model=model,
@@ -130,6 +131,7 @@ class ListTrainer(SharedTrainer):
         """This process's part of the loss; and how many lists were in the batch that did not fit, 0 where all did."""
         model.train()
         part = torch.zeros((), device=self.args.device)
+        self.watch.begin(dealt(items))
         for batch, lists in self._batches(items):
             try:
                 self._latest = batch
@@ -168,11 +170,12 @@ class ListTrainer(SharedTrainer):
         def work() -> Tensor:
             lists = self._tables(model, inputs)
             terms = self.method.terms(lists)
-            loss = summed(terms).sum()
+            losses = summed(terms)
             if num_items_in_batch is None:
-                return loss * 0.0
+                return losses.sum() * 0.0
+            self.watch.add(inputs.names, losses)
             self.tally.add(inputs, self._shown(lists) | (terms if len(terms) > 1 else {}))
-            return loss / float(num_items_in_batch)
+            return losses.sum() / float(num_items_in_batch)
 
         return within(model, work)
 
@@ -210,6 +213,18 @@ class ListTrainer(SharedTrainer):
         """What the log shows of each list, (lists,)."""
         return figures(self.method, lists)
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient's norm, taken between the backward passes and the optimiser's step; `Diverged` ends the run."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.watch.require(norm, model, self.state.global_step + 1, self._norm_of)
+        return norm
+
+    def _norm_of(self, item: EncodedList) -> float:
+        """The norm of the gradient of one list's loss."""
+        batch = self.method.batch([item], self.pad_id, self.noise)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        return gradient_norm(summed(self.method.terms(self._tables(self.model, batch))).sum(), learning)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(len(batch) for batch in batch_samples)
 
@@ -219,7 +234,9 @@ class ListTrainer(SharedTrainer):
             with self.meter.paused():
                 on = named.get("resume_from_checkpoint")
                 trackers.enter_context(self.trackers.opened(self.logbook.folder, on, start=self.before))
-            return super().train(*given, **named)
+            found = super().train(*given, **named)
+        self.watch.require_weights(self.model, self.state.global_step)
+        return found
 
     def go(self, checkpoint: str | Path | None) -> None:
         """Train to the end, from the start or a checkpoint; one that is already at the end takes no further step."""
@@ -260,17 +277,20 @@ class ListTrainer(SharedTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's checkpoint, then what the next log line goes on from, then the seal that says it is whole."""
+        self.watch.require_weights(model, self.state.global_step)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if is_first():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed process left of it
         wait()
-        super()._save_checkpoint(model, trial)
-        partial = {"since": self._globalstep_last_logged, "loss": float(self._tr_loss), "tally": self.tally.told()}
-        wait()  # until each has written what is its own
+        with whole_or_gone(folder, partial(checkpoint_bytes, self.model, self.args.optim)):
+            super()._save_checkpoint(model, trial)
+            told = {"since": self._globalstep_last_logged, "loss": float(self._tr_loss), "tally": self.tally.told()}
+            wait()  # until each has written what is its own
+            if is_first():
+                (folder / checkpoints.PARTIAL).write_text(json.dumps(told), encoding="utf-8")
+                write_cost(folder, self.meter.read())
+                checkpoints.seal(folder)
         if is_first():
-            (folder / checkpoints.PARTIAL).write_text(json.dumps(partial), encoding="utf-8")
-            write_cost(folder, self.meter.read())
-            checkpoints.seal(folder)
             checkpoints.prune(folder.parent, self.state.best_model_checkpoint)
 
     def go_on(self, partial: Mapping[str, Any]) -> None:
@@ -311,6 +331,7 @@ class ListTrainer(SharedTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
+        self.watch.require_weights(self.model, self.state.global_step)
         start = time.perf_counter()
         with self.meter.paused():
             metrics = self.measure()
@@ -332,10 +353,6 @@ class ListTrainer(SharedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what we show, and write each line to `log.jsonl` at once: nothing is lost when a process dies."""
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise Diverged(
-                    f"the loss is {logs['loss']} at update {self.state.global_step}; lower the learning rate"
-                )
             logs = self._in_terms(logs)
         super().log(logs, start_time)
         # In our log alone: trackers know numbers, and `reward` is none.

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -23,8 +24,10 @@ from typing import Any, Literal
 
 from irpo.compare.cells import CELL, ERROR, LOG, Cell
 from irpo.compare.results import RESULT, Result, read_result, write_result
+from irpo.disk import NoRoom
 from irpo.files import atomic_file
 from irpo.runs import LOCK, Taken, claimed
+from irpo.runs.key import read_json
 from irpo.types import UserError
 
 State = Literal["done", "failed", "open"]
@@ -147,8 +150,10 @@ def _work(order: Order) -> None:
         write_result(order.folder, find(order.work)(order.folder, order.cell.spec))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it fails this cell alone
         told = traceback.format_exc()
-        print(told, file=sys.stderr, flush=True)  # noqa: T201 - into the log
-        write_error(order.folder, _in_a_line(error), told, time.perf_counter() - began)
+        full = isinstance(error, NoRoom) and error.of_space
+        with suppress(OSError):  # the log's disk may be the full one
+            print(told, file=sys.stderr, flush=True)  # noqa: T201 - into the log
+        write_error(order.folder, _in_a_line(error), told, time.perf_counter() - began, full=full)
 
 
 def find(work: str) -> Work:
@@ -165,10 +170,22 @@ def _in_a_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def write_error(folder: Path, error: str, told: str, seconds: float) -> None:
-    """The file that says that a cell failed: why in one line, the traceback or the log's end, seconds of work."""
+def write_error(folder: Path, error: str, told: str, seconds: float, *, full: bool = False) -> None:
+    """The file that says that a cell failed: why in one line, the traceback or the log's end, seconds of work.
+
+    `full`: for want of disk, which is no fault of the cell's.
+    """
     with atomic_file(folder / ERROR) as file:
-        json.dump({"error": error, "traceback": told, "seconds": round(seconds, 1)}, file, indent=1)
+        json.dump({"error": error, "traceback": told, "seconds": round(seconds, 1), "full": full}, file, indent=1)
+
+
+def take_full(folder: Path) -> str | None:
+    """Why a cell had no room on the disk, in one line, and the cell is open again; None where it failed otherwise."""
+    told = read_json(folder / ERROR)
+    if not told.get("full"):
+        return None
+    (folder / ERROR).unlink()
+    return str(told["error"])
 
 
 def read_error(folder: Path) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from irpo.compare.cells import CELLS, Cell
-from irpo.compare.engine.attending import STOPS, Order, State, bury, is_free, read_error, state, took
+from irpo.compare.engine.attending import STOPS, Order, State, bury, is_free, read_error, state, take_full, took
 from irpo.compare.engine.live import Pace, Running, Status, elapsed, left_in_words, panel
 from irpo.compare.engine.local import HEAVY, Ended, Local
 from irpo.compare.engine.slurm import Slurm
@@ -216,6 +216,8 @@ class _Suite:
             time.sleep(_TOGETHER)
             if not self.stopped:
                 bury(ended.order, ended.how, ended.seconds)
+        if (why := take_full(self._of(cell))) is not None:  # and every other cell would end so
+            raise UserError(f"{why}; what is done stays, the same command goes on from here")
 
     def _look(self, waiting: Waiting) -> None:
         busy = self.settled.keys() | self.running.keys() | self.elsewhere
