@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from irpo.config.checks import checked_config, require_out
 from irpo.config.schema import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
+from irpo.meeting import meet
 from irpo.registry import Spec, load_plugins
 from irpo.runs.rankers import model_behind, ranker_config
 from irpo.types import Style, UnknownName, UserError
@@ -73,6 +74,7 @@ def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool 
     require_out(Path(out))
     config = config if isinstance(config, RunConfig) else config_from(config)
     require_model(config.model.name)
+    meet()
     from irpo import pipeline
 
     return pipeline.train(config, Path(out), resume=resume)
@@ -119,6 +121,7 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     if spec.get("data") and Path(out).resolve() == Path(str(spec["data"])).resolve():
         raise UserError(f"--out {out}: would write where data ({spec['data']}) is read; give a folder of its own")
     require_model(model)
+    meet()
     from irpo import pipeline
 
     wanted = (lent.evaluation if lent else EvaluationConfig()).model_copy(update=settings)

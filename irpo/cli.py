@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from irpo import __version__, disk, words
+from irpo import __version__, disk, meeting, words
 from irpo.types import UserError, one_line, printable
 
 app = typer.Typer(
@@ -50,11 +50,20 @@ Runs = Annotated[
 ]
 
 
+Processes = Annotated[int | None, typer.Option(min=1, help="So many on this machine: one a GPU, or of the CPU.")]
+Launch = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="Of --processes: ddp, fsdp2, fsdp2_qlora, zero2, zero3; accelerate's file."),
+]
+
+
 _Usage: type[Any] = typer.BadParameter.__mro__[1]  # a mistake in a command's words; typer gives it no name of its own
 
 
 def main() -> None:
     """The console script: a user's mistake is one line on stderr and exit code 2; anything else keeps its traceback."""
+    meeting.end_with_launcher()
+    meeting.quieten()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
@@ -72,10 +81,13 @@ def main() -> None:
         _mistaken(told)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        meeting.give_up(error)
+        raise
 
 
 def _mistaken(text: str) -> NoReturn:
-    typer.echo(f"error: {printable(one_line(text))}", err=True)
+    meeting.speak(f"error: {printable(one_line(text))}")
     sys.exit(2)
 
 
@@ -122,10 +134,15 @@ def train(
     layers: Annotated[list[str], typer.Argument(metavar="FILE.yaml|KEY=VALUE...", help="Layers, later ones win.")],
     out: Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    processes: Processes = None,
+    launch: Launch = None,
 ) -> None:
     """Fine-tune a model: layers of YAML (shipped ones by name), then overrides such as training.learning_rate=2e-5."""
     from irpo import api
 
+    if processes is not None or launch is not None:
+        api.config_from(layers)
+        words.as_processes(processes, launch)
     api.train(layers, out, resume=resume)
 
 
@@ -178,11 +195,15 @@ def evaluate(
     engine_url: EngineUrl = None,
     tensor_parallel: TensorParallel = None,
     plugin: Plugins = None,
+    processes: Processes = None,
+    launch: Launch = None,
     options: Options = None,
 ) -> None:
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
     from irpo import api
 
+    if processes is not None or launch is not None:
+        words.as_processes(processes, launch)
     words.load_modules(plugin)
     api.evaluate(
         model,

@@ -6,6 +6,7 @@ carries them; nothing here sets it up, and nothing here loads torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,9 +39,16 @@ def count() -> int:
     return int(group.get_world_size()) if group else 1
 
 
+def started_as() -> int | None:
+    """The number of one of several processes, as the environment gives it before they have met; None for one alone."""
+    several = os.environ.get("WORLD_SIZE", "1").isdigit() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    number = os.environ.get("RANK", "")
+    return int(number) if several and number.isdigit() else None
+
+
 def is_first() -> bool:
-    """Whether this process speaks and writes for all."""
-    return rank() == 0
+    """Whether this process speaks and writes for all, also before they have met."""
+    return (rank() if _group() else started_as() or 0) == 0
 
 
 def share(items: Sequence[T]) -> list[T]:
@@ -72,6 +80,11 @@ def agree(value: T) -> T:
     told = [value]
     group.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decided(work: Callable[[], T]) -> T:

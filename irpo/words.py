@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from irpo.types import UserError, printable
 
@@ -91,3 +92,12 @@ def show_table(title: str | None, rows: list[dict[str, Any]]) -> None:
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: a document may hold [brackets]
     Console().print(table)
+
+
+def as_processes(processes: int | None, launch: str | None) -> NoReturn:
+    """Do this process's command as several processes, and leave with their exit code."""
+    if processes is None:
+        raise UserError("--launch says how processes share the work; --processes says how many")
+    from irpo import launching
+
+    sys.exit(launching.launch(sys.argv[1:], processes, launch or launching.DEFAULT))

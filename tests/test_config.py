@@ -13,8 +13,10 @@ from irpo.runs.key import run_key
 from irpo.types import UnknownName, UserError
 
 BASE = ["models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml"]
-SHIPPED = sorted(  # layers of a run; suites have tests of their own
-    p.relative_to(configs_dir()).as_posix() for p in configs_dir().rglob("*.yaml") if p.parent.name != "suites"
+SHIPPED = sorted(  # layers of a run; the others have tests of their own
+    p.relative_to(configs_dir()).as_posix()
+    for p in configs_dir().rglob("*.yaml")
+    if p.parent.name not in ("suites", "launch")
 )
 
 

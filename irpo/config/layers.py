@@ -25,6 +25,7 @@ PLUGINS: dict[Keys, str] = {
 }
 _MOST_VALUES = 10_000  # of a file or an override; aliases can make a few lines mean more than a memory holds
 _DEEPEST = 20
+_LAUNCH = "launch"  # a shipped folder that holds no layers, but accelerate's configurations
 _PLAIN = (dict, list, str, int, float, bool, type(None))
 
 
@@ -69,8 +70,8 @@ def find_config(name: str | Path) -> Path:
 
 def _instead(given: Path) -> str:
     """What a message says of the shipped files, where the given one is not there."""
-    folders = sorted(p.name for p in configs_dir().iterdir() if p.is_dir())
-    known = sorted(p.relative_to(configs_dir()) for p in configs_dir().rglob("*.yaml"))
+    folders = sorted(p.name for p in configs_dir().iterdir() if p.is_dir() and p.name != _LAUNCH)
+    known = sorted(p.relative_to(configs_dir()) for p in configs_dir().rglob("*.yaml") if p.parent.name != _LAUNCH)
     if given.suffix not in (".yaml", ".yml") and len(given.parts) == 1:
         if meant := next((path for path in known if path.stem == given.name), None):
             return f" (did you mean {meant.as_posix()!r}?)"

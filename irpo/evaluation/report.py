@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irpo.measures import measure_of
+from irpo.processes import is_first
 from irpo.ranking.modes import at_rankers_strength
 from irpo.types import printable
 
@@ -59,7 +60,9 @@ class Grid:
         return table
 
     def show(self, console: Console | None = None) -> None:
-        """Print table and notes on stdout: at a terminal's width; elsewhere no line is broken."""
+        """Print table and notes on stdout, by one process: at a terminal's width; elsewhere no line is broken."""
+        if not is_first():
+            return
         console = console or Console()
         if not console.is_terminal:
             console = Console(file=console.file, width=_UNBROKEN)

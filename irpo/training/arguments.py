@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
 from transformers import TrainingArguments
 
 from irpo.config.schema import TrainingConfig
+from irpo.processes import count
 from irpo.progress import BEST
 from irpo.training.tracking import TRACKERS
 
@@ -70,6 +72,7 @@ def training_arguments(
         data_seed=seed,
         bf16=mixed,
         dataloader_pin_memory=False,
+        ddp_backend="gloo" if count() > 1 and not torch.cuda.is_available() else None,
         ddp_find_unused_parameters=False,
         restore_callback_states_from_checkpoint=True,  # early stopping goes on counting after --resume
     )

@@ -8,9 +8,9 @@ memory leaves nobody behind: all take the update anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from irpo.scoring.batching import balanced
 from irpo.scoring.sharding import is_sharded, load_whole, spread_like, whole, whole_state
 from irpo.scoring.tokens import EncodedList
 from irpo.types import UserError
+
+T = TypeVar("T")
 
 
 def dealt(items: Sequence[EncodedList]) -> list[EncodedList]:
@@ -74,8 +76,8 @@ class SharedTrainer(Trainer):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        # To the Trainer this says: leave the model as it is, its gradients are looked after.
-        self.is_distributed_loading_by_transformers = count() > 1
+        # To the Trainer this says: leave the model as it is, its gradients are looked after. DeepSpeed does it itself.
+        self.is_distributed_loading_by_transformers = count() > 1 and not self.is_deepspeed_enabled
 
     def get_train_dataloader(self) -> Any:
         """The updates in one order, each of them whole on every process."""
@@ -91,6 +93,21 @@ class SharedTrainer(Trainer):
         if count() > 1:
             self._average = exchange(model, self.accelerator.prepare_model)
 
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether each pass through the model is taken by all processes, so that all need as many micro-batches."""
+        return is_sharded(self.model) or self.is_deepspeed_enabled
+
+    def in_turn(self, batches: Iterable[T]) -> Iterator[T]:
+        """An update's micro-batches; DeepSpeed is told which is the last, for it takes the step after that one."""
+        if not self.is_deepspeed_enabled:
+            yield from batches
+            return
+        every = list(batches)
+        for number, batch in enumerate(every, start=1):
+            self.accelerator.gradient_state._set_sync_gradients(number == len(every))
+            yield batch
+
     def met(self, loss: Tensor, too_many: int, tokens: int) -> tuple[Tensor | None, int, int]:
         """After a process's share of an update: the update's loss, and its tokens, gradients being averaged.
 
@@ -99,16 +116,24 @@ class SharedTrainer(Trainer):
         """
         if count() == 1:
             return (None if too_many else loss), too_many, tokens
-        if too_many and is_sharded(self.model):  # the others are in the midst of a layer that is not put together
+        if too_many and self.in_lockstep:  # the others are in the midst of what they do together
             raise UserError(
-                f"out of memory on process {rank()}: layers are put together by all processes, so this one cannot try "
-                f"again alone; go on with --resume training.tokens_per_batch={self.tokens_per_batch // 2}"
+                f"out of memory on process {rank()}: micro-batches are taken by all processes together, so this one "
+                f"cannot try again alone; go on with --resume training.tokens_per_batch={self.tokens_per_batch // 2}"
             )
         value, short, alone, taken = total([float(loss), float(too_many > 0), float(too_many == 1), tokens])
         if short:
             return None, 1 if alone else 2, 0
         self._average()
         return torch.tensor(value, dtype=loss.dtype, device=loss.device), 0, int(taken)
+
+    def require_own(self, checkpoint: Path) -> None:
+        """`UserError` where the optimiser's state there is cut otherwise than this run's: DeepSpeed's goes on alike."""
+        parts = len(list(checkpoint.glob("global_step*/*optim_states.pt")))
+        mine = count() if self.is_deepspeed_enabled else 0
+        if parts != mine:
+            was, now = (f"zero2 on {n} process(es)" if n else "another --launch than zero2" for n in (parts, mine))
+            raise UserError(f"--resume: {checkpoint} was written by {was} and this is {now}; go on as it began")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         state_dict = state_dict or whole_state(self.model)  # by all processes

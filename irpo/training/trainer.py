@@ -132,7 +132,7 @@ class ListTrainer(SharedTrainer):
         model.train()
         part = torch.zeros((), device=self.args.device)
         self.watch.begin(dealt(items))
-        for batch, lists in self._batches(items):
+        for batch, lists in self.in_turn(self._batches(items)):
             try:
                 self._latest = batch
                 loss = self.compute_loss(model, batch, num_items_in_batch=lists)
@@ -145,10 +145,10 @@ class ListTrainer(SharedTrainer):
     def _batches(self, items: Sequence[EncodedList]) -> Iterator[tuple[ListBatch, int | None]]:
         """The micro-batches of this process's lists, with the lists of the update.
 
-        Where each pass puts layers together by all processes, those with fewer go on with a list that counts nothing.
+        Where each pass is taken by all processes, those with fewer go on with a list that counts nothing.
         """
         found = self.method.batches(dealt(items), self.pad_id, self.tokens_per_batch, self.noise)
-        if not is_sharded(self.model):
+        if not self.in_lockstep:
             yield from ((batch, len(items)) for batch in found)
             return
         own = list(found)
@@ -247,6 +247,7 @@ class ListTrainer(SharedTrainer):
             self.train()
             return
         checkpoint = Path(checkpoint)
+        self.require_own(checkpoint)
         self.meter.go_on(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
         self.logbook.forget_after(state.global_step)

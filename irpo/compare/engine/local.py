@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from irpo.compare.engine.attending import BUSY, STOPS, Order, as_child
+from irpo.processes import cores
 
 HEAVY = ("torch", "transformers.trainer", "peft", "scipy.stats")
 _DEVICES = ("/dev/nvidiactl", "/dev/kfd")
@@ -48,7 +49,7 @@ class Local:
     def __init__(self, jobs: int, gpus: Sequence[str] = (), preload: Sequence[str] = HEAVY) -> None:
         self.free = list(gpus) or [""] * jobs
         own = os.environ.get("OMP_NUM_THREADS", "")
-        self.threads = int(own) if own.isdigit() and int(own) else max(1, _cores() // len(self.free))
+        self.threads = int(own) if own.isdigit() and int(own) else max(1, cores() // len(self.free))
         self._running: dict[str, _Running] = {}
         forked = sys.platform.startswith("linux") and not gpus and not any(Path(d).exists() for d in _DEVICES)
         self._context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
@@ -95,10 +96,6 @@ def _how(code: int) -> str:
     why = "; the system does this where memory runs out" if code == -9 else ""
     names = {int(s): s.name for s in signal.Signals}
     return f"killed by signal {-code} ({names.get(-code, 'unknown')}{why})"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
