@@ -16,6 +16,7 @@ help:
 	@echo "make quickstart   fine-tune and compare rankers on the embedded model, in a few minutes on two cores"
 	@echo "make test         linters, types, import contract, tests and doctests"
 	@echo "make fuzz         damaged data, answers and configurations by seed; counts, and failures with their numbers"
+	@echo "make audit        bandit over the sources, pip-audit over the pinned packages"
 	@echo "make format       reformat the sources"
 	@echo "make clean        remove .venv and caches"
 
@@ -31,6 +32,9 @@ test: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -W ignore -m tests.fuzz
+
+audit: $(READY)
+	$(BIN)/python tests/audit.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from irpo.config.checks import checked_config, require_out
 from irpo.config.schema import RUN_CONFIG, EvaluationConfig, RunConfig, load_config
+from irpo.config.trust import load_theirs, require_own_endpoint
 from irpo.meeting import meet
 from irpo.registry import Spec, load_plugins
 from irpo.runs.rankers import model_behind, ranker_config
@@ -32,14 +33,16 @@ Layer = str | Path  # a file of YAML, shipped or your own, or an override "key.s
 TaskSpec = str | Mapping[str, Any]  # a task's name, or a mapping with "name" and its options
 
 
-def config_from(layers: Sequence[Layer]) -> RunConfig:
+def config_from(layers: Sequence[Layer], *, trust_plugins: bool = False) -> RunConfig:
     """The run that files and overrides describe, later ones winning, its plug-ins loaded and found right.
+
+    Of a layer that is another run's config.yaml plug-ins are imported where `trust_plugins` says so.
 
     Every mistake is one line that names the file and line, or the override, where it stands.
     """
     files = [layer for layer in layers if isinstance(layer, Path) or "=" not in layer]
     overrides = [layer for layer in layers if isinstance(layer, str) and "=" in layer]
-    return checked_config(files, overrides)
+    return checked_config(files, overrides, trust_plugins=trust_plugins)
 
 
 def prepare(
@@ -66,13 +69,16 @@ def prepare(
     return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows, layout=layout)
 
 
-def train(config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False) -> Outcome | None:
+def train(
+    config: RunConfig | Sequence[Layer], out: Path | str, *, resume: bool = False, trust_plugins: bool = False
+) -> Outcome | None:
     """Fine-tune as configured into the folder `out`: a configuration, or layers of YAML and overrides as for the CLI.
 
     Returns what the validation lists say, None where none were set aside. `resume` goes on from the last checkpoint.
+    `trust_plugins` as in `config_from`.
     """
     require_out(Path(out))
-    config = config if isinstance(config, RunConfig) else config_from(config)
+    config = config if isinstance(config, RunConfig) else config_from(config, trust_plugins=trust_plugins)
     require_model(config.model.name)
     meet()
     from irpo import pipeline
@@ -94,6 +100,7 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     lists_per_batch: int | None = None,
     max_tokens: int | None = None,
     skip_bad_rows: bool = False,
+    trust_plugins: bool = False,
     engine: Spec = "transformers",
 ) -> Summary:
     """Measure a run, a model's folder, a hub id or a ranker's configuration; returns what results.json holds.
@@ -103,13 +110,14 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     answer. `strength` is a number above 0 or "reward", `strength_by` logits or adapter: a run's own choice by default.
     `engine` runs the model: `transformers`, or `vllm` with its options (`irpo.ranking.engines`).
     What is not given is as the run's or the ranker's configuration says, for a base model as `EvaluationConfig` says.
+    Plug-ins that a run itself names are imported where `trust_plugins` says so; by default it is refused.
     """
     from irpo.tasks import TASKS
 
     given = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    own, lent = run_of(like or model), ranker_config(like or model)
-    load_plugins(lent.plugins if lent else ())
+    own, lent = run_of(like or model, trust_plugins=trust_plugins), ranker_config(like or model)
+    load_plugins(lent.plugins if lent else ())  # of a run: as `run_of` did; a ranker's configuration the user gave
     if modes:
         settings["modes"] = require_modes(modes)
     style = require_style(style)
@@ -194,13 +202,16 @@ def report(folders: Sequence[Path | str], out: Path | str, *, runs: Mapping[str,
     return comparing.report([Path(folder) for folder in folders], Path(out), runs or {})
 
 
-def run_of(model: str) -> RunConfig | None:
-    """A run's configuration with its plug-ins loaded, None where the name is not a run's folder."""
+def run_of(model: str, *, trust_plugins: bool = False) -> RunConfig | None:
+    """A run's configuration with its plug-ins loaded, None where the name is not a run's folder.
+
+    `UserError` where it names plug-ins that the user neither trusts nor has imported.
+    """
     written = Path(model) / RUN_CONFIG
     if not written.is_file():
         return None
     config = load_config([written])
-    load_plugins(config.plugins)
+    load_theirs(model, config, trusts=trust_plugins)
     return config
 
 
@@ -251,6 +262,7 @@ def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict
     if "name" in task:
         return dict(task)
     if own is not None:
+        require_own_endpoint(model, own.task, task)
         return {**own.task, **task}
     require_model(model)  # a name that leads nowhere is the mistake, not the task that it has not
     raise UserError(f"--task is needed: {model!r} is not a finished run's folder, so it has no task of its own")

@@ -30,8 +30,11 @@ Seed = Annotated[int | None, typer.Option(help="Of list construction and order."
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
 Format = Annotated[str, typer.Option("--format", help="jsonl, or parquet: shards that are read as a stream.")]
 ShardLists = Annotated[int, typer.Option(min=1, help="Lists of a Parquet file, and what a kill loses at most.")]
-Processes = Annotated[int, typer.Option(min=1, help="Worker processes of this machine; the files are the same.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes of this machine; the files are the same.")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
+TrustPlugins = Annotated[
+    bool, typer.Option("--trust-plugins", help="Import the plug-ins that a run's own config.yaml names: they run code.")
+]
 Model = Annotated[
     str,
     typer.Option(help="A run's folder, `embedded`, a model's folder, a hub id (ID@REVISION), or rankers/first.yaml."),
@@ -113,7 +116,7 @@ def prepare(
     skip_bad_rows: SkipBadRows = False,
     format: Format = "jsonl",
     shard_lists: ShardLists = 10_000,
-    processes: Processes = 1,
+    processes: Workers = 1,
     plugin: Plugins = None,
     options: Options = None,
 ) -> None:
@@ -136,14 +139,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     processes: Processes = None,
     launch: Launch = None,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Fine-tune a model: layers of YAML (shipped ones by name), then overrides such as training.learning_rate=2e-5."""
     from irpo import api
 
     if processes is not None or launch is not None:
-        api.config_from(layers)
+        api.config_from(layers, trust_plugins=trust_plugins)
         words.as_processes(processes, launch)
-    api.train(layers, out, resume=resume)
+    api.train(layers, out, resume=resume, trust_plugins=trust_plugins)
 
 
 @app.command()
@@ -151,13 +155,14 @@ def estimate(
     layers: Annotated[list[str], typer.Argument(metavar="FILE.yaml|KEY=VALUE...", help="Layers, as for `train`.")],
     card: Annotated[str | None, typer.Option(help="A GPU by name or its GiB; default: this machine.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
     from irpo import api
     from irpo.estimate.cards import card_of
     from irpo.scoring.models import require_there
 
-    config, place = api.config_from(layers), card_of(card)
+    config, place = api.config_from(layers, trust_plugins=trust_plugins), card_of(card)
     require_there(config.model.name)
     from irpo.estimate import plan as estimating
 
@@ -197,6 +202,7 @@ def evaluate(
     plugin: Plugins = None,
     processes: Processes = None,
     launch: Launch = None,
+    trust_plugins: TrustPlugins = False,
     options: Options = None,
 ) -> None:
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
@@ -218,6 +224,7 @@ def evaluate(
         lists_per_batch=lists_per_batch,
         max_tokens=max_tokens,
         skip_bad_rows=skip_bad_rows,
+        trust_plugins=trust_plugins,
         engine=words.engine_of(engine, engine_url, tensor_parallel),
     )
 
@@ -300,6 +307,8 @@ def rank(
     strength: Strength = None,
     strength_by: StrengthBy = None,
     max_tokens: MaxTokens = None,
+    plugin: Plugins = None,
+    trust_plugins: TrustPlugins = False,
     engine: Engine = "transformers",
     engine_url: EngineUrl = None,
     tensor_parallel: TensorParallel = None,
@@ -315,7 +324,8 @@ def rank(
         raise UserError(f"{len(texts)} document(s) to rank; give at least 2, as arguments or by --file")
     if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
         raise UserError(f"document {empty[0]} of {len(texts)} is empty")
-    api.run_of(model)  # its plug-ins, a mode among them perhaps
+    words.load_modules(plugin)
+    api.run_of(model, trust_plugins=trust_plugins)  # its plug-ins, a mode among them perhaps
     (chosen,), checked = api.require_modes([mode]), api.require_style(style)
     value, by = api.require_strength(strength, strength_by)
     by_what = api.require_engine(words.engine_of(engine, engine_url, tensor_parallel))

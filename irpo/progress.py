@@ -38,7 +38,7 @@ SHOWN = {
     "loss": "loss",
     "objective": "objective",
     "anchor": "anchor",
-    "nll_per_token": "NLL/token",
+    "nll_per_token": "NLL/token",  # nosec B105 # a count of tokens
     f"train_{BEST}": f"train {BEST}",
     "teacher_pairs": "teacher's pairs",
 }

@@ -37,18 +37,19 @@ _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", 
 _ROMAN_AT_THE_END = {"i": "1", "v": "5", "x": "10"}
 _COUNTERS = frozenset({"part", "pt", "vol", "volume", "chapter", "episode", "no"})
 _ASCII_WORDS, _ASCII_QUOTES = re.compile("[0-9a-z]+"), re.compile("['`]")
+NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # for `str.translate`
 _YEAR = re.compile(r"\((?:[^()\d]*)(\d{4})(?:[^()\d]*)\)\s*$")
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The text's words, compared without case, accents, apostrophes and punctuation; `&` is "and".
+    """The text's words, without case, accents, apostrophes, punctuation and what has no width; `&` is "and".
 
     >>> words_of("Léon & the Ocean's-Eleven")
     ('leon', 'and', 'the', 'oceans', 'eleven')
     """
     if text.isascii():  # nothing to take apart, letter by letter
         return tuple(_ASCII_WORDS.findall(_ASCII_QUOTES.sub("", text.lower().replace("&", " and "))))
-    plain = unicodedata.normalize("NFKD", text).casefold().replace("&", " and ")
+    plain = unicodedata.normalize("NFKD", text.translate(NO_WIDTH)).casefold().replace("&", " and ")
     plain = "".join(c for c in plain if not unicodedata.combining(c) and c not in "'\u2019\u2018`")
     return tuple("".join(c if c.isalnum() else " " for c in plain).split())
 

@@ -150,7 +150,7 @@ def test_a_mode_of_the_runs_own_plug_ins_is_known(run, pipeline, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_backwards", raising=False)
     command, *others = words
-    code, _, err = run(command, "--model", str(tmp_path), "--mode", "backwards", *others)
+    code, _, err = run(command, "--model", str(tmp_path), "--trust-plugins", "--mode", "backwards", *others)
     sys.modules.pop("my_backwards")
     assert (code, err) == (0, "")
 

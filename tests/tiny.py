@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from irpo.prompting.markup import markup_source
 from irpo.scoring.attention import use_split_attention
 from irpo.scoring.models import LoraOptions, add_lora
 
@@ -203,29 +205,35 @@ def _byte_level(*, normalizer: Any = None, ignore_merges: bool = False, specials
 
 
 def _pieces(*, normalizer: Any, pre_tokenizer: Any = None, specials: tuple[str, ...]) -> Tokenizer:
-    """As SentencePiece's BPE cuts text: blanks are letters, bytes stand for what the vocabulary lacks."""
+    """As SentencePiece's BPE cuts text: blanks begin words, bytes stand for what the vocabulary lacks."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")  # no piece crosses a blank
     words = ["\u2581" + line.replace(" ", "\u2581") for line in _CORPUS.split("\n")]
     held = ["<unk>", *specials, *_BYTES]
     tokenizer.train_from_iterator(words, trainers.BpeTrainer(vocab_size=620, special_tokens=held, show_progress=False))
     tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    written = _alone(tokenizer.to_str())
+    made = Tokenizer.from_str(json.dumps(written))
     if pre_tokenizer is not None:
-        tokenizer.pre_tokenizer = pre_tokenizer
-    return Tokenizer.from_str(_without_added(tokenizer.to_str()))
+        made.pre_tokenizer = pre_tokenizer
+    return made
 
 
-def _without_added(written: str) -> str:
-    """A tokenizer whose added tokens are words of the model alone: those that are added get their own flags later."""
-    return json.dumps(json.loads(written) | {"added_tokens": []})
+def _alone(written: str) -> dict[str, Any]:
+    """The model without a cut before it, its added tokens words alone: those that are added get their own flags."""
+    return json.loads(written) | {"added_tokens": [], "pre_tokenizer": None}
 
 
-def _unigram(specials: tuple[str, ...]) -> Tokenizer:
+def _unigram(specials: tuple[str, ...], bytes_: Sequence[str] = (), normalizer: Any = None) -> Tokenizer:
     """A unigram model over NFKC text: the special tokens are pieces that the model itself may choose."""
     words = [("<unk>", 0.0), *((text, 0.0) for text in specials), ("\u2581", -3.0)]
-    words += [(letter, -6.0) for letter in _LETTERS]
-    tokenizer = Tokenizer(models.Unigram([*words, ("\u2581Heat", -4.0)], unk_id=0, byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFKC()
+    words += [(letter, -6.0) for letter in _LETTERS] + [(byte, -7.0) for byte in bytes_]
+    tokenizer = Tokenizer(models.Unigram([*words, ("\u2581Heat", -4.0)], unk_id=0, byte_fallback=bool(bytes_)))
+    tokenizer.normalizer = normalizer or normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(steps)
     return tokenizer
 
 
@@ -315,6 +323,37 @@ def unigram_like() -> Any:
     return _fast(_unigram(held), added, _chat("<s> <turn> user ", "<end>", " <turn> model "), **named)
 
 
+def llama2_like() -> Any:
+    """Turns in square brackets that are plain text, between `<s>` and `</s>`."""
+    blanks = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made = _pieces(normalizer=blanks, specials=("<s>", "</s>"))
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ '<<SYS>>\n' + m.content + '\n<</SYS>>\n\n' }}"
+        "{% elif m.role == 'user' %}{{ '<s>[INST] ' + m.content + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m.content + ' </s>' }}{% endif %}{% endfor %}"
+    )
+    added = _flagged(("<unk>", "<s>", "</s>"))
+    return _fast(made, added, template, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def vicuna_like() -> Any:
+    """Turns that nothing but words opens, as the shipped markup `vicuna` writes them."""
+    tokenizer = llama2_like()
+    tokenizer.chat_template = markup_source("vicuna")
+    return tokenizer
+
+
+def bytes_like() -> Any:
+    """A unigram model that reads `<0x0A>` as a line break, behind a normaliser that drops what has no width."""
+    narrow = normalizers.Sequence([normalizers.Replace("\u200b", ""), normalizers.NFKC()])
+    held = ("<s>", "</s>", "<turn>", "<end>")
+    added = [*_flagged(("<s>", "</s>"), normalized=True), *_flagged(("<turn>", "<end>"), normalized=True)]
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    chat = _chat("<turn>user\n", "<end>\n", "<turn>model\n")
+    return _fast(_unigram(held, _BYTES, narrow), added, chat, **named)
+
+
+PLAIN_LIKE = {"llama2": llama2_like, "vicuna": vicuna_like, "bytes": bytes_like}  # markup and bytes in plain letters
 LIKE = {
     "llama3": llama3_like,
     "gemma": gemma_like,

@@ -198,7 +198,7 @@ class Planner:
         if asked in self._cells:
             return self._cells[asked]
         lists = self.lists[task.name]
-        assert isinstance(lists, Prepared)
+        assert isinstance(lists, Prepared)  # nosec B101 # tells mypy what it is
         protocol = self.protocol(task, config, float(lists.card["relevant_from"]))
         told = {"kind": kind, "form": _FORM, "settings": _settings(config, kind), "lists": lists.digests}
         told |= {"contents": _contents(config, "")} if kind != "baseline" else {}

@@ -85,7 +85,7 @@ class Setting:
 
 def setting_at(suite: Suite, method: Entry, config: RunConfig, point: Point) -> Setting:
     """Of a point what a method has; `config` is the method's own, without a setting."""
-    assert suite.search is not None
+    assert suite.search is not None  # nosec B101 # tells mypy that it is there
     found = []
     for name, number in point:
         dimension = suite.search.space[name]

@@ -10,6 +10,7 @@ from typing import Any
 from irpo.catalogue import registry_of
 from irpo.config.layers import PLUGINS, Keys, Layers
 from irpo.config.schema import RunConfig, config_of, layered
+from irpo.config.trust import require_named
 from irpo.registry import load_plugins
 from irpo.types import UserError
 
@@ -17,10 +18,16 @@ from irpo.types import UserError
 _LISTS = {("method", "objectives"): "objectives", ("evaluation", "modes"): "modes"}
 
 
-def checked_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
-    """`load_config` whose plug-ins' names and options are right; what is wrong is named with the line that set it."""
+def checked_config(
+    files: Sequence[str | Path], overrides: Sequence[str] = (), *, trust_plugins: bool = False
+) -> RunConfig:
+    """`load_config` whose plug-ins' names and options are right; what is wrong is named with the line that set it.
+
+    Modules that only a run's own config.yaml names are imported where the user says so.
+    """
     layers = layered(files, overrides)
     config = config_of(layers)
+    require_named(files, overrides, layers.merged, trusts=trust_plugins)
     load_plugins(config.plugins)
     require_plugins(config, layers)
     return config

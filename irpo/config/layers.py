@@ -140,7 +140,7 @@ class Layers:
 def parse_value(text: str, where: str) -> Any:
     """A value written on the command line, read as YAML."""
     try:
-        value = yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError):
         short = text if len(text) <= 40 else f"{text[:40]}..."
         raise UserError(f"{where}: {short!r} is not a YAML value; quote text that holds special characters") from None

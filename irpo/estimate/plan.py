@@ -23,7 +23,7 @@ from irpo.runs import base_name, load_options
 from irpo.scoring.batching import ListBatch, collate
 from irpo.scoring.forward import TOKENS_PER_BATCH
 from irpo.scoring.layout import in_budget, lay_out
-from irpo.scoring.models import LoraOptions, require_there, resolve
+from irpo.scoring.models import LoraOptions, own_code, require_there, resolve
 from irpo.scoring.tokens import EncodedList, prompted
 from irpo.scoring.whole import only_attention
 from irpo.tasks import TASKS
@@ -91,9 +91,9 @@ def shape_of(name: str) -> Any:
     require_there(base)
     try:
         place, revision = resolve(base)
-        found = AutoConfig.from_pretrained(place, revision=revision)
+        found = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = own_code(error) or " ".join(str(error).split())[:160]
         raise UserError(f"cannot read the configuration of model {name!r}: {reason}") from None
     if not only_attention(found):
         raise UserError(f"model {name!r} is scored in whole sequences (not all its layers are attention): no estimate")

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from irpo.measures import ndcg
+from irpo.prompting.markup import in_turns, kept_apart
 from irpo.prompting.parsing import parse_ranking
-from irpo.prompting.specials import without_specials
 from irpo.registry import Registry, import_named
-from irpo.scoring.models import default_device, require_there, resolve
+from irpo.scoring.models import default_device, own_code, require_there, resolve
 from irpo.scoring.tokens import PromptedList
 from irpo.types import Style, UserError
 
@@ -80,12 +80,12 @@ class Model:
         return found
 
     def _inputs(self, tokenizer: Any, query: str, answers: Sequence[str]) -> Any:
-        query, *answers = without_specials(tokenizer, [query, *answers])
+        query, *answers = kept_apart(tokenizer, [query, *answers])
         settings = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
         if not getattr(tokenizer, "chat_template", None):
             return tokenizer([query] * len(answers), list(answers), **settings)
         turns = [[{"role": "user", "content": query}, {"role": "assistant", "content": answer}] for answer in answers]
-        texts = [tokenizer.apply_chat_template(turn, tokenize=False) for turn in turns]
+        texts = [in_turns(tokenizer, turn, header=False) for turn in turns]
         return tokenizer(texts, add_special_tokens=False, **settings)
 
     def _label(self, model: Any) -> int:
@@ -104,10 +104,10 @@ def _judge(name: str) -> tuple[Any, Any]:
 
     place, revision = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = own_code(error) or " ".join(str(error).split())[:200]
         raise UserError(f"reward 'model': {name!r} cannot be loaded as a sequence classifier ({reason})") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from irpo.prompting.markup import PLAIN_HEADER, end_of_turn, foreign_specials, markup
-from irpo.prompting.specials import tokenize, without_specials
+from irpo.prompting.markup import PLAIN_HEADER, end_of_turn, foreign_specials, kept_apart, markup
+from irpo.prompting.specials import tokenize, without_labels
 from irpo.prompting.templates import PromptTemplate, Template, load_template
 from irpo.resources import prompts_dir
 from irpo.types import Labels, RankingExample, Style, UserError
@@ -105,7 +105,7 @@ class Prompt:
     chat: bool  # the markup, a beginning-of-sequence token among it, is already in `text`
     tokens_cut: tuple[int, ...] = ()  # of each candidate, to fit
     query_tokens_cut: int = 0
-    special_texts: int = 0  # query and candidates that held special tokens, kept apart (`irpo.prompting.specials`)
+    special_texts: int = 0  # query and candidates that held markup or labels, kept apart (`irpo.prompting.specials`)
     closed: bool = False  # see `AnswerForm`
 
     @property
@@ -214,13 +214,14 @@ class PromptBuilder:
     def build(self, example: RankingExample) -> Prompt:
         """The example's prompt; where it is too long, candidates are cut first, then the query's oldest part.
 
-        Cuts happen before templating, so the markup and the assistant's header stay whole. No special token comes out
-        of the example's texts, in the prompt or in an answer.
+        Cuts happen before templating, so the markup and the assistant's header stay whole. The example's texts are
+        data, in the prompt and in an answer: no special token, markup or label of this list comes out of them.
         """
         fold = str.strip if self.style in ("response", "pointwise") else one_line
         folded = tuple(fold(t) for t in example.texts)
-        texts = self._plain(folded)
-        query = without_specials(self.tokenizer, [example.query])[0]
+        labels = label_names(self.tokenizer, len(folded), self.labels) if self.style == "label" else ()
+        texts = self._plain([without_labels(text, labels) for text in folded])
+        query = kept_apart(self.tokenizer, [without_labels(example.query, labels)])[0]
         held = (query != example.query) + sum(a != b for a, b in zip(texts, folded, strict=True))
         prompt = self._within(replace(example, query=query), texts)
         return replace(prompt, special_texts=prompt.special_texts + held) if held else prompt
@@ -239,7 +240,7 @@ class PromptBuilder:
     def _plain(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The candidates' texts, from which no special token comes out where they stand in an answer."""
         before, _, behind = AnswerForm(self.style).body("\0").partition("\0")
-        return tuple(without_specials(self.tokenizer, texts, ("\n" + before, behind)))
+        return tuple(kept_apart(self.tokenizer, texts, ("\n" + before, behind)))
 
     def _within(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
         if self.style == "pointwise":
@@ -259,12 +260,10 @@ class PromptBuilder:
         text, chat = markup(self.tokenizer, turn, system, published=published)
         joined = bool(foreign_specials(self.tokenizer, text, bool(system), published))
         if joined:
-            turn = without_specials(self.tokenizer, [turn])[0]
+            turn = kept_apart(self.tokenizer, [turn])[0]
             text, chat = markup(self.tokenizer, turn, system, published=published)
             if found := foreign_specials(self.tokenizer, text, bool(system), published):
-                raise UserError(
-                    f"example {example.id!r}: its texts give special tokens of the model: {', '.join(found)}"
-                )
+                raise UserError(f"example {example.id!r}: its texts give markup of the model's: {', '.join(found)}")
         # Letters are chosen so that they are one token each.
         closed = (self.style, self.labels) == ("label", "numbers") and _of_several_tokens(self.tokenizer, names)
         return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined), closed)

@@ -1,14 +1,16 @@
-"""No special token comes out of a user's text: a document that says `<|end|>` must not end the user's turn.
+"""A user's text is data: a document that says `<|end|>` must not end the user's turn, nor one that says `USER:`.
 
 Tokenizers match their added tokens anywhere in a text. What comes out is judged by the tokens, not by the spelling: a
 normaliser makes such a token of other characters (full-width brackets), and a model may hold one in its own vocabulary.
 Where one comes out, a blank behind its first character keeps it apart; every character stays, for people and models.
+Markup that is plain text in a family (`[INST]`, `USER:`) is told to this module as marks, and kept apart likewise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +19,7 @@ _MARKUP = re.compile(r"<.+>|\[.+\]|\{.+\}", re.DOTALL)  # <|end|>, </s>, <start_
 # Tags that Gemma's vocabulary holds as words of text; not <s> and </s>, which end sequences elsewhere.
 _HTML = re.compile(r"</?(?:h[1-6]|[abiu]|em|strong|su[bp]|code|table|caption|t(?:body|head|foot|[rdh])|[uo]l|li|p|br)>")
 _NOBODYS = "\U000ffffd"  # a letter for private use, the last of its plane: in no vocabulary
+_LABEL = re.compile(r"\[([^\[\]\n]{1,9})\]")
 _ROUNDS = 8  # breaking one special token may leave another; in the second half nothing of them is left
 
 
@@ -77,15 +80,37 @@ def _is_markup(text: str, template: str) -> bool:
 def specials_in(tokenizer: Any, text: str, tokens: TextTokens) -> Iterator[tuple[int, int, int]]:
     """(id, first character, end) of every special token.
 
-    The unknown token counts where it is spelt out alone: it also stands for letters that the vocabulary lacks.
+    The unknown token and the tokens of single bytes count where they are spelt out: they also stand for letters that
+    the vocabulary lacks.
     """
-    specials = special_tokens(tokenizer)
-    if specials.keys().isdisjoint(tokens.ids):
+    specials, spelt = special_tokens(tokenizer), _spelt(tokenizer, len(tokenizer))
+    if specials.keys().isdisjoint(tokens.ids) and spelt.keys().isdisjoint(tokens.ids):
         return
-    unknown = _unknown(tokenizer, len(tokenizer))
     for id, (start, end) in zip(tokens.ids, tokens.spans, strict=True):
-        if id in specials and (id not in unknown or text[start:end].strip() == specials[id]):
+        if id in spelt:
+            if unicodedata.normalize("NFKC", text[start:end]).strip() == spelt[id]:
+                yield id, start, end
+        elif id in specials:
             yield id, start, end
+
+
+@cache
+def _spelt(tokenizer: Any, size: int) -> Mapping[int, str]:
+    """Tokens that stand for letters, by id: `<unk>`, and `<0x0A>` in a model that would read it as a line break."""
+    specials = special_tokens(tokenizer)
+    unknown = {id: specials[id] for id in _unknown(tokenizer, size) if id in specials}
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    ids = dict(zip(tokenizer.convert_tokens_to_ids(bytes_), bytes_, strict=True))
+    return {id: text for id, text in ids.items() if id is not None and id != tokenizer.unk_token_id} | unknown
+
+
+def marks_in(text: str, marks: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """(mark, first character, end) of every mark that a text holds."""
+    for mark in marks:
+        start = text.find(mark)
+        while start >= 0:
+            yield mark, start, start + len(mark)
+            start = text.find(mark, start + len(mark))
 
 
 @cache
@@ -94,8 +119,10 @@ def _unknown(tokenizer: Any, _size: int) -> frozenset[int]:
     return frozenset({tokenizer.unk_token_id, *tokenize(tokenizer, [_NOBODYS])[0].ids})
 
 
-def without_specials(tokenizer: Any, texts: Sequence[str], around: tuple[str, str] = ("\n", "")) -> list[str]:
-    """The texts, each of them as it is where no special token comes out of it.
+def without_specials(
+    tokenizer: Any, texts: Sequence[str], around: tuple[str, str] = ("\n", ""), marks: Sequence[str] = ()
+) -> list[str]:
+    """The texts, each of them as it is where no special token comes out of it and no mark stands in it.
 
     `around` is what stands before and behind a text where it is used.
     """
@@ -105,12 +132,12 @@ def without_specials(tokenizer: Any, texts: Sequence[str], around: tuple[str, st
     for attempt in range(_ROUNDS):
         framed = [before + found[j] + behind for j in open_]
         held = {
-            j: list(specials_in(tokenizer, text, tokens))
+            j: sorted((a, b) for _, a, b in (*specials_in(tokenizer, text, tokens), *marks_in(text, marks)))
             for j, text, tokens in zip(open_, framed, tokenize(tokenizer, framed), strict=True)
         }
         open_ = [j for j in open_ if held[j]]
         for j in open_:
-            spans = [(start - len(before), end - len(before)) for _, start, end in held[j]]
+            spans = [(start - len(before), end - len(before)) for start, end in held[j]]
             found[j] = _broken(found[j], spans, away=attempt >= _ROUNDS // 2)
     return found
 
@@ -127,3 +154,12 @@ def _broken(text: str, spans: Sequence[tuple[int, int]], *, away: bool) -> str:
             parts += [text[last:first], "?" if away or len(whole) == 1 else f"{whole[0]} {whole[1:]}"]
             last = first + len(whole)
     return "".join([*parts, text[last:]])
+
+
+def without_labels(text: str, labels: Collection[str]) -> str:
+    """The text, the labels of its list in round brackets: "[B]" in a document is not candidate B.
+
+    >>> without_labels("see [B], [1] and [C]", ["A", "B"])
+    'see (B), [1] and [C]'
+    """
+    return _LABEL.sub(lambda found: f"({found[1]})" if found[1].strip() in labels else found[0], text)

@@ -3,102 +3,22 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jinja2
 import jinja2.meta
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from irpo.prompting import rank_llm
+from irpo.prompting.sandbox import Range, Sandbox, limited, within_limit
 from irpo.types import Labels, Style, UserError
 
-_MOST = 1_000_000  # characters of a text, turns of all loops over `range`, and the largest number in a call
-_WIDTH = re.compile(r"\d{7}|%[-#0 +]*\*")  # of a format: seven digits, or one that is an argument
 _TRIAL = tuple(f"candidate {j}" for j in range(1, 21))
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Refuses what would fill the memory or run for minutes: a slip such as `'-' * 10**10`, no more than that."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})  # never computed while the template is compiled, too
-
-    def __init__(self) -> None:
-        super().__init__(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
-        self.filters = {name: _limited(function) for name, function in self.filters.items()}
-        del self.globals["lipsum"]  # random, and as long as asked for
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """`left operator right`, where its result is small."""
-        if operator == "**" and (not isinstance(left, int | float) or abs(right) * len(f"{left}") > 1000):
-            raise SecurityError(f"a power as high as {right} is refused")
-        if operator == "*" and _repeated(left, right) > _MOST:
-            raise SecurityError(f"a text or list of more than {_MOST} parts is refused")
-        if operator == "%" and isinstance(left, str):
-            _require_narrow(left)
-        return super().call_binop(context, operator, left, right)
-
-    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """`function(...)`, where no number and no width of a format is large."""
-        form = getattr(getattr(function, "__wrapped__", None), "__self__", None)  # of str.format, as sandboxes give it
-        if isinstance(form, str):
-            _require_narrow(form)
-        _require_small(args, kwargs)
-        return super().call(context, function, *args, **kwargs)
-
-
-def _repeated(left: Any, right: Any) -> int:
-    """Parts of `left * right` where one of them is a text or a list; 0 for numbers."""
-    return next((len(a) * b for a, b in ((left, right), (right, left)) if hasattr(a, "__len__") and _is_int(b)), 0)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int)
-
-
-def _require_narrow(form: str) -> None:
-    if _WIDTH.search(form):
-        raise SecurityError("a format that wide is refused")
-
-
-def _require_small(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    for value in (*args, *kwargs.values()):
-        if _is_int(value) and abs(value) > _MOST:
-            raise SecurityError(f"a number above {_MOST} is refused in a call")
-
-
-def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that refuses large numbers."""
-
-    @functools.wraps(function)
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        _require_small(args, kwargs)
-        if function.__name__ == "do_format":
-            _require_narrow(str(args[0]))
-        return function(*args, **kwargs)
-
-    return limited
-
-
-class _Range:
-    """`range` for one rendering, whose loops share a limit: two of them, one in the other, may be long as well."""
-
-    def __init__(self) -> None:
-        self._left = _MOST
-
-    def __call__(self, *bounds: int) -> range:
-        found = range(*bounds)
-        self._left -= len(found)
-        if self._left < 0:
-            raise SecurityError(f"loops over more than {_MOST} numbers are refused")
-        return found
-
-
-_ENVIRONMENT = _Sandbox()
+_ENVIRONMENT = Sandbox(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
 class PromptTemplate(Protocol):
@@ -157,24 +77,15 @@ class Template:
         """(the system's turn, "" where the template sets none, the user's turn); as `render`."""
         candidates = [{"text": text, "name": name} for text, name in zip(texts, names, strict=True)]
         try:
-            compiled = _compiled(self.source)
-            values = {"query": query, "candidates": candidates, "count": len(texts), "range": _Range()}
-            context = compiled.new_context(values)
-            user = "".join(_within_limit(compiled.root_render_func(context))).strip()
+            with limited():
+                compiled = _compiled(self.source)
+                values = {"query": query, "candidates": candidates, "count": len(texts), "range": Range()}
+                context = compiled.new_context(values)
+                user = "".join(within_limit(compiled.root_render_func(context))).strip()
             return str(context.vars.get("system", "")).strip(), user
         except Exception as error:  # noqa: BLE001 - a template is a program of the user's: it may fail in any way
             said = str(error).split("\n")[0] or type(error).__name__
             raise UserError(f"template {self.name}: {said}{_place(error)}") from None
-
-
-def _within_limit(parts: Iterator[str]) -> Iterator[str]:
-    """The parts of a rendered text, as long as they are not too much."""
-    total = 0
-    for part in parts:
-        total += len(part)
-        if total > 10 * _MOST:
-            raise SecurityError(f"a text of more than {10 * _MOST} characters is refused")
-        yield part
 
 
 def _place(error: Exception) -> str:

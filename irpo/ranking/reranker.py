@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any
 
 from irpo.config.schema import RankerConfig, RunConfig
+from irpo.config.trust import load_theirs
 from irpo.progress import say
 from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, prompt_builder, require_positions
@@ -71,6 +72,7 @@ class Reranker:
         strength: float | str | None = None,
         strength_by: StrengthBy | None = None,
         like: RankerConfig | RunConfig | None = None,
+        trust_plugins: bool = False,
         engine: Spec | Opening = "transformers",
     ) -> Reranker:
         """A run's folder, `embedded`, a model's folder, a hub id, or a ranker's configuration (`rankers/first.yaml`).
@@ -81,15 +83,19 @@ class Reranker:
         serves the scores that it was fitted to, of the run's own strength and prompt. `max_tokens`
         of prompt and answer may be as many as the model has positions. `like` lends a base model the prompt, the scorer
         and the way of loading of a run or of a ranker's configuration. `engine` runs the model: `transformers`, `vllm`.
+        Plug-ins that a run's own files name are imported where `trust_plugins` says so, and else refused: `UserError`.
         """
         own, given = run_config(name), ranker_config(name)
         config = given or (RankerConfig.of(like) if isinstance(like, RunConfig) else like)
+        if own is not None:
+            load_theirs(name, own, trusts=trust_plugins)
+        elif config is not None:  # the user gave it
+            load_plugins(config.plugins)
         name = model_behind(name)
         if max_tokens is not None:
             _require_room(name, max_tokens)
         chosen = choice_of_run(name, own) if own else Choice()
         choice = strengthened(chosen, strength, strength_by)
-        load_plugins(config.plugins if config else ())
         builder = _builder(name, config, style, template, max_tokens)
         model = ENGINES.build(engine)(name, config, builder)
         engine_of(model, builder.tokenizer).require(choice.strength, writes=False)
@@ -169,7 +175,7 @@ def _require_room(name: str, max_tokens: int) -> None:
 
     require_there(base := base_name(name))
     place, revision = resolve(base)
-    require_positions(AutoConfig.from_pretrained(place, revision=revision), max_tokens)
+    require_positions(AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False), max_tokens)
 
 
 def _finite(score: float | None) -> float | None:

@@ -314,7 +314,7 @@ def load_weights(name: str, options: Any = None, *, merge: bool = False) -> Any:
         return load_model(name, options)
     folder = Path(name)
     if (folder / FULL).is_dir():
-        return load_model(str(folder / FULL), options)
+        return load_model(str(folder / FULL), options, pickled=False)
     if not (folder / ADAPTER).is_dir():
         raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
     if merge and options.quantization == "nf4":
@@ -404,4 +404,6 @@ def restore(model: Any, home: Path) -> None:
         return
     from transformers import AutoModelForCausalLM
 
-    model.load_state_dict(AutoModelForCausalLM.from_pretrained(str(home / FULL), dtype=model.dtype).state_dict())
+    how = {"dtype": model.dtype, "use_safetensors": True}
+    saved = AutoModelForCausalLM.from_pretrained(str(home / FULL), **how)  # nosec B615 # a folder of the run's
+    model.load_state_dict(saved.state_dict())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
+import subprocess  # nosec B404 # one command of ours, git, without a shell
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -77,7 +77,9 @@ def _said(command: list[str]) -> str | None:
     """What a command writes, None where it fails or is not there."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a git hook
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=clean, timeout=20, check=True)
+        done = subprocess.run(  # nosec B603 # git
+            command, capture_output=True, text=True, env=clean, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -19,6 +19,7 @@ from irpo.scoring.attention import use_split_attention
 from irpo.types import UserError
 
 EMBEDDED = "embedded"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 Quantization = Literal["nf4", "none"]
 T = TypeVar("T")
@@ -53,6 +54,13 @@ class LoraOptions:
 def default_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def own_code(error: Exception) -> str | None:
+    """What is said of a repository that asks for code of its own to be run (`auto_map`); None: the error is another."""
+    if "custom code" not in str(error):
+        return None
+    return "it asks for code of its own to be run (auto_map), which is never done; take one that transformers knows"
 
 
 def resolve(name: str) -> tuple[str, str]:
@@ -95,7 +103,7 @@ def load_tokenizer(name: str) -> Any:
     require_there(name)
     place, revision = resolve(name)
     with _told_in_one_line(name):
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {name!r} is not a fast one; spans of candidates need character offsets")
     if tokenizer.pad_token is None:
@@ -105,14 +113,21 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_model(name: str, options: LoadOptions | None = None, device: torch.device | None = None) -> Any:
-    """A causal LM's base weights in eval mode; `UserError` where there is none or 4-bit was asked for and is not on."""
+def load_model(
+    name: str, options: LoadOptions | None = None, device: torch.device | None = None, *, pickled: bool = True
+) -> Any:
+    """A causal LM's base weights in eval mode; `UserError` where there is none or 4-bit was asked for and is not on.
+
+    Where its files are `pickled` they are read as tensors alone (`weights_only`), or not at all.
+    """
     from transformers import AutoModelForCausalLM
 
     options = options or LoadOptions()
     device = device or default_device()
     dtype = options.torch_dtype(device)
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
+    settings |= {"trust_remote_code": False, "weights_only": True, "use_safetensors": None if pickled else True}
+    settings["output_loading_info"] = True
     if options.attention != "auto":
         settings["attn_implementation"] = options.attention
     if options.quantization == "nf4":
@@ -120,7 +135,8 @@ def load_model(name: str, options: LoadOptions | None = None, device: torch.devi
     require_there(name)
     place, settings["revision"] = resolve(name)
     with _told_in_one_line(name), _no_bar():
-        model, found = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **settings)
+        loaded = AutoModelForCausalLM.from_pretrained(place, **settings)  # nosec B615 # `settings` has the revision
+    model, found = loaded
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UserError(
@@ -180,7 +196,7 @@ def _nf4(compute: torch.dtype, sharded: bool) -> Any:
 
 
 def _not_there(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
+    reason = own_code(error) or " ".join(str(error).split())[:200]
     if _looks_local(name) and not Path(name).exists():
         return f"cannot load model {name!r}: there is no such folder"
     if Path(name).is_file():
@@ -280,8 +296,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"no adapter in {folder}; a finished run holds one in its folder 'adapter'")
-    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise UserError(_no_fit(folder, "its weights are not there"))  # peft would ask the hub for them
+    if not (folder / _ADAPTER_WEIGHTS).is_file():  # peft would open a pickle, or ask the hub
+        raise UserError(_no_fit(folder, f"its weights, {_ADAPTER_WEIGHTS}, are not there"))
     try:
         with _no_renaming():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -306,10 +322,7 @@ def adapter_state(adapted: Any) -> dict[str, Tensor]:
 
 def _saved_parameters(folder: Path) -> int:
     """Parameters in the file of an adapter that peft has read."""
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():  # of before safetensors
-        return sum(t.numel() for t in torch.load(folder / "adapter_model.bin", weights_only=True).values())
-    with safe_open(str(path), framework="pt") as file:
+    with safe_open(str(folder / _ADAPTER_WEIGHTS), framework="pt") as file:
         return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - not a mapping
 
 

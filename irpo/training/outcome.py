@@ -90,12 +90,14 @@ def advise(out: Path, config: RunConfig, *, measurable: bool) -> None:
     """The last lines of a run: where it is saved, and what to do next."""
     say(f"saved to {out}")
     folder = shlex.quote(str(out))
+    trust = " --trust-plugins" if config.plugins else ""  # which are the user's own, in a folder that says so
     if not measurable:
-        say(f'next: irpo rank --model {folder} "query" "first document" "second document"')
+        say(f'next: irpo rank --model {folder}{trust} "query" "first document" "second document"')
         return
-    say(f"next: irpo evaluate --model {folder} --out {folder}/evaluation   # on lists that no choice has seen")
+    say(f"next: irpo evaluate --model {folder}{trust} --out {folder}/evaluation   # on lists that no choice has seen")
     base = shlex.quote(base_name(config.model.name))
-    say(f"      irpo evaluate --model {base} --like {folder} --out {folder}/base   # the untrained model, the same way")
+    alike = f"--model {base} --like {folder}{trust} --out {folder}/base"
+    say(f"      irpo evaluate {alike}   # the untrained model, the same way")
 
 
 def model_card(

@@ -40,6 +40,7 @@ from irpo.training.figures import figures
 from irpo.training.finite import Watch
 from irpo.training.logbook import GoesOn, Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
+from irpo.training.pickles import opened_as_tensors
 from irpo.training.reference import reference_tables
 from irpo.training.room import as_it_fits, smaller
 from irpo.training.shares import EVERY, gradient_norm, gradient_shares, shares
@@ -255,7 +256,8 @@ class ListTrainer(SharedTrainer):
             self.before = decided(self.logbook.before) or self._look_before()
         if state.global_step < self.args.max_steps and not self._gave_up(state):
             self.add_callback(GoesOn(self, checkpoint))
-            self.train(resume_from_checkpoint=str(checkpoint))
+            with opened_as_tensors(checkpoint):
+                self.train(resume_from_checkpoint=str(checkpoint))
         else:
             self.state = state
             self._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))

@@ -16,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from irpo.prompting.parsing.reading import DASHES, MARKUP, QUOTES
-from irpo.sameness import words_of
+from irpo.sameness import NO_WIDTH, words_of
 
 THRESHOLD = 0.9  # one edit in ten letters: "Alien" and "Aliens" (0.83) stay two films
 _CUT_LENGTH = 24  # letters from which the beginning of a name stands for it: a passage cut off, never a short title
@@ -32,8 +32,8 @@ _COMMENT = re.compile(
 
 
 def light(text: str) -> str:
-    """Without quotes, emphasis, closing punctuation and case."""
-    return text.strip(MARKUP).rstrip(".,;:" + MARKUP).casefold()
+    """Without quotes, emphasis, closing punctuation, case and what has no width."""
+    return text.translate(NO_WIDTH).strip(MARKUP).rstrip(".,;:" + MARKUP).casefold()
 
 
 def heavy(text: str) -> str:

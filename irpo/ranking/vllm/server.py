@@ -68,7 +68,7 @@ class Server:
         bodies = []
         for prompt, one in zip(prompts, how, strict=True):
             seed = {} if one.seed is None else {"seed": one.seed}
-            stop = {"stop_token_ids": list(one.stop), "return_token_ids": True}
+            stop = {"stop_token_ids": list(one.stop), "return_token_ids": True}  # nosec B105 # a switch
             bodies.append(self._body(prompt, adapter, one.limit, one.temperature) | seed | stop)
         choices = self._choices(bodies)
         with self._understood():
@@ -85,7 +85,7 @@ class Server:
         return spoken
 
     def next_logprobs(self, questions: Sequence[Question], adapter: Adapter | None) -> list[list[float]]:
-        named = {"logprobs": 1, "return_tokens_as_token_ids": True}
+        named = {"logprobs": 1, "return_tokens_as_token_ids": True}  # nosec B105 # a switch
         bodies = [self._body(q.prefix, adapter) | named | {"logprob_token_ids": list(q.tokens)} for q in questions]
         choices, told = self._choices(bodies), []
         with self._understood():
