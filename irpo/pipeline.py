@@ -19,7 +19,6 @@ from irpo.evaluation.writing import bytes_of_results, require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.processes import decided, first_of_all, is_first
 from irpo.progress import BEST, say
-from irpo.prompting.prompts import cuts_of
 from irpo.ranking.choosing import Choice, choice_of_run, spelt
 from irpo.ranking.engines import Engine
 from irpo.ranking.modes import RANKING_MODES, at_rankers_strength
@@ -101,8 +100,7 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
         runs.begin(out, config, held, card)
         outcome, choice = _fit_offline(parts, model, out)
     else:
-        train, validation = (tuple(p.example for p in some) for some in (parts.train, parts.validation))
-        job = Job(config, model, parts.builder, parts.method, train, validation)
+        job = Job(config, model, parts.builder, parts.method, *parts.examples)
         runs.begin(out, config, held, card)
         outcome, choice = _fit_online(job, out)
     told = choice if runs.chooses(config) else None
@@ -111,8 +109,7 @@ def fit(parts: Parts, out: Path) -> Outcome | None:
     runs.write_choice(out, config, choice.as_dict())
     with disk.taking(partial(learnt_bytes, model)):
         runs.save_model(model, parts.builder.tokenizer, out, tuning=config.model.tuning)
-    cuts = cuts_of([p.prompt for p in (*parts.train, *parts.validation)])
-    runs.write_card(out, model_card(config, card, cuts, outcome, key=run_key(config, held), choice=told))
+    runs.write_card(out, model_card(config, card, parts.cuts, outcome, key=run_key(config, held), choice=told))
     tell(outcome, told)
     return outcome
 

@@ -174,6 +174,16 @@ class Tally:
     lists: int = 0
     tokens: int = 0
     since: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0  # seconds in which the step had no batch to compute
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done in here, the step waits for."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += time.perf_counter() - start
 
     def add(self, batch: ListBatch, values: dict[str, Tensor]) -> None:
         """Per-list values (B,) of one micro-batch, which is still on the host; nothing here waits for a device."""
@@ -196,29 +206,34 @@ class Tally:
         if not is_first():
             return cls(since=since)
         sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in told["sums"].items()}
-        return cls(sums, told["lists"], told["tokens"], since)
+        return cls(sums, told["lists"], told["tokens"], since, told.get("waited", 0.0))
 
     def flush(self) -> dict[str, float]:
-        """Means over the lists of all processes since the last call, with speed and peak memory, and start anew."""
+        """Means over the lists of all processes since the last call, with speed and peak memory, and start anew.
+
+        `waiting` is the share of the time that processes spent waiting for lists, the mean over them.
+        """
         whole, peak = self._joined(), max(gather([peak_memory()]))
         seconds, lists = max(time.perf_counter() - self.since, 1e-9), whole["lists"]
         means = {name: total / max(lists, 1) for name, total in whole["sums"].items()}
         speed = {"tokens_per_s": whole["tokens"] / seconds, "lists_per_s": lists / seconds}
+        speed["waiting"] = min(1.0, whole["waited"] / seconds)
         self.sums.clear()
-        self.lists = self.tokens = 0
+        self.lists, self.tokens, self.waited = 0, 0, 0.0
         self.since = time.perf_counter()
         return means | speed | {"peak_memory_mb": peak / 2**20}
 
     def _joined(self) -> dict[str, Any]:
         """The sums of all processes; one that had no list yet knows no name."""
         own = {name: float(total) for name, total in self.sums.items()}
-        parts = gather([(own, self.lists, self.tokens)])
+        parts = gather([(own, self.lists, self.tokens, self.waited)])
         sums: dict[str, float] = {}
-        for part, _, _ in parts:
+        for part, *_ in parts:
             for name, value in part.items():
                 sums[name] = sums.get(name, 0.0) + value
-        lists, tokens = sum(lists for _, lists, _ in parts), sum(tokens for _, _, tokens in parts)
-        return {"sums": sums, "lists": lists, "tokens": tokens}
+        lists, tokens = sum(part[1] for part in parts), sum(part[2] for part in parts)
+        waited = sum(part[3] for part in parts) / len(parts)
+        return {"sums": sums, "lists": lists, "tokens": tokens, "waited": waited}
 
 
 def peak_memory() -> int:

@@ -10,6 +10,7 @@ from training_lists import TOKENIZER, encoded, learned, method, trainer
 from irpo.scorers import SCORERS
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoraOptions, add_lora
+from irpo.training import reference
 from irpo.training.reference import model_key, reference_tables
 from irpo.training.trainer import Loop
 
@@ -22,7 +23,7 @@ def tables(model, items, cache, scorer=INDEPENDENT, length="sum"):
 
 
 def files(cache):
-    return sorted(cache.glob("*.safetensors"))
+    return sorted(cache.glob("*/*.safetensors"))
 
 
 def test_the_tables_are_the_scores(tmp_path):
@@ -41,7 +42,7 @@ def test_what_is_known_is_not_computed_again(tmp_path, monkeypatch, capsys):
     assert "5 of 8 lists" in capsys.readouterr().err
     monkeypatch.setattr("irpo.training.reference.score_batch", lambda *_, **__: pytest.fail("computed again"))
     tables(model, ITEMS, tmp_path)
-    assert len(files(tmp_path)) == 1
+    assert len(files(tmp_path)) == 2  # what the second call made, beside the first
 
 
 def test_other_weights_prompts_scorers_and_lengths_are_not_taken_for_these(tmp_path):
@@ -51,7 +52,7 @@ def test_other_weights_prompts_scorers_and_lengths_are_not_taken_for_these(tmp_p
     first = tables(model, ITEMS, tmp_path)
     assert model_key(model) != model_key(other)
     tables(other, ITEMS, tmp_path)
-    assert len(files(tmp_path)) == 2
+    assert len({path.parent for path in files(tmp_path)}) == 2
     changed = [replace(ITEMS[0], prompt=(*ITEMS[0].prompt[:-1], 7)), *ITEMS[1:]]
     again = tables(model, changed, tmp_path)
     assert not torch.equal(again[ITEMS[0].id], first[ITEMS[0].id])
@@ -90,11 +91,37 @@ def test_methods_and_seeds_share_it_and_learn_the_same_as_with_adapters_off(tmp_
     cache = tmp_path / "cache"
     for objective in ("irpo", "dpo"):
         weights = []
-        for reference in ("adapters_off", "precomputed"):
-            of = method(objective, reference=reference)
-            run = trainer(tmp_path / objective / reference, of, updates=3, loop=Loop(reference_cache=cache))
+        for kind in ("adapters_off", "precomputed"):
+            of = method(objective, reference=kind)
+            run = trainer(tmp_path / objective / kind, of, updates=3, loop=Loop(reference_cache=cache))
             run.go(None)
             weights.append(learned(run.model))
         torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
     assert "8 of 8 lists" in capsys.readouterr().err
     assert len(files(cache)) == 1
+
+
+def test_what_a_process_that_died_had_computed_is_kept(tmp_path, monkeypatch, capsys):
+    model, real, calls = tiny_model(), reference.score_batch, []
+
+    def dying(*given, **named):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(len(given[1]))
+        return real(*given, **named)
+
+    monkeypatch.setattr(reference, "score_batch", dying)
+    with pytest.raises(KeyboardInterrupt):
+        tables(model, ITEMS, tmp_path)
+    monkeypatch.setattr(reference, "score_batch", real)
+    tables(model, ITEMS, tmp_path)
+    assert 0 < sum(calls) < len(ITEMS)
+    assert f"{sum(calls)} of 8 lists" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_said_once_and_done_without(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cache").write_text("a file, where the folder would be")
+    found = tables(tiny_model(), ITEMS, tmp_path / "cache")
+    expected = tables(tiny_model(), ITEMS, None)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert capsys.readouterr().err.count("not kept on disk") == 1

@@ -141,7 +141,7 @@ def test_at_weight_0_no_reference_is_taken(tmp_path, monkeypatch):
     steps = {}
     for reference in ("none", "adapters_off", "precomputed"):
         run = trainer(tmp_path / reference, method({"name": "irpo", "reference_weight": 0}, reference=reference))
-        for refused in ("irpo.training.method.adapter_off", "irpo.training.trainer.reference_tables"):
+        for refused in ("irpo.training.method.adapter_off", "irpo.training.trainer.references_of"):
             monkeypatch.setattr(refused, lambda *_, **__: pytest.fail("a reference was taken"))
         run.go(None)
         steps[reference] = learned(run.model)

@@ -5,9 +5,9 @@ Only loops and doors read it. The task, the objective and the scorer stay mappin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from irpo.config.errors import user_error
 from irpo.config.layers import Layers, written
 from irpo.measures import MEASURES, measure_of
-from irpo.registry import meant, require_module
-from irpo.types import Labels, Style, UnknownName, UserError
+from irpo.registry import require_module
+from irpo.types import Labels, Style
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
@@ -150,6 +151,12 @@ class TrainingConfig(_Section):
     validation_fraction: Fraction = 0.1  # of the training lists, chosen by a hash of their group or id
     max_validation_lists: Positive = 200
     max_lists: Positive | None = None  # of those left to train on, the first so many; None: all
+    # None: lists in memory, shuffled whole. A number: the lists of a folder that `irpo prepare` wrote (task `prepared`)
+    # are read from disk in an order that a buffer of so many makes; of all lists no more are held in memory.
+    shuffle_buffer: Positive | None = None
+    # That put lists as prompts and tokens while the model computes; changes speed, never the result. None: none on a
+    # CPU, whose cores training takes itself; where a GPU computes four, or one less than there are cores.
+    encoding_processes: Annotated[int, Field(ge=0)] | None = None
     evaluate_every: Positive | None = None  # updates between validations; None: ten validations in the run
     patience: Positive | None = None  # validations without a better NDCG@10 before stopping; None: never stop early
     report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, trackio
@@ -244,6 +251,23 @@ class RunConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_stream_is_of_prepared_lists(self) -> Self:
+        t = self.training
+        if t.shuffle_buffer is None:
+            return self
+        what = f"training.shuffle_buffer = {t.shuffle_buffer} reads lists from disk"
+        if self.task["name"] != "prepared":
+            raise ValueError(
+                f"{what}: run `irpo prepare` first, and take task {{name: prepared, data: FOLDER}}; the task is "
+                f"{self.task['name']!r}"
+            )
+        if self.online is not None:
+            raise ValueError(f"{what}; online.method draws from lists in memory: leave one of the two out")
+        if t.max_lists is not None:
+            raise ValueError(f"{what}; training.max_lists counts lists in memory: set training.updates instead")
+        return self
+
     @property
     def ranks(self) -> RankingConfig:
         """How the run can rank: without an adapter `auto` has nothing to choose from, and is the policy."""
@@ -286,7 +310,7 @@ def load_ranker(file: str | Path) -> RankerConfig:
     try:
         return RankerConfig.model_validate(layers.merged)
     except ValidationError as error:
-        raise _user_error(error, layers, RankerConfig) from None
+        raise user_error(error, layers, RankerConfig) from None
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
@@ -313,70 +337,9 @@ def config_of(layers: Layers) -> RunConfig:
     try:
         return RunConfig.model_validate(layers.merged)
     except ValidationError as error:
-        raise _user_error(error, layers) from None
+        raise user_error(error, layers, RunConfig) from None
 
 
 def to_yaml(config: RunConfig) -> str:
     """Every setting, defaults included, in the order of the schema; `load_config` reads it back."""
     return written(config.model_dump(mode="json"))
-
-
-def _user_error(error: ValidationError, layers: Layers, whole: type[BaseModel] = RunConfig) -> UserError:
-    """The first thing wrong, in one line: where it stands, what was given, what is allowed."""
-    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
-    section, keys = _section(first["loc"], whole)
-    key = ".".join(keys)
-    where = layers.where(keys)
-    if first["type"] == "extra_forbidden":
-        allowed = ", ".join(section.model_fields)
-        inside = f" of {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
-        return UnknownName(f"{where}unknown key {key!r}; the keys{inside} are: {allowed}{_meant(keys, whole)}")
-    if first["type"] == "missing":
-        return UserError(f"{key!r} is not set; give {_HINTS.get(keys[0], f'{key}=...')}")
-    same_key = [e for e in error.errors() if _section(e["loc"], whole)[1] == keys]
-    said = [e["msg"].removeprefix("Value error, ") for e in same_key if e["type"] != "too_short" or e is same_key[0]]
-    reason = ", or: ".join(dict.fromkeys(said)).replace("tuple", "list").replace("dictionary", "mapping")
-    given = "" if isinstance(first["input"], dict | BaseModel) or not key else f" = {first['input']!r}"
-    return UserError(f"{where}{key}{given}: {reason}" if key else f"{where}{reason}")
-
-
-def _meant(keys: tuple[str, ...], whole: type[BaseModel]) -> str:
-    """The key that is near: of the same name in another section, or of nearly the same."""
-    known = list(_all_keys(whole))
-    same = [".".join(way) for way in known if way[-1] == keys[-1]]
-    return f" (did you mean {same[0]!r}?)" if same else meant(".".join(keys), map(".".join, known))
-
-
-def _all_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, field in section.model_fields.items():
-        yield (*above, name)
-        if inner := _inner(field.annotation):
-            yield from _all_keys(inner, (*above, name))
-
-
-_HINTS = {
-    "model": "a file such as configs/models/embedded.yaml, or model.name=...",
-    "task": "a file such as configs/tasks/jsonl.yaml, or task.name=...",
-    "method": "a file such as configs/methods/irpo.yaml, or method.objective=...",
-}
-
-
-def _section(loc: tuple[int | str, ...], whole: type[BaseModel] = RunConfig) -> tuple[type[BaseModel], tuple[str, ...]]:
-    """The section that holds the key of an error, and the key's path without pydantic's union branches."""
-    section = whole
-    keys: list[str] = []
-    for step in loc:
-        keys.append(str(step))
-        field = section.model_fields.get(str(step))
-        inner = _inner(field.annotation) if field else None
-        if inner is None:
-            break
-        if len(keys) < len(loc):
-            section = inner
-    return section, tuple(keys)
-
-
-def _inner(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key holds, if it holds one."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

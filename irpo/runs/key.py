@@ -29,12 +29,13 @@ LATER: Settings = {
     "prompt.labels": "letters",
     "prompt.chat_template": None,
     "training.max_lists": None,
+    "training.shuffle_buffer": None,
 }
 
 # What may differ between the halves of a run: it changes what is shown, measured afterwards, or how fast it goes.
 FREE = (
     *("plugins", "evaluation", "training.logging_every", "training.report_to"),
-    *("training.tokens_per_batch", "model.gradient_checkpointing"),
+    *("training.tokens_per_batch", "training.encoding_processes", "model.gradient_checkpointing"),
 )
 MAY_GROW = ("training.updates", "online.rounds")  # a run may be made longer
 BY_CONTENT = (

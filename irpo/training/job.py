@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from irpo.chance import in_test_split
 from irpo.config.schema import MethodConfig, RunConfig
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
+from irpo.processes import agree, is_first
 from irpo.progress import say
 from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, cuts_of, load_template
-from irpo.resources import prompts_dir
+from irpo.resources import cache_dir, prompts_dir
 from irpo.runs import base_name, load_options, load_weights
 from irpo.scorers import SCORERS, check_model
 from irpo.scoring import sharding
@@ -34,7 +36,10 @@ from irpo.scoring.models import (
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks import TASKS, Lists, validation_shares
 from irpo.tasks.preparing import build
+from irpo.tasks.shards import ShardedLists, read_card
+from irpo.training.ahead import encoding_processes
 from irpo.training.method import Method
+from irpo.training.stream import Stream, put, stream_of, survey, validating
 from irpo.training.tracking import TRACKERS, Trackers
 from irpo.training.validation import require_lists
 from irpo.types import RankingExample, UserError
@@ -57,14 +62,30 @@ class Parts:
     config: RunConfig
     method: Method
     builder: PromptBuilder
-    train: tuple[PromptedList, ...]
+    train: tuple[PromptedList, ...] | Stream
     validation: tuple[PromptedList, ...]
     card: Mapping[str, Any]
 
     @property
-    def lists(self) -> tuple[list[EncodedList], list[EncodedList]]:
+    def lists(self) -> tuple[list[EncodedList] | Stream, list[EncodedList]]:
         """The tokens of training and of validation lists."""
-        return [p.tokens for p in self.train], [p.tokens for p in self.validation]
+        train = self.train if isinstance(self.train, Stream) else [p.tokens for p in self.train]
+        return train, [p.tokens for p in self.validation]
+
+    @property
+    def known(self) -> tuple[PromptedList, ...]:
+        """The training lists that are known before training: all of them, or the first of a stream."""
+        return self.train.probe if isinstance(self.train, Stream) else self.train
+
+    @property
+    def examples(self) -> tuple[list[RankingExample], list[RankingExample]]:
+        """The training lists that are known, and the validation lists, as they were given."""
+        return [p.example for p in self.known], [p.example for p in self.validation]
+
+    @property
+    def cuts(self) -> dict[str, int]:
+        """What was cut from the lists that are known."""
+        return cuts_of([p.prompt for p in (*self.known, *self.validation)])
 
 
 Built = tuple[Lists, Mapping[str, Any]]  # a task's lists and their card
@@ -78,35 +99,85 @@ def prepare_job(config: RunConfig, built: Built | None = None) -> Parts:
     method = method_of(config)
     require_trackers(config)
     require_optimizer(config)
+    if config.training.shuffle_buffer is not None:
+        if built is not None:
+            raise UserError("training.shuffle_buffer reads lists from disk; here they are in memory: set it to null")
+        return _streamed_job(config, method)
     lists, card = built or build(config.task, skip_bad_rows=config.skip_bad_rows)
-    if "train" not in lists:
-        raise UserError(f"task {config.task['name']!r}: the data hold no training split")
-    for note in card["notes"]:
-        say(f"note: {note}")
-    if "eval" not in lists:
-        say("note: the data hold no evaluation split; `irpo evaluate` will need one")
+    _tell_splits(config, lists, card)
     t = config.training
     whole = split_training(lists["train"], t.validation_fraction, t.max_validation_lists)
     splits = Splits(whole.train[: t.max_lists], whole.validation)
-    shares = validation_shares(TASKS.get(str(config.task["name"])))
-    if shares and splits.validation and t.validation_fraction not in shares:
-        say(
-            f"note: with training.validation_fraction = {t.validation_fraction:g} validation lists hold answers that "
-            f"training lists show as wrong, and look easier than they are; take {' or '.join(map(str, shares))}"
-        )
+    _tell_shares(config, splits.validation)
     unused = len(lists["train"]) - len(splits.train) - len(splits.validation)
     return assemble(config, method, splits, {**card, "unused": unused})
 
 
 def assemble(config: RunConfig, method: Method, splits: Splits, card: Mapping[str, Any]) -> Parts:
     """The job of these lists."""
-    builder = builder_of(config)
-    train, validation = (tuple(prompted(builder, part, labels=True)) for part in (splits.train, splits.validation))
+    builder, processes = builder_of(config), processes_of(config)
+    train, validation = (put(builder, part, processes) for part in (splits.train, splits.validation))
     items = [p.tokens for p in train]
     method.require_labels(items, {p.example.id: p.example.where for p in train})
     require_lists(config.ranking, validation)
     method.batch(items[:1], 0)  # a scorer that cannot lay these lists out says so before anything is loaded
     return Parts(config, method, builder, train, validation, card)
+
+
+def _streamed_job(config: RunConfig, method: Method) -> Parts:
+    """The job of lists that stay on disk: nothing of theirs is held but those that validate and the first few."""
+    t = config.training
+    lists, card = lists_on_disk(config)
+    lists.verify()
+    _tell_splits(config, card["splits"], card)
+    builder = builder_of(config)
+
+    def check(example: RankingExample) -> None:
+        method.require_labels([example], {example.id: example.where})
+
+    told, cache = repr((method.objective, method.objective.needs, method.nll_weight)), cache_dir() / "surveys"
+    # One process reads for all.
+    found = agree(survey(lists, t.validation_fraction, check, told=told, cache=cache) if is_first() else None)
+    assert found is not None
+    stream = stream_of(lists, found, builder, config, processes=processes_of(config))
+    aside = validating(lists, t.validation_fraction, t.max_validation_lists, found)
+    validation = tuple(prompted(builder, aside, labels=True))
+    _tell_shares(config, aside)
+    require_lists(config.ranking, validation)
+    method.batch([p.tokens for p in stream.probe[:1]], 0)
+    card = {**card, "unused": len(lists) - len(stream) - len(validation)}
+    return Parts(config, method, builder, stream, validation, card)
+
+
+def lists_on_disk(config: RunConfig) -> tuple[ShardedLists, Mapping[str, Any]]:
+    """The training lists of the task `prepared`, and the folder's card."""
+    folder = Path(str(config.task.get("data")))
+    return ShardedLists.of(folder, "train"), read_card(folder)
+
+
+def _tell_splits(config: RunConfig, splits: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """What the card warns of; `UserError` where there is nothing to train on."""
+    if "train" not in splits:
+        raise UserError(f"task {config.task['name']!r}: the data hold no training split")
+    for note in card["notes"]:
+        say(f"note: {note}")
+    if "eval" not in splits:
+        say("note: the data hold no evaluation split; `irpo evaluate` will need one")
+
+
+def _tell_shares(config: RunConfig, validation: Sequence[RankingExample]) -> None:
+    """Where another share of the lists would have to validate."""
+    shares, fraction = validation_shares(TASKS.get(str(config.task["name"]))), config.training.validation_fraction
+    if shares and validation and fraction not in shares:
+        say(
+            f"note: with training.validation_fraction = {fraction:g} validation lists hold answers that "
+            f"training lists show as wrong, and look easier than they are; take {' or '.join(map(str, shares))}"
+        )
+
+
+def processes_of(config: RunConfig) -> int:
+    """How many processes put lists as tokens for this one."""
+    return encoding_processes(config.training.encoding_processes, on_gpu=default_device().type == "cuda")
 
 
 def split_training(examples: Sequence[RankingExample], fraction: float, most: int) -> Splits:
@@ -188,7 +259,7 @@ def describe(parts: Parts) -> None:
         f"lists: {len(train)} to train on, {len(validation)} to validate on"
         + (f"; {unused} beyond training.max_lists or max_validation_lists" if unused else "")
     )
-    cuts, most = cuts_of([p.prompt for p in (*train, *validation)]), parts.config.prompt.max_tokens
+    cuts, most = parts.cuts, parts.config.prompt.max_tokens
     if cuts["prompts_cut"]:
         lost = cuts["candidate_tokens_cut"] + cuts["query_tokens_cut"]
         say(

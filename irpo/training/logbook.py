@@ -18,6 +18,8 @@ from irpo.runs import BEFORE, LOG, write_text
 from irpo.runs.checkpoints import PARTIAL
 from irpo.runs.key import read_json
 
+_MUCH = 0.2  # the share of the time that a person is told of: training.encoding_processes could be more
+
 
 @dataclass(frozen=True)
 class Logbook:
@@ -82,8 +84,9 @@ class GoesOn(TrainerCallback):
 class Progress(TrainerCallback):
     """A bar with the latest figures beside it, where stderr is a terminal; else a line for each of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool = False) -> None:
         self._latest: dict[str, str] = {}
+        self._waits = waits  # whether lists are put as tokens while training goes on
         self._task: Any = None
         self._since, self._from = 0.0, 0
 
@@ -107,11 +110,16 @@ class Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show what is new."""
         new = {name: f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})}
+        if self._waits and (logs or {}).get("waiting", 0.0) >= _MUCH:
+            new["waiting"] = f"waiting for lists {logs['waiting']:.0%} of the time"
+        if "loss" in (logs or {}):
+            self._latest.pop("waiting", None)
         self._latest |= new
         with bars() as shown:
             if not shown.disable:
                 # In the order of `SHOWN`, not of their coming: what is last falls off a narrow screen.
-                latest = ", ".join(self._latest[name] for name in SHOWN.values() if name in self._latest)
+                order = (*SHOWN.values(), "waiting")
+                latest = ", ".join(self._latest[name] for name in order if name in self._latest)
                 shown.update(self._task, figures=latest)
             elif new:
                 say(f"update {state.global_step} of {state.max_steps}{self._left(state)}: {', '.join(new.values())}")

@@ -24,6 +24,25 @@ from irpo.types import UserError
 Reference = Literal["adapters_off", "precomputed", "none"]
 
 
+class Labelled(Protocol):
+    """A list as far as it says what is to be learned: an example, or its tokens."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def relevance(self) -> tuple[float, ...]:
+        """The candidates' labels."""
+        ...
+
+    @property
+    def teacher(self) -> tuple[float, ...] | None:
+        """Another ranker's scores of them; None or empty where there are none."""
+        ...
+
+
 @runtime_checkable
 class SampledObjective(Protocol):
     """An objective of which only some candidates need a gradient; the others' scores are taken without."""
@@ -94,7 +113,7 @@ class Method:
         """Whether the target list's log-likelihood is needed."""
         return self.objective.needs.target or self.nll_weight > 0
 
-    def require_labels(self, items: Sequence[EncodedList], places: Mapping[str, str] | None = None) -> None:
+    def require_labels(self, items: Sequence[Labelled], places: Mapping[str, str] | None = None) -> None:
         """`UserError` where a list has not what the objective learns from; `places` are the ids' `file:line`."""
         name, needs = type(self.objective).__name__, self.objective.needs
         for item in items:
@@ -107,7 +126,7 @@ class Method:
                 counted = f"{name} with these options counts {needs.min_label:g} and above"
                 raise UserError(f"{where}list {item.id!r} has no label above {high:g}; {counted}")
 
-    def _require_taught(self, item: EncodedList, where: str) -> None:
+    def _require_taught(self, item: Labelled, where: str) -> None:
         """`UserError` where a list has no teacher for an objective that needs one, or nothing but a teacher."""
         parts = [part for _, part in _parts(self.objective).values()]
         taught = [type(part).__name__ for part in parts if part.needs.teacher]

@@ -1,26 +1,28 @@
 """The reference's log-probabilities, computed once and kept on disk for every method and seed that asks for them.
 
-One file a model, `<model>.safetensors`: a table (I, K) a list. The model's key is a hash of its
-weights as they are held (quantized or not) and its configuration; a list's is a hash of what the model is fed and what
-is read from it, so that a changed template, candidate or scorer is another list. A file that is damaged is made anew.
+A folder a model, `<model>/`, of shards (`irpo.training.tables`) with a table (I, K) a list. The model's key is a hash
+of its weights as they are held (quantized or not) and its configuration; a list's is a hash of what the model is fed
+and what is read from it, so that a changed template, candidate or scorer is another list. What is computed is on disk
+within a minute: a process that dies goes on where it was. A file `<model>.safetensors`, which earlier versions kept, is
+not read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from irpo.disk import NoRoom
-from irpo.files import atomic_path
-from irpo.processes import gather, is_first, share
+from irpo.files import atomic_file
+from irpo.processes import gather, share
 from irpo.progress import say
 from irpo.scoring.batching import collate
 from irpo.scoring.forward import score_batch
@@ -28,9 +30,42 @@ from irpo.scoring.layout import Layout, Length, Scorer, in_budget, lay_out
 from irpo.scoring.models import causal_lm
 from irpo.scoring.sharding import whole, within_each
 from irpo.scoring.tokens import EncodedList
+from irpo.training.method import Method
+from irpo.training.room import as_it_fits
+from irpo.training.stream import Stream
+from irpo.training.tables import Shelf, Writer, writing
+from irpo.types import UserError
 
 Tables = dict[str, Tensor]
+Known = Callable[[Sequence[EncodedList]], Mapping[str, Tensor]]  # the tables (I, K) of lists by their ids
 _CHUNK = 2**26  # bytes hashed at once
+_DONE = ".complete"  # ending of a file that says which shards hold the tables of a whole stream
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How lists are scored: all that decides a table, the model aside; and in what portions."""
+
+    scorer: Scorer
+    length: Length
+    pad_id: int
+    tokens_per_batch: int
+
+    def keyed(self, items: Sequence[EncodedList]) -> tuple[list[Layout], list[str]]:
+        """The lists laid out, and their keys."""
+        layouts = lay_out(items, self.scorer)
+        return layouts, [list_key(layout, self.length) for layout in layouts]
+
+    def pairs(
+        self, model: Any, items: Sequence[EncodedList], layouts: Sequence[Layout]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Each list's place and table (I, K), float32, on the CPU; batch by batch, so in no order."""
+        device = causal_lm(model).device
+        for group in in_budget(layouts, self.tokens_per_batch):
+            batch = collate([items[i] for i in group], [layouts[i] for i in group], pad_id=self.pad_id)
+            table = score_batch(model, batch.to(device), length=self.length).table.cpu()
+            for i, scores in zip(group, table, strict=True):
+                yield i, scores[: layouts[i].ranks, : layouts[i].size].clone()
 
 
 @torch.no_grad()
@@ -48,31 +83,152 @@ def reference_tables(  # noqa: PLR0913 - a model, its lists and how they are sco
 
     `cache` is the folder of the files, None to keep nothing.
     """
-    layouts = lay_out(items, scorer)
-    keys = [list_key(layout, length) for layout in layouts]
-    path = None if cache is None else cache / f"{model_key(model)}.safetensors"
-    known = {} if path is None else _read(path)
-    missing = [i for i, key in enumerate(keys) if key not in known]
-    device = causal_lm(model).device
+    scoring = Scoring(scorer, length, pad_id, tokens_per_batch)
+    layouts, keys = scoring.keyed(items)
+    shelf = None if cache is None else Shelf(cache / model_key(model))
+    held = [None] * len(keys) if shelf is None else shelf.tables(keys)
+    # What one process lacks is computed by all: their folders need not be one.
+    missing = sorted({i for each in gather([[i for i, table in enumerate(held) if table is None]]) for i in each})
     mine = share(missing)
 
     def scored() -> list[tuple[str, Tensor]]:
         pairs = []
-        for group in in_budget([layouts[i] for i in mine], tokens_per_batch):
-            chosen = [mine[k] for k in group]
-            batch = collate([items[i] for i in chosen], [layouts[i] for i in chosen], pad_id=pad_id)
-            table = score_batch(model, batch.to(device), length=length).table.cpu()
-            for i, scores in zip(chosen, table, strict=True):
-                pairs.append((keys[i], scores[: layouts[i].ranks, : layouts[i].size].clone()))
+        with _kept(shelf) as keep:
+            for place, table in scoring.pairs(model, [items[i] for i in mine], [layouts[i] for i in mine]):
+                pairs.append((keys[mine[place]], table))
+                keep(pairs[-1:])
         return pairs
 
     made = dict(gather(within_each(model, scored)))
-    if path is not None:
-        say(f"reference: {len(items) - len(missing)} of {len(items)} lists from {path}, {len(missing)} computed")
-        if made and is_first():
-            _write(path, known | made)
-    tables = known | made
-    return {item.id: tables[key] for item, key in zip(items, keys, strict=True)}
+    if shelf is not None:
+        say(
+            f"reference: {len(items) - len(missing)} of {len(items)} lists from {shelf.folder}, {len(missing)} computed"
+        )
+    known = {key: table for key, table in zip(keys, held, strict=True) if table is not None} | made
+    return {item.id: known[key] for item, key in zip(items, keys, strict=True)}
+
+
+@contextmanager
+def _kept(shelf: Shelf | None) -> Iterator[Callable[[Sequence[tuple[str, Tensor]]], None]]:
+    """What keeps tables on disk; from the first that cannot be written on, said so, they are kept in memory alone."""
+    works = shelf is not None
+    writer = Writer(shelf.folder) if shelf is not None else None
+
+    def attempt(step: Callable[[], None]) -> None:
+        nonlocal works
+        if works:
+            try:
+                step()
+            except (OSError, NoRoom) as error:
+                works = False
+                say(f"reference: not kept on disk: {error}")
+
+    try:
+        yield lambda pairs: attempt(lambda: writer.add(pairs) if writer else None)
+    finally:
+        if writer is not None:
+            attempt(writer.flush)
+
+
+def references_of(
+    model: Any, train: Sequence[EncodedList] | Stream, method: Method, pad_id: int, tokens: int, cache: Path | None
+) -> Known:
+    """The model's scores of the lists that a method trains on, in batches of as many tokens as memory holds."""
+    length, scorer = method.length, method.scorer
+    if not isinstance(train, Stream):
+
+        def in_memory(tokens: int) -> Tables:
+            return reference_tables(
+                model, train, scorer, length=length, pad_id=pad_id, tokens_per_batch=tokens, cache=cache
+            )
+
+        tables, _ = as_it_fits(in_memory, tokens, lambda: lay_out(train, scorer))
+        return lambda _: tables
+    if cache is None:
+        raise UserError("a precomputed reference of lists on disk needs a folder to be kept in")
+    told, latest = json.dumps([train.told, repr(scorer), length]), [p.tokens for p in train.probe]
+
+    def chunks() -> Iterator[Sequence[EncodedList]]:
+        for chunk in train.chunks():
+            latest[:] = chunk
+            yield chunk
+
+    def on_disk(tokens: int) -> Known:
+        return stored_references(model, chunks, Scoring(scorer, length, pad_id, tokens), told=told, cache=cache)
+
+    return as_it_fits(on_disk, tokens, lambda: lay_out(latest, scorer))[0]
+
+
+@torch.no_grad()
+def stored_references(
+    model: Any,
+    chunks: Callable[[], Iterable[Sequence[EncodedList]]],
+    scoring: Scoring,
+    *,
+    told: str,
+    cache: Path,
+) -> Known:
+    """The model's scores of more lists than memory holds: computed as far as the cache lacks them, and read from there.
+
+    `chunks` gives all lists, some at a time, the same in every process; `told` is a text that says which they are, so
+    that they need not be gone through again. `UserError` where the folder cannot be written.
+    """
+    folder = cache / model_key(model)
+    mark = folder / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}{_DONE}"
+    shelf = Shelf(folder)
+    if not all(gather([_is_complete(mark, shelf)])):
+        try:
+            _fill(model, chunks(), scoring, shelf)
+            shelf = Shelf(folder)
+            with atomic_file(mark) as file:
+                file.write(json.dumps([path.name for path in shelf.shards]))
+        except OSError as error:
+            raise UserError(f"{error.filename or folder}: the reference's scores cannot be written ({error})") from None
+    say(f"reference: read from {folder}")
+
+    def known(items: Sequence[EncodedList]) -> Tables:
+        _, keys = scoring.keyed(items)
+        found = {item.id: table for item, table in zip(items, shelf.tables(keys), strict=True) if table is not None}
+        if lacking := next((item.id for item in items if item.id not in found), None):
+            raise UserError(
+                f"{folder}: the reference's scores of list {lacking!r} are not there; on several machines $IRPO_CACHE "
+                "must be a folder that they share"
+            )
+        return found
+
+    return known
+
+
+def _is_complete(mark: Path, shelf: Shelf) -> bool:
+    """Whether the shards that once held all tables are all there, and sound."""
+    try:
+        needed = json.loads(mark.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return set(needed) <= {path.name for path in shelf.shards}
+
+
+def _fill(model: Any, chunks: Iterable[Sequence[EncodedList]], scoring: Scoring, shelf: Shelf) -> None:
+    """Compute this process's share of what the shelf lacks, and write it; returns when all have."""
+
+    def filled() -> tuple[int, int]:
+        lists = computed = 0
+        with writing(shelf.folder) as writer:
+            for chunk in chunks:
+                mine = share(chunk)  # of all lists: what is lacking, processes may see differently
+                layouts, keys = scoring.keyed(mine)
+                lacking = [i for i, there in enumerate(shelf.has(keys)) if not there]
+                for place, table in scoring.pairs(model, [mine[i] for i in lacking], [layouts[i] for i in lacking]):
+                    writer.add([(keys[lacking[place]], table)])
+                lists, computed = lists + len(mine), computed + len(lacking)
+        return lists, computed
+
+    every, made = (sum(each) for each in zip(*gather([within_each(model, filled)]), strict=True))
+    say(_account(every, made, shelf))
+
+
+def _account(lists: int, computed: int, shelf: Shelf) -> str:
+    return f"reference: {lists - computed} of {lists} lists from {shelf.folder}, {computed} computed"
 
 
 def list_key(layout: Layout, length: Length) -> str:
@@ -120,36 +276,3 @@ def _use_of_adapter(inner: Any) -> list[Any]:
 
 def _plain(name: str) -> str:
     return name.replace(".base_layer", "")
-
-
-def _read(path: Path) -> Tables:
-    """The tables of a file; {} where there is none, and, said so, where it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tables = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            given = (file.metadata() or {}).get("digest")
-    except (SafetensorError, OSError, ValueError) as error:
-        say(f"reference: {path} is damaged and made anew ({' '.join(str(error).split())[:120]})")
-        return {}
-    if given != _digest(tables):
-        say(f"reference: {path} is damaged and made anew (its digest does not fit)")
-        return {}
-    return tables
-
-
-def _write(path: Path, tables: Tables) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            save_file(tables, str(temporary), metadata={"digest": _digest(tables)})
-    except (OSError, NoRoom) as error:
-        say(f"reference: not kept on disk: {error}")
-
-
-def _digest(tables: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for key in sorted(tables):
-        digest.update(key.encode() + tables[key].contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -29,7 +30,6 @@ from irpo.progress import BEST, Tally, bars, forget_peak, say
 from irpo.runs import checkpoints
 from irpo.scoring.batching import ListBatch
 from irpo.scoring.forward import TOKENS_PER_BATCH
-from irpo.scoring.layout import lay_out
 from irpo.scoring.models import trainable_parameters
 from irpo.scoring.sharding import is_sharded, within
 from irpo.scoring.strength import named
@@ -41,13 +41,16 @@ from irpo.training.finite import Watch
 from irpo.training.logbook import GoesOn, Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.pickles import opened_as_tensors
-from irpo.training.reference import reference_tables
-from irpo.training.room import as_it_fits, smaller
+from irpo.training.reference import Known, references_of
+from irpo.training.room import smaller
 from irpo.training.shares import EVERY, gradient_norm, gradient_shares, shares
 from irpo.training.storing import checkpoint_bytes, whole_or_gone
+from irpo.training.stream import Loader, Stream, Updates
 from irpo.training.together import SharedTrainer, dealt, shortest
 from irpo.training.tracking import Trackers
 from irpo.training.validation import Look, Validation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class ListTrainer(SharedTrainer):
         model: Any,
         tokenizer: Any,
         method: Method,
-        lists: tuple[Sequence[EncodedList], Sequence[EncodedList]],
+        lists: tuple[Sequence[EncodedList] | Stream, Sequence[EncodedList]],
         args: TrainingArguments,
         loop: Loop = Loop(),
     ) -> None:
@@ -83,14 +86,14 @@ class ListTrainer(SharedTrainer):
         self.logbook, self.patience = Logbook(Path(args.output_dir).parent), loop.patience
         self.before: dict[str, float] | None = None  # the measure of each validation list before the first update
         self.at: float = 1.0  # the strength of the latest validation
-        self._reference: dict[str, Tensor] = {}
+        self._reference: Known = lambda _: {}
         self._latest: ListBatch | None = None  # the micro-batch that was taken last
         self.watch = Watch()  # over what of an update must be finite
         stop = [EarlyStoppingCallback(loop.patience)] if loop.patience and self.validation else []
         super().__init__(
             model=model,
             args=args,
-            train_dataset=list(train),
+            train_dataset=Updates(train) if isinstance(train, Stream) else list(train),
             eval_dataset=list(aside) or None,
             data_collator=tuple,
             callbacks=stop,
@@ -98,7 +101,7 @@ class ListTrainer(SharedTrainer):
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
         if not args.disable_tqdm:
-            self.add_callback(Progress())
+            self.add_callback(Progress(waits=isinstance(train, Stream)))
         if method.reference == "precomputed" and method.objective.needs.reference:
             # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
             with self._autocast():
@@ -133,7 +136,7 @@ class ListTrainer(SharedTrainer):
         model.train()
         part = torch.zeros((), device=self.args.device)
         self.watch.begin(dealt(items))
-        for batch, lists in self.in_turn(self._batches(items)):
+        for batch, lists in self._waited(self.in_turn(self._batches(items))):
             try:
                 self._latest = batch
                 loss = self.compute_loss(model, batch, num_items_in_batch=lists)
@@ -184,27 +187,36 @@ class ListTrainer(SharedTrainer):
         """What policy and reference make of a micro-batch."""
         batch, noise = inputs.to(self.args.device), self.noise
         with self._autocast():
-            reference = self.method.reference_scores(model, batch, noise, self._reference)
+            reference = self.method.reference_scores(model, batch, noise, self._reference(batch.items))
             policy = self.method.policy_scores(model, batch, noise, reference)
         return table_of(batch, policy, reference, noise)
 
-    @torch.no_grad()
-    def _precompute(self, model: Any, train: Sequence[EncodedList]) -> dict[str, Tensor]:
+    def _precompute(self, model: Any, train: Sequence[EncodedList] | Stream) -> Known:
         """The starting policy's scores (I, K) of every training list, once."""
         model.eval()
+        return references_of(model, train, self.method, self.pad_id, self.tokens_per_batch, self.reference_cache)
 
-        def tables(tokens: int) -> dict[str, Tensor]:
-            return reference_tables(
-                model,
-                train,
-                self.method.scorer,
-                length=self.method.length,
-                pad_id=self.pad_id,
-                tokens_per_batch=tokens,
-                cache=self.reference_cache,
-            )
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """A stream's updates whole; else the Trainer's own."""
+        if isinstance(self.train_dataset, Updates):
+            return Loader(self.train_dataset)
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        return loader
 
-        return as_it_fits(tables, self.tokens_per_batch, partial(lay_out, train, self.method.scorer))[0]
+    def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[Any], Any]:
+        """The lists of the next update, as soon as they are there."""
+        with self.tally.waiting():
+            lists, count = super().get_batch_samples(*given, **named)
+        return lists, count
+
+    def _waited(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; making them is waiting for them."""
+        while True:
+            with self.tally.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _autocast(self) -> Any:
         """Float32 weights computed in bfloat16, where the arguments say so."""
@@ -235,6 +247,8 @@ class ListTrainer(SharedTrainer):
             with self.meter.paused():
                 on = named.get("resume_from_checkpoint")
                 trackers.enter_context(self.trackers.opened(self.logbook.folder, on, start=self.before))
+            if isinstance(self.train_dataset, Updates):
+                trackers.callback(self.train_dataset.close)
             found = super().train(*given, **named)
         self.watch.require_weights(self.model, self.state.global_step)
         return found
