@@ -38,9 +38,9 @@ from irpo.scorers import SCORERS
 from irpo.scoring.attention import use_split_attention
 from irpo.scoring.models import LoraOptions, add_lora, load_tokenizer, use_checkpointing
 from irpo.scoring.tokens import EncodedList
-from irpo.training.arguments import training_arguments
+from irpo.training.arguments import Loop, training_arguments
 from irpo.training.method import Method
-from irpo.training.trainer import ListTrainer, Loop
+from irpo.training.trainer import ListTrainer
 
 VOCABULARY = 32000
 FIXED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

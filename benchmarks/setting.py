@@ -28,9 +28,9 @@ from irpo.scoring.models import (
     use_checkpointing,
 )
 from irpo.scoring.tokens import EncodedList
-from irpo.training.arguments import training_arguments
+from irpo.training.arguments import Loop, training_arguments
 from irpo.training.method import Method
-from irpo.training.trainer import ListTrainer, Loop
+from irpo.training.trainer import ListTrainer
 
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": True}
 SHAPES: dict[str, dict[str, Any]] = {

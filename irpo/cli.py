@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from irpo import __version__, disk, meeting, words
+from irpo import __version__, disk, meeting, stopping, words
 from irpo.types import UserError, one_line, printable
 
 app = typer.Typer(
@@ -68,7 +68,13 @@ def main() -> None:
     meeting.end_with_launcher()
     meeting.quieten()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with stopping.handled():
+            code = app(standalone_mode=False) or 0
+        sys.exit(code)
+    except stopping.Stopped as stop:
+        meeting.leave_after_a_death()
+        stopping.farewell(stop.line)
+        sys.exit(stop.code)
     except UserError as error:
         _mistaken(str(error))
     except _Usage as error:

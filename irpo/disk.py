@@ -210,6 +210,7 @@ def add_lines(path: Path, text: str) -> None:
             done = 0
             while done < len(content):
                 done += file.write(content[done:]) or 0
+            os.fsync(file.fileno())
         except OSError:
             file.truncate(before)
             raise

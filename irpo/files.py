@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -141,33 +142,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         work.unlink(missing_ok=True)
 
 
-@telling
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder that takes the path's place, whole, when the block ends well; until then an earlier one stays."""
-    work, old = beside(path), beside(path)
-    work.mkdir(parents=True)
-    try:
-        yield work
-        for inner in work.iterdir():
-            to_disk(inner)
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(work, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-        to_disk(path.absolute().parent)
-    finally:
-        for folder in (work, old):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what dead processes left half-written in a folder in which nobody else writes now."""
-    for path in folder.iterdir():
+def sweep(*folders: Path) -> None:
+    """Remove what dead processes left half-written in folders, as far as these are there; nobody else writes there."""
+    for path in itertools.chain(*(folder.iterdir() for folder in folders if folder.is_dir())):
         if re.fullmatch(r"\..+\.[0-9a-f]{6}-\d+-[0-9a-f]{8}", path.name):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irpo import disk, runs
+from irpo import disk, runs, stopping
 from irpo.config.schema import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
@@ -29,6 +29,8 @@ from irpo.runs import run_config
 from irpo.runs.checkpoints import last_whole
 from irpo.runs.key import Settings, contents, run_key
 from irpo.runs.rankers import is_ranker, model_behind, ranker_config
+from irpo.runs.rounds import finished_rounds, round_folder
+from irpo.runs.standing import standing
 from irpo.scorers import check_model
 from irpo.scoring import sharding
 from irpo.scoring.strength import StrengthBy
@@ -55,7 +57,8 @@ def train(
     end it `advises` what to do next. `built` are the task's lists where they have been built already.
     """
     config = runs.anchored(config)
-    with runs.claimed(out):
+    told = partial(standing, out, online=config.online is not None)
+    with runs.claimed(out), stopping.telling(told):
         if decided(partial(_is_done, out, config, resume=resume)):
             say(f"{out}: the run is finished; nothing is left to do")
             return None
@@ -145,8 +148,8 @@ def _require_no_fewer_updates(parts: Parts, out: Path) -> None:
 
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     """The loop of an offline run in its folder."""
-    from irpo.training.arguments import training_arguments
-    from irpo.training.trainer import ListTrainer, Loop
+    from irpo.training.arguments import Loop, training_arguments
+    from irpo.training.trainer import ListTrainer
 
     config, t = parts.config, parts.config.training
     arguments = training_arguments(
@@ -189,11 +192,11 @@ def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, C
 def _fit_online(job: Job, out: Path) -> tuple[Outcome | None, Choice]:
     """The rounds of `irpo.online`, on the same model, prompts and lists."""
     metrics = run_rounds(job, out, say)
-    write_cost(out, total_cost(runs.round_folder(out, number) for number in range(job.options.rounds + 1)))
-    choice = choice_of_run(runs.round_folder(out, job.options.rounds), job.config)
+    write_cost(out, total_cost(round_folder(out, number) for number in range(job.options.rounds + 1)))
+    choice = choice_of_run(round_folder(out, job.options.rounds), job.config)
     if not metrics:
         return None, choice
-    start = runs.finished_rounds(out)[0]["measures"]["score NDCG@10"]
+    start = finished_rounds(out)[0]["measures"]["score NDCG@10"]
     return Outcome(len(job.validation), metrics[f"eval_{BEST}"], start), choice
 
 

@@ -30,7 +30,7 @@ from irpo.scorers import Independent
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.strength import GRID, Strength, score_at
 from irpo.scoring.tokens import prompted
-from irpo.training.trainer import Loop
+from irpo.training.arguments import Loop
 from irpo.training.validation import Look, Validation, choice_of
 from irpo.types import Candidate, RankingExample, UserError
 

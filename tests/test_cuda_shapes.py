@@ -16,8 +16,8 @@ from irpo.ranking import Sampling, constrained_ranking, generate_text, sample_te
 from irpo.scorers import SCORERS
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoraOptions, add_lora, use_checkpointing
+from irpo.training.arguments import Loop
 from irpo.training.reference import reference_tables
-from irpo.training.trainer import Loop
 
 FAMILIES = ("llama", "gemma2", "phi3")
 METHODS = {

@@ -11,8 +11,8 @@ from irpo.scorers import SCORERS
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.training import reference
+from irpo.training.arguments import Loop
 from irpo.training.reference import model_key, reference_tables
-from irpo.training.trainer import Loop
 
 ITEMS = encoded()
 INDEPENDENT = SCORERS.build("independent")

@@ -20,10 +20,10 @@ from irpo.tasks import TASKS
 from irpo.tasks.preparing import prepare
 from irpo.tasks.shards import ShardedLists
 from irpo.training import stream as streams
+from irpo.training.arguments import Loop
 from irpo.training.job import prepare_job, split_training
 from irpo.training.logbook import Progress
 from irpo.training.stream import Stream, put, stream_of, survey, validating
-from irpo.training.trainer import Loop
 from irpo.types import UserError
 
 BUILDER = PromptBuilder(TOKENIZER, TEMPLATE, "text")

@@ -22,7 +22,8 @@ from irpo.runs.checkpoints import last_whole
 from irpo.scorers import SCORERS
 from irpo.scoring import sharding
 from irpo.scoring.models import LoadOptions, LoraOptions, add_lora, load_model
-from irpo.training.trainer import ListTrainer, Loop
+from irpo.training.arguments import Loop
+from irpo.training.trainer import ListTrainer
 
 SETTINGS = {"updates": 5, "lists_per_update": 3, "evaluate_every": 2}
 IRPO = ("irpo", "independent", {"nll_weight": 0.5})

@@ -10,8 +10,8 @@ from small_runs import config_of, lines
 from training_lists import encoded, method, trainer
 
 from irpo import pipeline
+from irpo.training.arguments import Loop
 from irpo.training.tracking import Trackers
-from irpo.training.trainer import Loop
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)

@@ -15,7 +15,7 @@ from irpo.ranking.modes import by_score, key_of
 from irpo.scorers import SCORERS
 from irpo.scoring.forward import score_lists
 from irpo.scoring.models import LoraOptions, add_lora, without_dropout
-from irpo.training.trainer import Loop
+from irpo.training.arguments import Loop
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)

@@ -13,9 +13,9 @@ from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_batch
 from irpo.scoring.models import LoraOptions, add_lora
 from irpo.scoring.tokens import EncodedList, encode
-from irpo.training.arguments import training_arguments
+from irpo.training.arguments import Loop, training_arguments
 from irpo.training.method import Method
-from irpo.training.trainer import ListTrainer, Loop
+from irpo.training.trainer import ListTrainer
 from irpo.types import Candidate, RankingExample
 
 TOKENIZER = tiny_tokenizer()

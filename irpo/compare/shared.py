@@ -59,10 +59,10 @@ def prepared(out: Path, config: RunConfig) -> Prepared:
     if not (home / CARD).is_file():
         work = beside(home)  # so that nobody who reads the folder meanwhile sees a part of it
         try:
-            prepare(TASKS.build(spec), work, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
-            home.parent.mkdir(parents=True, exist_ok=True)
+            made = work / "made"  # within it, so that what a dead process left of making it goes with it
+            prepare(TASKS.build(spec), made, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
             with suppress(OSError):  # another suite was first, with the same lists
-                work.rename(home)
+                made.rename(home)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     card = json.loads((home / CARD).read_text(encoding="utf-8"))

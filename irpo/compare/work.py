@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from irpo.compare.results import Result, Row
 from irpo.compare.shared import lists_of
 from irpo.config.schema import RunConfig
 from irpo.evaluation.baselines import baselines, label_table
+from irpo.folders import discard
 from irpo.processes import peak_of_process
 from irpo.progress import BEST
 from irpo.ranking.choosing import choice_of_run
@@ -25,6 +25,7 @@ from irpo.ranking.reranker import Reranker
 from irpo.registry import load_plugins
 from irpo.runs.environment import environment
 from irpo.runs.key import fingerprint
+from irpo.runs.rounds import finished_rounds, round_folder
 from irpo.scoring.strength import named
 from irpo.tasks import TASKS, Lists, relevant_from
 from irpo.tasks.mining import popularity
@@ -119,7 +120,7 @@ class _Work:
         try:
             kept, note = self._train(run)
         except Diverged as error:
-            shutil.rmtree(run, ignore_errors=True)
+            discard(run)
             return replace(result, diverged=True, note=error.short)
         result = replace(
             result, validation=self._validation(run, kept), margins=_margins(run), cost=_cost(run), note=note
@@ -128,7 +129,7 @@ class _Work:
             result = self._measured(result, kept)
         result = replace(result, rounds=self._rounds(run))
         if not self.spec["keep_runs"]:
-            shutil.rmtree(run, ignore_errors=True)
+            discard(run)
         return result
 
     def _train(self, run: Path) -> tuple[Path, str]:
@@ -137,10 +138,10 @@ class _Work:
         try:
             pipeline.train(self.config, run, resume=goes_on, advises=False, built=(self.lists, self.card))
         except TooFew as error:  # whole answers in a round: what there is is the one before
-            done = len(runs.finished_rounds(run)) - 1
+            done = len(finished_rounds(run)) - 1
             if done < 1:
                 raise
-            return runs.round_folder(run, done), f"stopped after round {done}: {error}"
+            return round_folder(run, done), f"stopped after round {done}: {error}"
         return run, ""
 
     def _measured(self, result: Result, kept: Path) -> Result:
@@ -173,7 +174,7 @@ class _Work:
         """An on-policy run's rounds: the answers drawn so far, and what validation lists said."""
         online = self.config.online
         told, answers = [], 0
-        for state in runs.finished_rounds(run):
+        for state in finished_rounds(run):
             drawn = state["drawn"]
             answers += drawn.get("answers", drawn.get("prompts", 0) * (online.samples if online else 0))
             measures = {f"{BEST}": state["measures"][f"score {BEST}"]} if f"score {BEST}" in state["measures"] else {}

@@ -24,7 +24,8 @@ from irpo.progress import BEST
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking import SAMPLERS, WholeSampler
 from irpo.ranking.choosing import Choice
-from irpo.runs import chooses, finished_rounds, fresh_round, restore, round_folder, save_round, write_choice
+from irpo.runs import chooses, write_choice
+from irpo.runs.rounds import finished_rounds, fresh_round, restore, round_folder, save_round
 from irpo.scoring.strength import Strength
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks import TASKS, relevant_from
@@ -100,6 +101,8 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
         restore(job.model, round_folder(out, len(states) - 1))
         say(f"rounds 0 to {len(states) - 1} are done, going on")
     title = f"{job.options.method['name']}: {job.config.method.title} on {job.config.task['name']}"
+    if states:  # the process that made the last of them may have died before it wrote these
+        write_curves(out, states, title)
     for number in range(len(states), job.options.rounds + 1):
         states.append(_round(job, number, questions, out))
         if is_first():
@@ -233,8 +236,8 @@ def _trainer(job: Job, now: Round, lists: list[EncodedList]) -> ListTrainer:
     from transformers.trainer_utils import SaveStrategy
 
     from irpo.online.drawing import DrawingTrainer
-    from irpo.training.arguments import training_arguments
-    from irpo.training.trainer import ListTrainer, Loop
+    from irpo.training.arguments import Loop, training_arguments
+    from irpo.training.trainer import ListTrainer
 
     training = job.config.training.model_copy(update={"updates": job.options.updates_per_round})
     seed = seed_of(job.config.seed, "training", now.number)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from irpo.config.schema import RUN_CONFIG, RankerConfig, RankingConfig, RunConfig, load_config, to_yaml
-from irpo.files import atomic_file, sha256_of, sweep, whole_folder
-from irpo.processes import is_first, wait
+from irpo.files import atomic_file, sweep
+from irpo.folders import whole_folder
+from irpo.processes import is_first
 from irpo.progress import say
 from irpo.runs.environment import ENVIRONMENT, environment_file
 from irpo.runs.key import KEY, LATER, MAY_GROW, Settings, differing, fingerprint, read_json, run_key, settings
@@ -99,7 +99,7 @@ def claimed(out: Path) -> Iterator[None]:
     made = _made(out)
     lock = _opened(out)
     try:
-        sweep(out)
+        sweep(out, out / CHECKPOINTS, out / ROUNDS, *(out / ROUNDS).glob("*/"))
         yield
     finally:
         (out / LOCK).unlink(missing_ok=True)  # while it is held: who opens it afterwards makes a new one
@@ -213,7 +213,7 @@ def is_finished(out: Path, config: RunConfig) -> bool:
     there, key = run_config(out), read_json(out / KEY).get("key")
     if there is None or key is None or differing(settings(there), settings(config)):
         return False
-    if not (out / _learnt(config.model.tuning)).is_dir():
+    if not (out / learnt(config.model.tuning)).is_dir():
         return False
     try:
         return (out / CARD).read_text(encoding="utf-8").endswith(card_end(key))
@@ -271,7 +271,8 @@ def write_text(path: Path, text: str) -> None:
 # --- what was learnt --------------------------------------------------------------------------------------------------
 
 
-def _learnt(tuning: str) -> str:
+def learnt(tuning: str) -> str:
+    """The folder of a run that holds what it learnt."""
     return ADAPTER if tuning == "lora" else FULL
 
 
@@ -280,12 +281,13 @@ def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     from irpo.scoring.sharding import whole_state
 
     state = whole_state(model)  # by all processes
+    model.config.use_cache = True  # training sets it off, and what is saved is to be used
     if not is_first():
         return
     for adapter in getattr(model, "peft_config", {}).values():
         if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
             adapter.target_modules = sorted(adapter.target_modules)
-    with whole_folder(out / _learnt(tuning)) as folder:
+    with whole_folder(out / learnt(tuning)) as folder:
         model.save_pretrained(str(folder), state_dict=state, safe_serialization=True)
         (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
         tokenizer.save_pretrained(str(folder))
@@ -334,76 +336,3 @@ def _that_run_here(options: Any) -> Any:
         return options
     say("note: model.attention flex_attention needs a GPU; eager is used here, with the same results")
     return replace(options, attention="eager")
-
-
-# --- an on-policy run's rounds ----------------------------------------------------------------------------------------
-
-
-def round_folder(out: Path, number: int) -> Path:
-    """Where a round lies; 0 is the start."""
-    return out / ROUNDS / f"{number:03d}"
-
-
-def fresh_round(out: Path, number: int) -> Path:
-    """The folder of a round that begins, without what a killed process left of it."""
-    home = round_folder(out, number)
-    if is_first():
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-    wait()
-    return home
-
-
-def finished_rounds(out: Path) -> list[dict[str, Any]]:
-    """The states of the rounds that are whole, from 0 on; last ones with damaged files are told of and left out."""
-    states: list[dict[str, Any]] = []
-    while state := read_json(round_folder(out, len(states)) / STATE):
-        states.append(state)
-    while states and (wrong := _damaged(round_folder(out, len(states) - 1))):
-        say(f"round {len(states) - 1}: {wrong} is damaged; going back to the round before, if there is one")
-        states.pop()
-    return states
-
-
-def _damaged(home: Path) -> str | None:
-    """The first file of a round's weights and choice that is not as it was written, None where all are."""
-    for name, digest in read_json(home / WEIGHTS).items():
-        try:
-            if sha256_of(home / name) != digest:
-                return name
-        except OSError:
-            return name
-    return None
-
-
-def save_round(home: Path, config: RunConfig, model: Any, tokenizer: Any, state: Mapping[str, Any]) -> None:
-    """A round as a run of its own, its state last; of fully trained models only the latest round keeps its weights."""
-    save_model(model, tokenizer, home, tuning=config.model.tuning)
-    if not is_first():
-        return
-    write_text(home / RUN_CONFIG, to_yaml(config))
-    files = sorted(path for path in (home / _learnt(config.model.tuning)).rglob("*") if path.is_file())
-    files += [home / CHOICE] if (home / CHOICE).is_file() else []
-    digests = {path.relative_to(home).as_posix(): sha256_of(path) for path in files}
-    write_text(home / WEIGHTS, json.dumps(digests, indent=2) + "\n")
-    write_text(home / STATE, json.dumps(state, indent=2) + "\n")
-    if config.model.tuning == "full":  # the round before stays: it is what a killed round begins from
-        shutil.rmtree(home.parent / f"{int(home.name) - 2:03d}" / FULL, ignore_errors=True)
-
-
-def restore(model: Any, home: Path) -> None:
-    """Put a round's weights into the model."""
-    from irpo.scoring.sharding import load_whole
-
-    if load_whole(model, home / FULL):
-        return
-    if (home / ADAPTER).is_dir():
-        from peft import load_peft_weights, set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, load_peft_weights(str(home / ADAPTER), device=str(model.device)))
-        return
-    from transformers import AutoModelForCausalLM
-
-    how = {"dtype": model.dtype, "use_safetensors": True}
-    saved = AutoModelForCausalLM.from_pretrained(str(home / FULL), **how)  # nosec B615 # a folder of the run's
-    model.load_state_dict(saved.state_dict())

@@ -1,7 +1,8 @@
 """A run's checkpoints: which of them are whole, and which one a run can go on from.
 
-A checkpoint is whole when `whole.json`, written last, is there and every file it names has the digest that it says.
-A process that is killed while it saves leaves none; a file that is damaged later no longer fits.
+A checkpoint appears under its name with all of its files, by one renaming, and goes from under it by another. Its
+`whole.json` has the digest of each file, so that one which is damaged later no longer fits. It is written before the
+validation of its update, whose outcome the Trainer's state in it is told afterwards.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from irpo.files import atomic_file, sha256_of
+from irpo.files import atomic_file, atomic_path, beside, sha256_of
+from irpo.folders import discard, take_place
+from irpo.processes import agree, gather, is_first
 from irpo.progress import say
 from irpo.runs.key import read_json
 
@@ -27,18 +32,56 @@ def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def checkpoint_of(folder: Path, update: int) -> Path:
+    """Where an update's checkpoint lies."""
+    return folder / f"checkpoint-{update}"
+
+
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder, whole or not, oldest first."""
     found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.rpartition("-")[2].isdecimal()]
     return sorted(found, key=update_of)
 
 
-def seal(checkpoint: Path) -> None:
+@contextmanager
+def written(folder: Path, update: int) -> Iterator[Path]:
+    """A folder to write `checkpoint-<update>` in; when the block ends well that appears in `folder`, sealed.
+
+    All processes call it, and write into the same one.
+    """
+    home = checkpoint_of(folder, update)
+    aside = Path(agree(str(beside(home))))
+    try:
+        yield aside
+        gather([update])  # all have written what is theirs
+        if is_first():
+            _seal(aside / home.name)
+            take_place(aside / home.name, home)
+        agree(update)  # it bears its name
+    finally:
+        if is_first():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _seal(checkpoint: Path) -> None:
     """Write the digests of a checkpoint's files: from here on it is whole."""
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != WHOLE)
-    digests = {p.relative_to(checkpoint).as_posix(): _digest(p) for p in files}
+    _write_seal(checkpoint, {p.relative_to(checkpoint).as_posix(): _digest(p) for p in files})
+
+
+def _write_seal(checkpoint: Path, digests: dict[str, str]) -> None:
     with atomic_file(checkpoint / WHOLE) as file:
         file.write(json.dumps(digests, indent=2) + "\n")
+
+
+def amend(checkpoint: Path, state: Any) -> None:
+    """Put a later `TrainerState` of the same update into a whole checkpoint.
+
+    One whose process dies between the two files counts as damaged, and the one before it stands.
+    """
+    with atomic_path(checkpoint / STATE) as work:
+        state.save_to_json(str(work))
+    _write_seal(checkpoint, read_json(checkpoint / WHOLE) | {STATE: _digest(checkpoint / STATE)})
 
 
 def problem(checkpoint: Path) -> str | None:
@@ -66,7 +109,7 @@ def prune(folder: Path, best: str | None, keep: int = 2) -> None:
             kept.add(path.name)
     for path in found:
         if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -80,7 +123,7 @@ def last_whole(folder: Path) -> Path | None:
             _at_home(path)
             return path
         say(f"{path.name}: {wrong}; going back to the checkpoint before, if there is one")
-        shutil.rmtree(path, ignore_errors=True)
+        discard(path)
     return None
 
 

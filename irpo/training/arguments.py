@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 
-from irpo.config.schema import TrainingConfig
+from irpo.config.schema import RankingConfig, TrainingConfig
 from irpo.processes import count
 from irpo.progress import BEST
-from irpo.training.tracking import TRACKERS
+from irpo.scoring.forward import TOKENS_PER_BATCH
+from irpo.training.tracking import TRACKERS, Trackers
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How the loop goes about it; what an update computes does not depend on these."""
+
+    tokens_per_batch: int = TOKENS_PER_BATCH  # of one forward pass
+    patience: int | None = None  # validations without a better NDCG@10 before stopping
+    reference_cache: Path | None = None  # the folder that keeps a precomputed reference
+    ranking: RankingConfig = field(default_factory=RankingConfig)  # how validation lists are ranked
+    trackers: Trackers = field(default_factory=Trackers)  # told what the log is told
 
 
 def rate_share(update: int, schedule: str, warmup: int, updates: int) -> float:

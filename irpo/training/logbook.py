@@ -15,7 +15,6 @@ from irpo.disk import add_lines
 from irpo.processes import is_first
 from irpo.progress import BEST, SHOWN, bars, lasting, say
 from irpo.runs import BEFORE, LOG, write_text
-from irpo.runs.checkpoints import PARTIAL
 from irpo.runs.key import read_json
 
 _MUCH = 0.2  # the share of the time that a person is told of: training.encoding_processes could be more
@@ -44,11 +43,18 @@ class Logbook:
             for path in (self.path, self.folder / BEFORE):
                 path.unlink(missing_ok=True)
 
-    def forget_after(self, update: int) -> None:
-        """Drop the lines of updates that will be taken anew, and any that a process died within or that is damaged."""
+    def forget_after(self, update: int, *, looked: bool = True) -> None:
+        """Drop the lines of updates that will be taken anew, and any that a process died within or that is damaged.
+
+        Where the update has not been `looked` at by validation lists as far as its checkpoint knows, a line of it that
+        says so goes too.
+        """
         if self.path.is_file() and is_first():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-            write_text(self.path, "".join(f"{line}\n" for line in lines if -1 < _update_in(line) <= update))
+            kept = [line for line in lines if -1 < _update_in(line) <= update]
+            if not looked:
+                kept = [line for line in kept if _update_in(line) < update or f"eval_{BEST}" not in json.loads(line)]
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def before(self) -> dict[str, float] | None:
         """The values by list that `write_before` wrote; None where it did not."""
@@ -68,17 +74,6 @@ def _update_in(line: str) -> int:
         return int(json.loads(line)["update"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return -1
-
-
-class GoesOn(TrainerCallback):
-    """Gives a loop that goes on from a checkpoint the sums that its next log line is made of."""
-
-    def __init__(self, trainer: Any, checkpoint: Path) -> None:
-        self._trainer, self._partial = trainer, read_json(checkpoint / PARTIAL)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The Trainer has just set its own to 0."""
-        self._trainer.go_on(self._partial)
 
 
 class Progress(TrainerCallback):

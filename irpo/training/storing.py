@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from irpo import disk
 from irpo.config.schema import RunConfig
 from irpo.processes import is_first
 from irpo.progress import say
-from irpo.runs import ADAPTER, CHECKPOINTS, DIVERGED, FULL, ROUNDS, finished_rounds, write_text
+from irpo.runs import ADAPTER, CHECKPOINTS, DIVERGED, FULL, ROUNDS, write_text
 from irpo.runs.checkpoints import WHOLE, all_in
 from irpo.runs.key import read_json
+from irpo.runs.rounds import finished_rounds
 from irpo.types import Diverged
 
 AT_ONCE = 3  # checkpoints that lie there while one is written: the newest, the best, and it
@@ -58,17 +58,6 @@ def require_disk(config: RunConfig, model: Any, tokens: int, out: Path, saves: i
 
 
 # --- where an error ends the run --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def whole_or_gone(folder: Path, needed: Callable[[], int]) -> Iterator[None]:
-    """A folder that is written in this block; where it cannot be, nothing of it is left, and `NoRoom` says why."""
-    with disk.written(folder, needed=needed):
-        try:
-            yield
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
 
 
 @contextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,45 +21,33 @@ from transformers import (
     TrainingArguments,
 )
 
-from irpo.config.schema import RankingConfig
+from irpo import disk, stopping
 from irpo.lists import ScoredLists
-from irpo.processes import agree, count, decided, gather, is_first, wait
+from irpo.processes import agree, count, decided, gather
 from irpo.progress import BEST, Tally, bars, forget_peak, say
 from irpo.runs import checkpoints
 from irpo.scoring.batching import ListBatch
-from irpo.scoring.forward import TOKENS_PER_BATCH
 from irpo.scoring.models import trainable_parameters
 from irpo.scoring.sharding import is_sharded, within
 from irpo.scoring.strength import named
 from irpo.scoring.tokens import EncodedList
-from irpo.training.arguments import rate_share
-from irpo.training.cost import Meter, write_cost
+from irpo.training.arguments import Loop, rate_share
+from irpo.training.cost import Meter
 from irpo.training.figures import figures
 from irpo.training.finite import Watch
-from irpo.training.logbook import GoesOn, Logbook, Progress
+from irpo.training.logbook import Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.pickles import opened_as_tensors
 from irpo.training.reference import Known, references_of
 from irpo.training.room import smaller
+from irpo.training.saving import Ended, GoesOn, Saving, Stops, is_due
 from irpo.training.shares import EVERY, gradient_norm, gradient_shares, shares
-from irpo.training.storing import checkpoint_bytes, whole_or_gone
+from irpo.training.storing import checkpoint_bytes
 from irpo.training.stream import Loader, Stream, Updates
 from irpo.training.together import SharedTrainer, dealt, shortest
-from irpo.training.tracking import Trackers
 from irpo.training.validation import Look, Validation
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Loop:
-    """How the loop goes about it; what an update computes does not depend on these."""
-
-    tokens_per_batch: int = TOKENS_PER_BATCH  # of one forward pass
-    patience: int | None = None  # validations without a better NDCG@10 before stopping
-    reference_cache: Path | None = None  # the folder that keeps a precomputed reference
-    ranking: RankingConfig = field(default_factory=RankingConfig)  # how validation lists are ranked
-    trackers: Trackers = field(default_factory=Trackers)  # told what the log is told
 
 
 class ListTrainer(SharedTrainer):
@@ -102,6 +88,9 @@ class ListTrainer(SharedTrainer):
             self.remove_callback(printing)
         if not args.disable_tqdm:
             self.add_callback(Progress(waits=isinstance(train, Stream)))
+        self.saving, self.stops = Saving(self), Stops()
+        if args.save_strategy != "no":
+            self.add_callback(self.stops)
         if method.reference == "precomputed" and method.objective.needs.reference:
             # Here, because train() may load a checkpoint's weights and the reference is the policy before them.
             with self._autocast():
@@ -259,22 +248,24 @@ class ListTrainer(SharedTrainer):
         if checkpoint is None:
             self.logbook.clear()
             self.before = self._look_before() if self.validation else None
-            self.train()
+            with stopping.later():
+                self.train()
             return
         checkpoint = Path(checkpoint)
         self.require_own(checkpoint)
         self.meter.go_on(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
-        self.logbook.forget_after(state.global_step)
+        due = is_due(state, self.validation)
+        self.logbook.forget_after(state.global_step, looked=not due)
         if self.validation:  # here, because train() loads the checkpoint's weights
             self.before = decided(self.logbook.before) or self._look_before()
-        if state.global_step < self.args.max_steps and not self._gave_up(state):
-            self.add_callback(GoesOn(self, checkpoint))
-            with opened_as_tensors(checkpoint):
+        self.state = state
+        if due or (state.global_step < self.args.max_steps and not self._gave_up(state)):
+            self.add_callback(GoesOn(self, checkpoint, due=due))
+            with contextlib.suppress(Ended), stopping.later(), opened_as_tensors(checkpoint):
                 self.train(resume_from_checkpoint=str(checkpoint))
-        else:
-            self.state = state
-            self._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
+                return
+        self._load_from_checkpoint(self.state.best_model_checkpoint or str(checkpoint))
 
     def _look_before(self) -> dict[str, float]:
         """The measure before the first update, of every list; kept for a run that goes on."""
@@ -293,22 +284,15 @@ class ListTrainer(SharedTrainer):
         return self.patience is not None and waited.get("early_stopping_patience_counter", 0) >= self.patience
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's checkpoint, then what the next log line goes on from, then the seal that says it is whole."""
+        """The Trainer's checkpoint, then what the next log line goes on from; it appears whole."""
         self.watch.require_weights(model, self.state.global_step)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if is_first():
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed process left of it
-        wait()
-        with whole_or_gone(folder, partial(checkpoint_bytes, self.model, self.args.optim)):
-            super()._save_checkpoint(model, trial)
-            told = {"since": self._globalstep_last_logged, "loss": float(self._tr_loss), "tally": self.tally.told()}
-            wait()  # until each has written what is its own
-            if is_first():
-                (folder / checkpoints.PARTIAL).write_text(json.dumps(told), encoding="utf-8")
-                write_cost(folder, self.meter.read())
-                checkpoints.seal(folder)
-        if is_first():
-            checkpoints.prune(folder.parent, self.state.best_model_checkpoint)
+        folder = checkpoints.checkpoint_of(Path(self.args.output_dir), self.state.global_step)
+        with disk.written(folder, needed=partial(checkpoint_bytes, self.model, self.args.optim)):
+            self.saving.save(partial(super()._save_checkpoint, model, trial))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where a checkpoint is written."""
+        return str(self.saving.aside or self.args.output_dir)
 
     def go_on(self, partial: Mapping[str, Any]) -> None:
         """Take up the sums of a checkpoint, so that the next log line speaks of the same updates as without a break."""
@@ -347,10 +331,16 @@ class ListTrainer(SharedTrainer):
         return {f"eval_{BEST}": mean, "eval_lists": len(found.values), "eval_seconds": seconds}
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint."""
+        """`measure` during training: logged, and seen by early stopping and the choice of the best checkpoint.
+
+        The update's checkpoint comes first, so that no death and no signal within the validation loses updates.
+        """
         self.watch.require_weights(self.model, self.state.global_step)
+        if self.control.should_save and self.saving.at != self.state.global_step:
+            self._save_checkpoint(self.model, None)
+            self.stops.leave()
         start = time.perf_counter()
-        with self.meter.paused():
+        with stopping.now(), self.meter.paused():
             metrics = self.measure()
         self.tally.since += time.perf_counter() - start  # speed is that of training
         self.log(dict(metrics))
@@ -369,6 +359,8 @@ class ListTrainer(SharedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what we show, and write each line to `log.jsonl` at once: nothing is lost when a process dies."""
+        if "train_loss" in logs:  # the Trainer's summary, which knows this process's updates alone
+            return
         if "loss" in logs:
             logs = self._in_terms(logs)
         super().log(logs, start_time)

@@ -1,7 +1,6 @@
 """Runs that are killed, moved, damaged, doubled or made longer, and what training says of itself."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from training_lists import encoded, learned, method, trainer
 import irpo.training.trainer
 from irpo import pipeline
 from irpo.config.schema import load_config
-from irpo.training.trainer import Loop
+from irpo.training.arguments import Loop
 from irpo.types import UserError
 
 ITEMS = encoded(count=8)
@@ -60,35 +59,6 @@ def test_l1_a_run_whose_configuration_has_no_bytes_begins_anew(tmp_path):
 
 class Killed(BaseException):
     """What no code catches, as a kill."""
-
-
-# Settings, key, the data card, a checkpoint, its cost, the adapter, the card.
-@pytest.mark.parametrize("at", [0, 1, 3, 6, 9, 10, 11])
-def test_l1_a_run_that_dies_at_any_rename_goes_on(at, tmp_path, monkeypatch, finished):
-    """Nothing is tidied up after a kill: neither the file that was to be renamed nor the lock."""
-    calls = []
-
-    def dying(real):
-        def call(*paths, **rest):
-            calls.append(paths)
-            if len(calls) == at + 1:
-                raise Killed
-            real(*paths, **rest)
-
-        return call
-
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        for name in ("replace", "rename"):
-            patch.setattr(os, name, dying(getattr(os, name)))
-        patch.setattr(Path, "unlink", lambda *_, **__: None)
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
-        with pytest.raises(Killed):
-            pipeline.train(config_of(), out)
-    pipeline.train(config_of(), out, resume=(out / "config.yaml").exists())
-    torch.testing.assert_close(weights(out), weights(finished), atol=0, rtol=0)
-    assert [line["update"] for line in lines(out)] == [line["update"] for line in lines(finished)]
-    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in finished.iterdir())
 
 
 @pytest.mark.parametrize("kept", [0, 100])

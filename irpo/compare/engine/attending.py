@@ -28,12 +28,12 @@ from irpo.disk import NoRoom
 from irpo.files import atomic_file
 from irpo.runs import LOCK, Taken, claimed
 from irpo.runs.key import read_json
+from irpo.stopping import SIGNALS
 from irpo.types import UserError
 
 State = Literal["done", "failed", "open"]
 Work = Callable[[Path, Mapping[str, Any]], Result]
 BUSY = 75  # exit code of a process that found its cell taken or settled (EX_TEMPFAIL of sysexits.h)
-STOPS = (signal.SIGINT, signal.SIGTERM)
 _TAIL = 30  # lines of a log that an error keeps
 
 
@@ -97,7 +97,7 @@ def as_child(order: Order) -> None:
     """`attend` as the body of a process that ends when the one that started it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the suite decides what ends
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # the server was begun with them blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the server was begun with them blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not attend(order):
         sys.exit(BUSY)

@@ -18,8 +18,9 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from irpo.compare.engine.attending import BUSY, STOPS, Order, as_child
+from irpo.compare.engine.attending import BUSY, Order, as_child
 from irpo.processes import cores
+from irpo.stopping import SIGNALS
 
 HEAVY = ("torch", "transformers.trainer", "peft", "scipy.stats")
 _DEVICES = ("/dev/nvidiactl", "/dev/kfd")
@@ -114,11 +115,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM for later, here and in what is begun meanwhile: the server would die while it loads."""
+    """Keep what stops a suite for later, here and in what is begun meanwhile: the server would die while it loads."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

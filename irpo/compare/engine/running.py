@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from irpo.compare.cells import CELLS, Cell
-from irpo.compare.engine.attending import STOPS, Order, State, bury, is_free, read_error, state, take_full, took
+from irpo.compare.engine.attending import Order, State, bury, is_free, read_error, state, take_full, took
 from irpo.compare.engine.live import Pace, Running, Status, elapsed, left_in_words, panel
 from irpo.compare.engine.local import HEAVY, Ended, Local
 from irpo.compare.engine.slurm import Slurm
 from irpo.progress import say
+from irpo.stopping import TOGETHER, farewell, heeded
 from irpo.types import UserError
 
 _POLL = 1.0  # seconds between looks at cells that others do
@@ -88,8 +89,9 @@ class Launcher(Protocol):
 def run_cells(folder: Path, plan: Callable[[], Waiting], options: Options | None = None) -> Outcome:
     """Do what is to be done of a suite whose cells lie in `folder`/cells; `plan` is asked again after every cell.
 
-    Returns when nothing is left: every known cell is done or failed. Ctrl-C and SIGTERM end the cells' processes and
-    raise `SystemExit` with 130 or 143. As it starts processes, a script calls it under `if __name__ == "__main__":`.
+    Returns when nothing is left: every known cell is done or failed. SIGINT, SIGTERM and SIGHUP end the cells'
+    processes and raise `SystemExit` with 128 + the number. As it starts processes, a script calls it under
+    `if __name__ == "__main__":`.
     """
     options = options or Options()
     try:
@@ -101,7 +103,7 @@ def run_cells(folder: Path, plan: Callable[[], Waiting], options: Options | None
         with _stoppable(suite), panel(suite.status, suite.pace):
             return suite.run()
     except SystemExit:
-        say("stopped: what ran was ended, what is done stays; the same command goes on from here")
+        farewell("stopped: what ran was ended, what is done stays; the same command goes on from here")
         raise
     finally:
         suite.launcher.end()
@@ -257,17 +259,20 @@ def _kind(cell: Cell) -> str:
 
 @contextmanager
 def _stoppable(suite: _Suite) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the suite where it next looks, so that no cell is half begun; a second one at once."""
+    """A signal stops the suite where it next looks, so that no cell is half begun; a second one at once."""
     if threading.current_thread() is not threading.main_thread():  # Python has signals in the main one only
         yield
         return
+    since = 0.0
 
     def stop(number: int, _: Any) -> None:
-        if suite.stopped:
+        nonlocal since
+        if suite.stopped and time.monotonic() - since > TOGETHER:
             raise SystemExit(128 + number)
-        suite.stopped = number
+        if not suite.stopped:
+            suite.stopped, since = number, time.monotonic()
 
-    before = {number: signal.signal(number, stop) for number in STOPS}
+    before = {number: signal.signal(number, stop) for number in heeded()}
     try:
         yield
     finally:
