@@ -20,7 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from irpo.estimate.memory import Build, Ledger, Passes, _hold, _run, build_model
+from irpo.estimate.ledger import Ledger
+from irpo.estimate.memory import Build, Passes, _hold, _run, build_model
 from irpo.scorers import SCORERS
 from irpo.scoring import attention
 from irpo.scoring import batching as encoding

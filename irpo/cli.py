@@ -160,25 +160,32 @@ def train(
 def estimate(
     layers: Annotated[list[str], typer.Argument(metavar="FILE.yaml|KEY=VALUE...", help="Layers, as for `train`.")],
     card: Annotated[str | None, typer.Option(help="A GPU by name or its GiB; default: this machine.")] = None,
+    processes: Processes = None,
+    launch: Annotated[str | None, typer.Option(metavar="NAME", help="Theirs: ddp, fsdp2, fsdp2_qlora.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     trust_plugins: TrustPlugins = False,
 ) -> None:
     """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
     from irpo import api
     from irpo.estimate.cards import card_of
+    from irpo.estimate.shapes import published
+    from irpo.estimate.sharing import sharing_of
     from irpo.scoring.models import require_there
 
+    sharing = sharing_of(processes, launch)
     config, place = api.config_from(layers, trust_plugins=trust_plugins), card_of(card)
-    require_there(config.model.name)
-    from irpo.estimate import plan as estimating
+    if published(config.model.name) is None:
+        require_there(config.model.name)
+    from irpo.estimate.plan import estimate as estimated
+    from irpo.estimate.terminal import table
 
-    found = estimating.estimate(config, place)
+    found = estimated(config, place, sharing)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
         return
     from rich.console import Console
 
-    Console().print(estimating.table(found))
+    Console().print(table(found))
 
 
 @app.command()

@@ -12,19 +12,10 @@ from training_lists import encoded
 from irpo import cli
 from irpo.config.schema import load_config
 from irpo.estimate.cards import card_of
-from irpo.estimate.memory import (
-    KEPT,
-    LEARNING,
-    PASSING,
-    WEIGHTS,
-    Build,
-    FourBit,
-    History,
-    Passes,
-    build_model,
-    simulate,
-)
-from irpo.estimate.plan import LISTS_READ, estimate, plan_of, sample_of, shape_of, table
+from irpo.estimate.ledger import KEPT, LEARNING, PASSING, WEIGHTS, History
+from irpo.estimate.memory import Build, FourBit, Passes, build_model, simulate
+from irpo.estimate.plan import LISTS_READ, estimate, plan_of, sample_of, shape_of
+from irpo.estimate.terminal import table
 from irpo.scorers import Independent
 from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_batch

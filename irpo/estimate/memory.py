@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from torch.utils.weak import WeakIdKeyDictionary
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from irpo.estimate.ledger import LEARNING, WEIGHTS, Ledger
+from irpo.estimate.sharded import Parts
 from irpo.scoring.attention import use_split_attention
 from irpo.scoring.batching import ListBatch
 from irpo.scoring.forward import score_batch
 from irpo.scoring.models import LoraOptions, add_lora, use_checkpointing
 from irpo.types import UserError
 
-WEIGHTS, LEARNING, KEPT, PASSING = "weights", "learning", "kept", "passing"  # what a storage is for
-
-_aten = torch.ops.aten
 _BLOCK, _NESTED = 64, 256  # weights to a constant, and constants to one of theirs, in NF4 with double quantization
 
 
@@ -50,6 +44,8 @@ class Build:
     checkpointing: bool = False
     mixed: bool = False  # float32 weights computed in bfloat16
     gpu: bool = False  # a GPU's head takes half-precision weights as they are
+    processes: int = 1
+    sharded: bool = False  # the processes have a part of the weights each (FSDP2)
 
 
 @dataclass(frozen=True)
@@ -79,106 +75,6 @@ class Usage:
         return sum(self.bytes.values())
 
 
-@dataclass
-class History:
-    """Storages as they came and went: (number, bytes), bytes negative where one was freed."""
-
-    events: list[tuple[int, int]] = field(default_factory=list)
-    kinds: dict[int, str] = field(default_factory=dict)
-
-    def alive(self, until: int | None = None) -> dict[int, int]:
-        """Bytes of each storage that is there after so many events."""
-        there: dict[int, int] = {}
-        for number, size in self.events[:until]:
-            if size < 0:
-                there.pop(number, None)
-            else:
-                there[number] = size
-        return there
-
-    def at_peak(self) -> dict[str, int]:
-        """Bytes of each kind at the highest moment."""
-        total = highest = moment = 0
-        for index, (_, size) in enumerate(self.events, start=1):
-            total += size
-            if total > highest:
-                highest, moment = total, index
-        found = dict.fromkeys((WEIGHTS, LEARNING, KEPT, PASSING), 0)
-        for number, size in self.alive(moment).items():
-            found[self.kinds.get(number, PASSING)] += size
-        return found
-
-
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every storage that an operation makes, its end, and the operations of matrix products and attention."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.history = History()
-        self.operations = 0.0
-        self.taken_as_is: set[int] = set()  # storages whose conversion to another dtype costs nothing
-        self._numbers: Any = WeakIdKeyDictionary(ref_type=weakref.ref)
-        self._sizes: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is _aten._to_copy.default and self._known(args[0]) in self.taken_as_is:
-            self._numbers[out.untyped_storage()] = self._take(0)
-        if func is _aten.logsumexp.default:  # its kernel holds exp(x - max) besides what it is given
-            self._free(self._take(out.element_size() * args[0].numel()))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, FakeTensor):
-                self.note(tensor)
-        count = _OPERATIONS.get(func._overloadpacket)
-        if count is not None:
-            self.operations += count(*args, **(kwargs or {}), out_val=out)
-        return out
-
-    def note(self, tensor: Tensor, kind: str | None = None) -> None:
-        """Count a tensor's storage if it is new, and say what it is for."""
-        storage = tensor.untyped_storage()
-        number = self._numbers.get(storage)
-        if number is None:
-            self._numbers[storage] = number = self._take(storage.nbytes())
-            weakref.finalize(storage, self._free, number)
-        if kind is not None:
-            self.history.kinds[number] = kind
-
-    def keep(self) -> None:
-        """What was made and is still there is kept for the backward pass."""
-        for number in self.history.alive():
-            self.history.kinds.setdefault(number, KEPT)
-
-    def _known(self, tensor: Any) -> int | None:
-        number: int | None = self._numbers.get(tensor.untyped_storage()) if isinstance(tensor, FakeTensor) else None
-        return number
-
-    def _take(self, size: int) -> int:
-        self._sizes.append(size)
-        number = len(self._sizes) - 1
-        self.history.events.append((number, size))
-        return number
-
-    def _free(self, number: int) -> None:
-        self.history.events.append((number, -self._sizes[number]))
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> float:
-    return float(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
-
-
-def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> float:
-    shapes = (grad.shape, query.shape, key.shape, value.shape)
-    return float(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]
-
-
-_OPERATIONS: dict[Any, Callable[..., float]] = {
-    **flop_registry,
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
 class _Unpacked(torch.autograd.Function):
     """x @ W.T with W written out for the moment, as bitsandbytes does it in both directions."""
 
@@ -205,6 +101,7 @@ class FourBit(nn.Linear):
     def __init__(self, dense: nn.Linear) -> None:
         super().__init__(dense.in_features, dense.out_features, bias=False, device="meta")
         self.shape = dense.weight.shape
+        self.constants = nf4_bytes(dense.weight.numel()) - -(-dense.weight.numel() // 2)  # bytes that are never cut
         packed = torch.empty(nf4_bytes(dense.weight.numel()), dtype=torch.uint8, device="meta")
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = dense.bias
@@ -264,8 +161,12 @@ def simulate(config: Any, build: Build, passes: Passes) -> Usage:
     try:
         model, whole, learn = build_model(config, build)
         with FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
-            _hold(model, ledger, build, passes)
-            at_rest = sum(ledger.history.alive()[n] for n, kind in ledger.history.kinds.items() if kind == WEIGHTS)
+            parts = _hold(model, ledger, build, passes)
+            ledger.history.settle()
+            alive = ledger.history.alive()
+            at_rest = sum(alive[n] for n, kind in ledger.history.kinds.items() if kind == WEIGHTS)
+            if parts is not None:
+                ledger.hold(parts.together, WEIGHTS)
             _run(model, ledger, build, passes)
             operations = ledger.operations
             if passes.validation is not None:
@@ -279,20 +180,32 @@ def simulate(config: Any, build: Build, passes: Passes) -> Usage:
     return Usage(whole, learn, at_rest, ledger.history.at_peak(), operations)
 
 
-def _hold(model: Any, ledger: Ledger, build: Build, passes: Passes) -> None:
-    """Put the model in the ledger: weights, adapter, AdamW's two states, and gradients of earlier micro-batches."""
+def _hold(model: Any, ledger: Ledger, build: Build, passes: Passes) -> Parts | None:
+    """Put the model in the ledger: weights, adapter, AdamW's two states, and gradients of earlier micro-batches.
+
+    Returns how the weights are cut, where they are.
+    """
     _materialize(model)
+    learning = list(_learning(model))
     for tensor in (*model.parameters(), *model.buffers()):
         ledger.note(tensor, LEARNING if build.lora is not None and tensor.requires_grad else WEIGHTS)
-    model.adamw = [torch.empty_like(p) for p in _learning(model) for _ in range(2)]
+    model.adamw = [torch.empty_like(p) for p in learning for _ in range(2)]
     for state in model.adamw:
         ledger.note(state, LEARNING)
-    if passes.accumulates:
-        for parameter in _learning(model):
-            parameter.grad = torch.empty_like(parameter)
     weight = model.get_output_embeddings().weight if hasattr(model, "get_output_embeddings") else None
     if build.gpu and weight is not None and build.lora is not None:
-        ledger.taken_as_is.update(n for n in [ledger._known(weight)] if n is not None)
+        ledger.taken_as_is.update(n for n in [ledger.number_of(weight)] if n is not None)
+    parts = Parts(model, build.processes) if build.sharded and build.processes > 1 else None
+    if parts is not None:
+        parts.take_apart(ledger, accumulates=passes.accumulates)
+    if parts is not None and build.lora is None:
+        return parts
+    if build.processes > 1:
+        ledger.hold(sum(p.nbytes for p in learning), LEARNING)  # DDP's buckets hold the gradients once more
+    if passes.accumulates:
+        for parameter in learning:
+            parameter.grad = torch.empty_like(parameter)
+    return parts
 
 
 def _learning(model: Any) -> Iterable[Tensor]:

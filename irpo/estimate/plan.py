@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 import torch
-from rich.table import Column, Table
 
 from irpo.config.schema import RunConfig
 from irpo.estimate.cards import GIB, Card, matmul_rate
-from irpo.estimate.memory import KEPT, LEARNING, PASSING, WEIGHTS, Build, Passes, Usage, simulate
+from irpo.estimate.memory import Build, Passes, Usage, simulate
 from irpo.estimate.shapes import published
+from irpo.estimate.sharing import ALONE, Sharing
 from irpo.lists import ScoredLists
 from irpo.online import ON_POLICY
 from irpo.online.policy import as_answers
@@ -30,6 +30,7 @@ from irpo.tasks import TASKS
 from irpo.tasks.preparing import build as build_lists
 from irpo.training.job import builder_of, method_of, split_training
 from irpo.training.method import Method, SampledObjective
+from irpo.training.together import shares
 from irpo.types import UnknownName, UserError
 
 LISTS_READ = 64  # training lists whose lengths are taken
@@ -51,7 +52,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes. Bytes are of the peak; `overhead` is what is there besides tensors."""
+    """What a run takes. Bytes are of one process at its peak; `overhead` is what is there besides tensors."""
 
     model: str
     card: Card
@@ -60,7 +61,9 @@ class Estimate:
     lists: str
     lists_per_update: int
     tokens_per_update: int
-    batches_per_update: int
+    batches_per_update: int  # of one process
+    processes: int
+    launch: str
     seconds_per_update: float | None
     speed: str
     advice: tuple[str, ...]
@@ -73,8 +76,8 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether that is within the card."""
-        return self.total <= self.card.gib * GIB
+        """Whether that is within the card; processes without a GPU share this machine's memory."""
+        return self.total * (1 if self.card.gpu else self.processes) <= self.card.gib * GIB
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -156,8 +159,8 @@ def _candidates(task: Mapping[str, Any]) -> int:
     return CANDIDATES
 
 
-def build_of(config: RunConfig, card: Card) -> Build:
-    """How `irpo train` would hold the model there."""
+def build_of(config: RunConfig, card: Card, sharing: Sharing = ALONE) -> Build:
+    """How each process of `irpo train` would hold the model there."""
     m = config.model
     dtype = load_options(config, training=True).torch_dtype(torch.device("cuda" if card.gpu else "cpu"))
     return Build(
@@ -168,6 +171,8 @@ def build_of(config: RunConfig, card: Card) -> Build:
         checkpointing=m.gradient_checkpointing,
         mixed=card.gpu and (m.mixed or dtype == torch.bfloat16),  # as `computes_mixed` has it
         gpu=card.gpu,
+        processes=sharing.processes,
+        sharded=sharing.sharded,
     )
 
 
@@ -179,27 +184,42 @@ class Plan:
     wide: Passes | None  # of a batch of wider rows, where lists of unlike length share them
     lists: int
     tokens: int
-    batches: int
+    batches: int  # of one process
     tokens_of_largest: int
+    busiest: float = 1.0  # share of a usual update's tokens that the process with most of them has
 
 
-def plan_of(config: RunConfig, method: Method, sample: Sample) -> Plan:
-    """The update of the longest lists, in micro-batches."""
+def plan_of(config: RunConfig, method: Method, sample: Sample, processes: int = 1) -> Plan:
+    """The update of the longest lists, in micro-batches of the process that has most of it."""
     t, sample = config.training, _as_drawn(config, sample)
     lists = min(t.lists_per_update, sample.count or t.lists_per_update)
-    lengths = [len(layout.ids) for layout in method.lay_out(sample.items)]
+    lengths = _lengths(method, sample.items)
     longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     items = [sample.items[i] for i in islice(cycle(longest), lists)]
-    batches = list(method.batches(items, 0, t.tokens_per_batch))
+    batches = max((list(method.batches(mine, 0, t.tokens_per_batch)) for mine in _dealt(items, processes)), key=len)
     largest = max(batches, key=lambda batch: batch.ids.numel())
-    mixed = [sample.items[start : start + lists] for start in range(0, len(sample.items), lists)]
+    mixed = [
+        mine
+        for start in range(0, len(sample.items), lists)
+        for mine in _dealt(sample.items[start : start + lists], processes)
+    ]
     widest = max((b for some in mixed for b in method.batches(some, 0, t.tokens_per_batch)), key=_area)
     passes = dataclasses.replace(
         _passes(method, largest, accumulates=len(batches) > 1),
         validation=_validation(method, sample) if t.validation_fraction and config.online is None else None,
     )
     wide = _passes(method, widest, accumulates=len(batches) > 1) if _area(widest) > _area(largest) else None
-    return Plan(passes, wide, lists, round(lists * sum(lengths) / len(lengths)), len(batches), largest.tokens)
+    tokens = round(lists * sum(lengths) / len(lengths))
+    usual = [sum(_lengths(method, mine)) for mine in _dealt(list(islice(cycle(sample.items), lists)), processes)]
+    return Plan(passes, wide, lists, tokens, len(batches), largest.tokens, max(usual) / sum(usual))
+
+
+def _lengths(method: Method, items: Sequence[EncodedList]) -> list[int]:
+    return [len(layout.ids) for layout in method.lay_out(items)]
+
+
+def _dealt(items: Sequence[EncodedList], processes: int) -> list[list[EncodedList]]:
+    return [mine for mine in shares(items, processes) if mine]
 
 
 def _area(batch: ListBatch) -> int:
@@ -268,15 +288,17 @@ def usage_of(shape: Any, build: Build, plan: Plan) -> Usage:
     return dataclasses.replace(wide, operations=usage.operations) if wide.peak > usage.peak else usage
 
 
-def estimate(config: RunConfig, card: Card) -> Estimate:
+def estimate(config: RunConfig, card: Card, sharing: Sharing = ALONE) -> Estimate:
     """Everything that can be said of a run before it."""
     method = method_of(config)
-    shape, build = shape_of(config.model.name), build_of(config, card)
+    shape, build = shape_of(config.model.name), build_of(config, card, sharing)
     sample = sample_of(config)
-    plan = plan_of(config, method, sample)
+    plan = plan_of(config, method, sample, sharing.processes)
     usage = usage_of(shape, build, plan)
     rate, speed = rate_of(card, build, shape.get_text_config().hidden_size)
-    work = usage.operations * plan.tokens / plan.tokens_of_largest
+    work = usage.operations * plan.tokens / plan.tokens_of_largest * plan.busiest
+    if rate is not None and not card.gpu:
+        rate /= sharing.processes  # they share the cores
     return Estimate(
         model=config.model.name,
         card=card,
@@ -286,14 +308,16 @@ def estimate(config: RunConfig, card: Card) -> Estimate:
         lists_per_update=plan.lists,
         tokens_per_update=plan.tokens,
         batches_per_update=plan.batches,
+        processes=sharing.processes,
+        launch=sharing.launch,
         seconds_per_update=None if rate is None else work / rate,
         speed=speed,
-        advice=_advice(config, usage),
-        notes=_notes(config, card),
+        advice=_advice(config, usage, sharing),
+        notes=(*_notes(config, card), *sharing.notes),
     )
 
 
-def _advice(config: RunConfig, usage: Usage) -> tuple[str, ...]:
+def _advice(config: RunConfig, usage: Usage, sharing: Sharing) -> tuple[str, ...]:
     """What to change for less memory, the most useful first."""
     m, t = config.model, config.training
     found = []
@@ -305,6 +329,8 @@ def _advice(config: RunConfig, usage: Usage) -> tuple[str, ...]:
         found.append(f"training.tokens_per_batch={max(config.prompt.max_tokens, t.tokens_per_batch // 2)}")
     if m.tuning == "lora" and m.quantization == "none":
         found.append("model.quantization=nf4")
+    if sharing.processes > 1 and not sharing.sharded:
+        found.append("--launch fsdp2")
     return tuple(found) or (f"prompt.max_tokens={config.prompt.max_tokens // 2}", "a smaller model")
 
 
@@ -322,49 +348,3 @@ def _notes(config: RunConfig, card: Card) -> tuple[str, ...]:
             "the environment variable MALLOC_MMAP_THRESHOLD_=65536 has it give them back"
         )
     return tuple(notes)
-
-
-def table(found: Estimate) -> Table:
-    """The estimate for a terminal."""
-    usage = found.usage
-    title = f"Estimate: {found.model} on {found.card.name}"
-    columns = ("", Column(overflow="fold"))
-    grid = Table(*columns, title=title, title_justify="left", title_style="bold", show_header=False)
-    learn = f"{usage.trainable:,} learn ({usage.trainable / usage.parameters:.2%})"
-    grid.add_row("parameters", f"{usage.parameters:,}, of which {learn}")
-    grid.add_row("lists", found.lists)
-    update = f"{found.lists_per_update} lists, {found.tokens_per_update:,} tokens, {found.batches_per_update} batch(es)"
-    grid.add_row("an update", update, end_section=True)
-    for name, size in _parts(found):
-        grid.add_row(name, f"{_size(size):>10}")
-    verdict = "[bold green]fits[/]" if found.fits else "[bold red]does not fit[/]"
-    grid.add_row("[bold]peak memory[/]", f"[bold]{_size(found.total):>10}[/] of {found.card.gib:.1f} GiB: {verdict}")
-    if not found.fits:
-        grid.add_row("to change", ", or\n".join(found.advice))
-    grid.add_section()
-    grid.add_row("time (rough)", _time(found))
-    for note in found.notes:
-        grid.add_row("note", note)
-    return grid
-
-
-def _parts(found: Estimate) -> list[tuple[str, int]]:
-    lora, parts = found.usage.trainable < found.usage.parameters, found.usage.bytes
-    return [
-        ("weights", parts[WEIGHTS]),
-        ("adapter, gradients, AdamW" if lora else "gradients, AdamW", parts[LEARNING]),
-        ("kept for the backward pass", parts[KEPT]),
-        ("passing, logits among it", parts[PASSING]),
-        ("driver, fragments (assumed)" if found.card.gpu else "Python, libraries (assumed)", found.overhead),
-    ]
-
-
-def _time(found: Estimate) -> str:
-    if found.seconds_per_update is None:
-        return found.speed
-    tokens = found.tokens_per_update / found.seconds_per_update
-    return f"{found.seconds_per_update:.2g} s an update, {tokens:,.0f} tokens/s ({found.speed})"
-
-
-def _size(size: int) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"

@@ -28,11 +28,14 @@ T = TypeVar("T")
 
 def dealt(items: Sequence[EncodedList]) -> list[EncodedList]:
     """This process's lists of an update, in its order: the longest first to whoever has least (Graham 1969)."""
-    if count() == 1:
-        return list(items)
+    return shares(items, count())[rank()]
+
+
+def shares(items: Sequence[EncodedList], processes: int) -> list[list[EncodedList]]:
+    """Each process's lists of an update, as `dealt` has them."""
     sizes = [len(item.prompt) + sum(map(len, item.bodies)) for item in items]
-    mine = balanced(sizes, sorted(range(len(items)), key=lambda i: -sizes[i]), count())[rank()]
-    return [items[i] for i in sorted(mine)]
+    dealt = balanced(sizes, sorted(range(len(items)), key=lambda i: -sizes[i]), processes)
+    return [[items[i] for i in sorted(mine)] for mine in dealt]
 
 
 def shortest(items: Sequence[EncodedList]) -> EncodedList:
