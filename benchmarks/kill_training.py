@@ -54,7 +54,7 @@ KINDS = {
         *("method.reference=precomputed", "ranking.strength=1", "training.learning_rate=1e-4"),
     ),
 }
-TIMES = ("tokens_per_s", "lists_per_s", "peak_memory_mb", "eval_seconds")  # of a log line
+TIMES = ("tokens_per_s", "lists_per_s", "waiting", "peak_memory_mb", "eval_seconds")  # of a log line
 LIMIT = 600.0  # seconds in which a run ends
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from irpo import __version__, disk, meeting, stopping, words
+from irpo import __version__, disk, flags, meeting, stopping, words
 from irpo.types import UserError, one_line, printable
 
 app = typer.Typer(
@@ -21,44 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Options = Annotated[list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Options of the task.")]
-Task = Annotated[str, typer.Option(help="The task; `irpo list tasks` shows them.")]
-Data = Annotated[str | None, typer.Option(help="The folder or file of the dataset, or `hub` (`hub@REVISION`).")]
-Out = Annotated[Path, typer.Option(help="The folder to write.")]
-Seed = Annotated[int | None, typer.Option(help="Of list construction and order.")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count and leave out rows that cannot be read.")]
-Format = Annotated[str, typer.Option("--format", help="jsonl, or parquet: shards that are read as a stream.")]
-ShardLists = Annotated[int, typer.Option(min=1, help="Lists of a Parquet file, and what a kill loses at most.")]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes of this machine; the files are the same.")]
-Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Import this plug-in module.")]
-TrustPlugins = Annotated[
-    bool, typer.Option("--trust-plugins", help="Import the plug-ins that a run's own config.yaml names: they run code.")
-]
-Model = Annotated[
-    str,
-    typer.Option(help="A run's folder, `embedded`, a model's folder, a hub id (ID@REVISION), or rankers/first.yaml."),
-]
-MaxTokens = Annotated[int | None, typer.Option(min=32, help="Of prompt and answer; the run's own if not given.")]
-Style = Annotated[str | None, typer.Option(help="text, label or response; the run's own where it is not given.")]
-Strength = Annotated[str | None, typer.Option(help="How far from the reference: 1, a number, reward; the run's own.")]
-StrengthBy = Annotated[str | None, typer.Option(help="logits (two passes) or adapter (one); the run's own.")]
-Engine = Annotated[str, typer.Option(help="What runs the model: transformers or vllm.")]
-EngineUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="Of vllm: a running server, http://HOST:PORT; else in this process.")
-]
-TensorParallel = Annotated[int | None, typer.Option(min=1, help="Of vllm in this process: GPUs that share the model.")]
-Runs = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=PATH", help="A TREC run file as one more ranker; may be repeated.")
-]
-
-
-Processes = Annotated[int | None, typer.Option(min=1, help="So many on this machine: one a GPU, or of the CPU.")]
-Launch = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|FILE", help="Of --processes: ddp, fsdp2, fsdp2_qlora, zero2, zero3; accelerate's file."),
-]
-
 
 _Usage: type[Any] = typer.BadParameter.__mro__[1]  # a mistake in a command's words; typer gives it no name of its own
 
@@ -115,16 +77,16 @@ def _options(
 
 @app.command()
 def prepare(
-    task: Task,
-    out: Out,
-    data: Data = None,
-    seed: Seed = None,
-    skip_bad_rows: SkipBadRows = False,
-    format: Format = "jsonl",
-    shard_lists: ShardLists = 10_000,
-    processes: Workers = 1,
-    plugin: Plugins = None,
-    options: Options = None,
+    task: flags.Task,
+    out: flags.Out,
+    data: flags.Data = None,
+    seed: flags.Seed = None,
+    skip_bad_rows: flags.SkipBadRows = False,
+    format: flags.Format = "jsonl",
+    shard_lists: flags.ShardLists = 10_000,
+    processes: flags.Workers = 1,
+    plugin: flags.Plugins = None,
+    options: flags.Options = None,
 ) -> None:
     """Turn a dataset's own files into candidate lists: train.jsonl, eval.jsonl (or Parquet shards) and card.json."""
     from irpo import api
@@ -141,11 +103,11 @@ def prepare(
 @app.command()
 def train(
     layers: Annotated[list[str], typer.Argument(metavar="FILE.yaml|KEY=VALUE...", help="Layers, later ones win.")],
-    out: Out,
+    out: flags.Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
-    processes: Processes = None,
-    launch: Launch = None,
-    trust_plugins: TrustPlugins = False,
+    processes: flags.Processes = None,
+    launch: flags.Launch = None,
+    trust_plugins: flags.TrustPlugins = False,
 ) -> None:
     """Fine-tune a model: layers of YAML (shipped ones by name), then overrides such as training.learning_rate=2e-5."""
     from irpo import api
@@ -160,10 +122,10 @@ def train(
 def estimate(
     layers: Annotated[list[str], typer.Argument(metavar="FILE.yaml|KEY=VALUE...", help="Layers, as for `train`.")],
     card: Annotated[str | None, typer.Option(help="A GPU by name or its GiB; default: this machine.")] = None,
-    processes: Processes = None,
+    processes: flags.Processes = None,
     launch: Annotated[str | None, typer.Option(metavar="NAME", help="Theirs: ddp, fsdp2, fsdp2_qlora.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    trust_plugins: TrustPlugins = False,
+    trust_plugins: flags.TrustPlugins = False,
 ) -> None:
     """Say what `train` would take in memory and time, and whether a card has it; loads no weights."""
     from irpo import api
@@ -190,38 +152,40 @@ def estimate(
 
 @app.command()
 def evaluate(
-    model: Model,
-    out: Out,
+    model: flags.Model,
+    out: flags.Out,
     task: Annotated[str | None, typer.Option(help="The task; the run's own where --model is a run.")] = None,
-    data: Data = None,
+    data: flags.Data = None,
     mode: Annotated[
         list[str] | None,
         typer.Option(help="score, generate, constrain (default: these), generate_strengthened; may be repeated."),
     ] = None,
-    style: Style = None,
-    strength: Strength = None,
-    strength_by: StrengthBy = None,
+    style: flags.Style = None,
+    strength: flags.Strength = None,
+    strength_by: flags.StrengthBy = None,
     like: Annotated[
         str | None, typer.Option(help="A run, or a ranker's .yaml, whose prompt and scorer a base model is given.")
     ] = None,
     max_lists: Annotated[int | None, typer.Option(min=1, help="Measure only so many lists.")] = None,
     lists_per_batch: Annotated[int | None, typer.Option(min=1, help="Lists in one forward pass.")] = None,
-    max_tokens: MaxTokens = None,
-    seed: Seed = None,
-    skip_bad_rows: SkipBadRows = False,
-    engine: Engine = "transformers",
-    engine_url: EngineUrl = None,
-    tensor_parallel: TensorParallel = None,
-    plugin: Plugins = None,
-    processes: Processes = None,
-    launch: Launch = None,
-    trust_plugins: TrustPlugins = False,
-    options: Options = None,
+    max_tokens: flags.MaxTokens = None,
+    seed: flags.Seed = None,
+    skip_bad_rows: flags.SkipBadRows = False,
+    engine: flags.Engine = "transformers",
+    engine_url: flags.EngineUrl = None,
+    tensor_parallel: flags.TensorParallel = None,
+    plugin: flags.Plugins = None,
+    processes: flags.Processes = None,
+    launch: flags.Launch = None,
+    trust_plugins: flags.TrustPlugins = False,
+    options: flags.Options = None,
 ) -> None:
     """Measure a ranker on a task's evaluation lists; writes results.json, report.md, run files and generations."""
     from irpo import api
 
     if processes is not None or launch is not None:
+        if launch not in (None, "ddp"):
+            raise UserError(f"--launch {launch}: `evaluate` holds the whole model on each process, which is ddp")
         words.as_processes(processes, launch)
     words.load_modules(plugin)
     api.evaluate(
@@ -247,7 +211,7 @@ def compare(
     suite: Annotated[
         str, typer.Argument(metavar="SUITE.yaml", help="A suite's file, or a shipped one: suites/quick.yaml.")
     ],
-    out: Out,
+    out: flags.Out,
     only: Annotated[
         list[str] | None, typer.Option(metavar="AXIS=NAME", help="task=, method= or model=; may be repeated.")
     ] = None,
@@ -261,7 +225,7 @@ def compare(
     data: Annotated[
         Path | None, typer.Option(envvar="IRPO_DATA", help="A folder with one for each task, by the suite's names.")
     ] = None,
-    run: Runs = None,
+    run: flags.Runs = None,
     card: Annotated[
         str | None, typer.Option(help="Of a dry run: a GPU by name or its GiB; default: this machine.")
     ] = None,
@@ -299,7 +263,7 @@ def compare(
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of one suite's results.")],
     out: Annotated[Path | None, typer.Option(help="The folder to write; default: the first of them.")] = None,
-    run: Runs = None,
+    run: flags.Runs = None,
 ) -> None:
     """Make a suite's report anew, from its results alone; also across folders of several machines."""
     from irpo import api
@@ -311,20 +275,20 @@ def report(
 
 @app.command()
 def rank(
-    model: Model,
+    model: flags.Model,
     query: Annotated[str, typer.Argument(help="What the documents are ranked for.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOC...", help="Two or more documents.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file of documents, one a line.")] = None,
     mode: Annotated[str, typer.Option(help="score, generate, generate_strengthened or constrain.")] = "score",
-    style: Style = None,
-    strength: Strength = None,
-    strength_by: StrengthBy = None,
-    max_tokens: MaxTokens = None,
-    plugin: Plugins = None,
-    trust_plugins: TrustPlugins = False,
-    engine: Engine = "transformers",
-    engine_url: EngineUrl = None,
-    tensor_parallel: TensorParallel = None,
+    style: flags.Style = None,
+    strength: flags.Strength = None,
+    strength_by: flags.StrengthBy = None,
+    max_tokens: flags.MaxTokens = None,
+    plugin: flags.Plugins = None,
+    trust_plugins: flags.TrustPlugins = False,
+    engine: flags.Engine = "transformers",
+    engine_url: flags.EngineUrl = None,
+    tensor_parallel: flags.TensorParallel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank documents for a query."""
@@ -379,7 +343,7 @@ def list_(
         str | None,
         typer.Argument(help="objectives, metrics, scorers, tasks, modes, on_policy, rewards, samplers, engines."),
     ] = None,
-    plugin: Plugins = None,
+    plugin: flags.Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the plug-ins and their options with defaults."""
@@ -410,7 +374,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 @app.command()
 def quickstart(
-    out: Out = Path("runs/quickstart"),
+    out: flags.Out = Path("runs/quickstart"),
     config: Annotated[Path | None, typer.Option(help="Another configuration than configs/quickstart.yaml.")] = None,
 ) -> None:
     """Fine-tune the embedded model by five methods on its synthetic world, and compare them: a table and a report."""

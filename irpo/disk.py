@@ -1,6 +1,6 @@
 """Room on a disk: what is asked before a long job begins, and what a write that failed tells the user.
 
-Neither torch nor safetensors hands on the system's error number; their errors are known by their words.
+Neither torch nor safetensors nor SQLite hands on the system's error number; their errors are known by their words.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _WHY = {
     errno.EPERM: "cannot be written: operation not permitted",
     errno.ENAMETOOLONG: "the name is too long",
 }
-_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CUT_SHORT = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|file write failed")
+_SQLITE_FULL = "database or disk is full"
 NEAR = 1.25  # times what is needed: with less than this free, a user is told
 
 
@@ -44,7 +45,7 @@ class NoRoom(UserError):
         if code is None:  # a write was cut short, and the library does not say by what
             code = errno.ENOSPC if needed is None or free < needed else None
         told = f"{path}: {_WHY.get(code, 'cannot be written whole') if code else 'cannot be written whole'}"
-        if code in _OF_SPACE:
+        if code in OF_SPACE:
             told += f": {size(needed) if needed is not None else f'more than {size(free)}'} needed, {size(free)} free"
             told += _no_more_files(path)
         elif needed is not None:
@@ -57,7 +58,7 @@ class NoRoom(UserError):
     @property
     def of_space(self) -> bool:
         """Whether it is bytes that are wanting, and not permission or a shorter name."""
-        return self.code is None or self.code in _OF_SPACE
+        return self.code is None or self.code in OF_SPACE
 
 
 def _no_room(path: Path, code: int | None, needed: int | None, kept: str) -> NoRoom:
@@ -103,7 +104,7 @@ def require(out: Path, needed: int, what: str) -> tuple[str, bool]:
     `what` says of what they are. `UserError` where they are not there.
     """
     free = free_at(out)
-    told = f"{size(needed)} of disk needed in {out} ({what}), {size(free)} free"
+    told = f"disk: {size(needed)} needed ({what}), {size(free)} free"
     if needed > free:
         raise UserError(f"--out {out}: the disk has no room: {size(needed)} needed ({what}), {size(free)} free")
     return told, free < NEAR * needed
@@ -126,6 +127,8 @@ def cause(error: BaseException) -> tuple[bool, int | None]:
         if isinstance(seen, OSError) and seen.errno in _WHY:
             return True, seen.errno
         text = str(seen)
+        if text == _SQLITE_FULL:
+            return True, errno.ENOSPC
         for code in _WHY:
             if f"(os error {code})" in text or (not isinstance(seen, OSError) and os.strerror(code) in text):
                 return True, code
@@ -141,7 +144,7 @@ def told(error: OSError) -> str | None:
     """
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if error.errno not in _OF_SPACE:
+    if error.errno not in OF_SPACE:
         return None
     place = min((Path.cwd(), Path(tempfile.gettempdir()), Path.home()), key=free_at)
     return f"{_WHY[error.errno]}, perhaps that of {place} ({size(free_at(place))} free): {error.strerror}"

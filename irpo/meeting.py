@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from irpo.processes import count, is_first, rank, started_as
+from irpo.processes import SHARDS, count, is_first, rank, started_as
 from irpo.types import UserError
 
 # In a process that `--processes` started: the launcher's id, and the folder where it looks for what is to be said.
@@ -99,10 +99,19 @@ def meet() -> None:
     else:
         os.environ["ACCELERATE_USE_CPU"] = "true"  # the Trainer's arguments read it
         PartialState(cpu=True, backend="gloo", timeout=_TIMEOUT)
+    _shards_by_us()
     atexit.register(_part)
     told: list[Any] = [None] * count()
     torch.distributed.all_gather_object(told, (platform.node(), os.getpid()))
     _peers = tuple(Peer(number, *each) for number, each in enumerate(told))
+
+
+def _shards_by_us() -> None:
+    """Take accelerate's words for FSDP2 as ours: it would shard by a plan in which no weight is read from outside."""
+    asked = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
+    if asked:
+        os.environ[SHARDS] = "1"
 
 
 def _part() -> None:

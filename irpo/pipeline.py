@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from irpo import disk, runs, stopping
 from irpo.config.schema import EvaluationConfig, RunConfig
 from irpo.evaluation import Evaluation, EvaluationOptions, Summary, write_results
 from irpo.evaluation import evaluate as run_evaluation
-from irpo.evaluation.going import GOING
+from irpo.evaluation.going import GOING, ranked_so_far
 from irpo.evaluation.report import overview
 from irpo.evaluation.writing import bytes_of_results, require_free
 from irpo.online.rounds import Job, require_sound, run_rounds
@@ -63,7 +64,7 @@ def train(
             say(f"{out}: the run is finished; nothing is left to do")
             return None
         require_sound(config, method_of(config))
-        with first_of_all():
+        with nullcontext() if config.training.shuffle_buffer else first_of_all():  # a stream is surveyed by the first
             parts = prepare_job(config, built)
         describe(parts)
         with accounted(out):
@@ -251,8 +252,9 @@ def evaluate(  # noqa: PLR0913 - what, on what, where to, and what is rarely giv
         "task": spec["name"],
         "lists_sha256": card["splits"]["eval"]["sha256"][:16],
     }
-    found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()), going=out / GOING)
-    summary = write_results(out, replace(found, about=about))
+    with stopping.telling(partial(ranked_so_far, out / GOING)):
+        found = measure(ranker, examples, settings, task=spec, train=lists.get("train", ()), going=out / GOING)
+        summary = write_results(out, replace(found, about=about))
     if is_first():
         shutil.rmtree(out / GOING, ignore_errors=True)
     overview(summary).show()

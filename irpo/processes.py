@@ -19,6 +19,8 @@ from irpo.types import UserError
 
 T = TypeVar("T")
 
+SHARDS = "IRPO_SHARDS"  # an environment variable
+
 
 def _group() -> Any:
     """`torch.distributed` where processes have met, else None."""
@@ -49,6 +51,34 @@ def started_as() -> int | None:
 def is_first() -> bool:
     """Whether this process speaks and writes for all, also before they have met."""
     return (rank() if _group() else started_as() or 0) == 0
+
+
+def shards_weights() -> bool:
+    """Whether the launcher's configuration asks for FSDP2, as `meet` has found."""
+    return os.environ.get(SHARDS) == "1"
+
+
+_one_try = False
+
+
+@contextmanager
+def no_second_try() -> Iterator[None]:
+    """For as long as this lasts, what one process does anew would not be what the others go on with."""
+    global _one_try
+    before, _one_try = _one_try, True
+    try:
+        yield
+    finally:
+        _one_try = before
+
+
+def require_second_try() -> None:
+    """`UserError` where a process that ran out of memory cannot try again in smaller batches."""
+    if _one_try:
+        raise UserError(
+            f"out of memory on process {rank()}: layers are put together by all processes, so this one cannot try "
+            "again alone; go on with --resume and half of training.tokens_per_batch"
+        )
 
 
 def share(items: Sequence[T]) -> list[T]:

@@ -142,7 +142,7 @@ def farewell(line: str) -> None:
 
 def told(number: int, how: str = "") -> str:
     """The line that says that a command was stopped, and where its work stands."""
-    stands = _hints[-1]() if _hints else ""
+    stands = _hints[0]() if _hints else ""  # the outermost is the command's own
     return printable(f"stopped by {signal.Signals(number).name}{how}" + (f"; {stands}" if stands else ""))
 
 

@@ -1,7 +1,8 @@
 """`make audit`: what bandit finds in irpo/, and which of the pinned packages have known vulnerabilities.
 
 Exit code 1 where a finding is not explained. Bandit's are explained where they stand, `# nosec B603 # why`; a package's
-in `EXPLAINED`. Where the service of vulnerabilities does not answer, that is said, and is no failure.
+in `EXPLAINED`. Where the service of vulnerabilities does not answer, that is said, and is no failure; where pip-audit
+itself fails, that is one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ ROOT = Path(__file__).parents[1]
 EXPLAINED: dict[str, str] = {}  # a vulnerability's id: why it does not concern us
 SECONDS = 300  # that the service of vulnerabilities is given
 _NOSEC = re.compile(r"#\s*nosec\b(?P<rest>.*)", re.IGNORECASE)
+_UNREACHED = "packages: the service of vulnerabilities cannot be reached; nothing was asked"
+_NO_CONNECTION = re.compile(
+    r"Connection\w*Error|ConnectTimeout|ReadTimeout|Max retries|timed out|ServiceError|Name or service not known"
+    r"|Temporary failure in name resolution|Network is unreachable|ProxyError|No route to host|Connection refused"
+)
 _REASONED = re.compile(r" (B\d{3}, )*B\d{3} # \S")
 
 
@@ -58,8 +64,13 @@ def audit_packages(command: Sequence[str]) -> tuple[list[str], str]:
     try:
         done = subprocess.run([*command, *pinned, *quiet], capture_output=True, text=True, timeout=SECONDS)
         found, asked, all_ = vulnerabilities(json.loads(done.stdout), EXPLAINED)
-    except (subprocess.TimeoutExpired, ValueError):
-        return [], "packages: the service of vulnerabilities cannot be reached; nothing was asked"
+    except subprocess.TimeoutExpired:
+        return [], _UNREACHED
+    except (ValueError, KeyError, TypeError):  # no report, or another one
+        if _NO_CONNECTION.search(done.stderr):
+            return [], _UNREACHED
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}, without a report"])[-1]
+        return [f"pip-audit failed: {last}"], "packages: nothing was asked"
     if not asked:
         return [], f"packages: the service of vulnerabilities knows none of the {all_}; nothing was asked"
     return found, f"packages: {asked} of {all_} asked about, {len(found)} vulnerabilities unexplained"

@@ -51,3 +51,15 @@ def test_a_service_that_does_not_answer_is_said_and_no_failure(monkeypatch, prog
     found, said = audit.audit_packages([sys.executable, "-c", program])
     assert found == []
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("import sys; sys.exit('Usage: ...\\nno such option: --deps')", "pip-audit failed: no such option: --deps"),
+        ("import sys; sys.exit(3)", "pip-audit failed: exit code 3, without a report"),
+        ("print('{}')", "pip-audit failed: exit code 0, without a report"),
+    ],
+)
+def test_an_asker_that_fails_is_a_finding(program, says):
+    assert audit.audit_packages([sys.executable, "-c", program]) == ([says], "packages: nothing was asked")

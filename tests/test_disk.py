@@ -26,8 +26,10 @@ from irpo.compare.gather import write_plan
 from irpo.disk import NoRoom, add_lines, cause, free_at, require, written
 from irpo.evaluation import EvaluationOptions, evaluate, write_results
 from irpo.evaluation.writing import bytes_of_results
-from irpo.files import atomic_file, atomic_folder, whole_folder
+from irpo.files import atomic_file, atomic_folder
+from irpo.folders import whole_folder
 from irpo.runs.checkpoints import all_in, problem
+from irpo.tasks import preparing
 from irpo.training.finite import Watch
 from irpo.training.reference import reference_tables
 from irpo.training.storing import checkpoint_bytes, learnt_bytes
@@ -138,7 +140,7 @@ def test_an_error_elsewhere_is_not_the_path_s(tmp_path):
 def test_space_is_asked_for_before(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_at", lambda path: 10_000_000)
     assert require(tmp_path, 1_000_000, "results") == (
-        f"1.0 MB of disk needed in {tmp_path} (results), 10 MB free",
+        "disk: 1.0 MB needed (results), 10 MB free",
         False,
     )
     assert disk.near(tmp_path, 9_000_000, "results").endswith("10 MB free: a near thing")
@@ -243,7 +245,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_last_good_one(small, monkeypa
     assert [line["update"] for line in lines(out) if "eval_NDCG@10" in line] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "irpo.training.trainer.write_cost"])
+@pytest.mark.parametrize("failing", ["torch.save", "irpo.training.saving.write_cost"])
 def test_a_write_that_is_cut_short_is_told_everywhere(tmp_path, monkeypatch, failing):
     """The same, simulated: the second checkpoint's files cannot be written."""
     module, _, name = failing.rpartition(".")
@@ -362,9 +364,12 @@ def test_a_report_that_does_not_fit_is_one_line(small, irpo, tmp_path):
     )
 
 
-def test_lists_that_do_not_fit_are_one_line(small, irpo):
+def test_lists_that_do_not_fit_are_one_line(small, irpo, monkeypatch):
     place = small("24k")
-    refused(irpo(*commands(place.folder / "out")["prepare"]), "out: the disk is full: more than ", " free")
+    words = commands(place.folder / "out")["prepare"]
+    refused(irpo(*words), "out: the disk is full: 1.0 MB needed, ", " free")
+    monkeypatch.setattr(preparing, "_LEAST", 0)  # as if another's files had come later
+    refused(irpo(*words), "out: the disk is full: more than ", " free")
     assert list(place.folder.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from tiny import tiny_model
 from training_lists import TEMPLATE, TOKENIZER, examples
 
 from irpo.disk import NoRoom
-from irpo.evaluation.going import GOING, Going
+from irpo.evaluation.going import GOING, Going, _weighed
 from irpo.evaluation.running import ranked
 from irpo.prompting.prompts import PromptBuilder
 from irpo.ranking.modes import RANKING_MODES, Constrain, ParsedAnswer, RankedList, Ranker
@@ -92,6 +92,22 @@ def _other_weights():
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
     return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8])
+def test_weights_in_another_order_are_others_on_a_gpu_too(dtype):
+    flat = torch.arange(70_000).remainder(127).to(dtype)
+    swapped = flat.clone()
+    swapped[[3, 69_999]] = flat[[69_999, 3]]
+    assert len({_weighed(x) for x in (flat, swapped, flat.flip(0), flat.roll(1))}) == 4
+    assert _weighed(flat.clone()) == _weighed(flat)
+
+
+def test_so_are_rows_far_apart_in_a_large_one(monkeypatch):
+    monkeypatch.setattr("irpo.evaluation.going._ROUND", 7)
+    flat = torch.arange(7 * 256 * 3)
+    swapped = torch.cat([flat[7 * 256 * 2 :], flat[7 * 256 : 7 * 256 * 2], flat[: 7 * 256]])
+    assert _weighed(flat) != _weighed(swapped)
 
 
 CHANGED = {

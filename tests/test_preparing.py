@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 from handmade import a_list, hotpot, musique, question, write_lines, write_list
 
-from irpo.tasks import TASKS, Intake, build_lists
+from irpo.disk import NoRoom, size
+from irpo.tasks import TASKS, Intake, build_lists, preparing
 from irpo.tasks.jsonl import SCHEMA
 from irpo.tasks.preparing import prepare, read_lists
 from irpo.types import UserError
@@ -102,6 +103,30 @@ def test_texts_of_every_kind_survive(tmp_path):
     data = write_lines(tmp_path / "in" / "train.jsonl", [row])
     _prepare("jsonl", data, tmp_path / "out")
     assert read_lists(tmp_path / "out" / "train.jsonl") == read_lists(data)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    data = write_lines(tmp_path / "in" / "train.jsonl", [a_list("a")])
+    for free, input_bytes in ((999_999, 1), (2_000_000, 200_000_100)):
+        monkeypatch.setattr(preparing, "free_at", lambda _, free=free: free)
+        monkeypatch.setattr(preparing, "_size_of_input", lambda _, size=input_bytes: size)
+        with pytest.raises(NoRoom, match=rf"out: the disk is full: {size(max(10**6, input_bytes // 100))} needed"):
+            _prepare("jsonl", data, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    monkeypatch.setattr(preparing, "free_at", lambda _: 2_000_001)
+    _prepare("jsonl", data, tmp_path / "out")
+    assert "200 MB are read and 2.0 MB are free" in capsys.readouterr().err
+
+
+def test_a_file_deep_in_the_data_is_part_of_what_is_done(tmp_path):
+    """Work that was stopped is not gone on with where any file below the folder has changed."""
+    deep = write_lines(tmp_path / "in" / "a" / "b.jsonl", [a_list("a")])
+    before = preparing._state(tmp_path / "in")
+    write_lines(deep, [a_list("a"), a_list("b")])
+    after = preparing._state(tmp_path / "in")
+    assert before != after
+    deep.rename(tmp_path / "in" / "b.jsonl")
+    assert preparing._state(tmp_path / "in") != after
 
 
 def test_nothing_to_prepare(tmp_path):

@@ -15,6 +15,9 @@ from small_runs import SMALL, config_of, lines
 from training_lists import encoded, learned, method, trainer
 
 from irpo import pipeline, processes, stopping
+from irpo.compare import comparing
+from irpo.config.schema import EvaluationConfig
+from irpo.evaluation.going import GOING
 from irpo.runs.checkpoints import last_whole
 from irpo.runs.standing import standing
 from irpo.training import saving
@@ -88,6 +91,12 @@ def test_work_that_saves_is_asked_and_has_its_time():
     assert ended(process) == (143, "stopped by SIGTERM; 3 of 4 are kept\n")
 
 
+def test_the_command_says_where_its_work_stands_and_not_a_part_of_it():
+    process = command(f"with stopping.telling(lambda: 'cells'), stopping.telling(lambda: 'lists'):\n    {SLEEP}")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "stopped by SIGTERM; cells\n")
+
+
 def test_work_that_does_not_end_is_left_when_its_time_is_over():
     process = command(f"with stopping.telling(lambda: 'update 3 is kept'), stopping.later():\n    {SLEEP}")
     began = time.monotonic()
@@ -134,6 +143,27 @@ def test_under_nohup_a_hang_up_is_no_signal():
     process = command("time.sleep(0.5)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)
     assert ended(process) == (0, "")
+
+
+def stopped_here(*_, **__):
+    raise stopping.Stopped(signal.SIGTERM)
+
+
+def test_an_evaluation_says_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "measure", stopped_here)
+    spec = {"name": "world", "train_lists": 10, "eval_lists": 2}
+    for stands in ("nothing is ranked yet", "the same command goes on from what is ranked"):
+        with pytest.raises(stopping.Stopped) as stop:
+            pipeline.evaluate("embedded", spec, tmp_path / "out", EvaluationConfig())
+        assert stop.value.line == f"stopped by SIGTERM; {stands}"
+        (tmp_path / "out" / GOING).mkdir(parents=True, exist_ok=True)
+
+
+def test_a_suite_says_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "planner_of", stopped_here)
+    with pytest.raises(stopping.Stopped) as stop:
+        comparing.compare(None, tmp_path / "out")
+    assert stop.value.line == "stopped by SIGTERM; the same command goes on from the cells that are done"
 
 
 @pytest.mark.slow
@@ -190,7 +220,7 @@ def loop_in(out, **settings):
 
 def figures(out):
     """The log but for times."""
-    times = ("tokens_per_s", "lists_per_s", "peak_memory_mb", "eval_seconds")
+    times = ("tokens_per_s", "lists_per_s", "waiting", "peak_memory_mb", "eval_seconds")
     return [{key: value for key, value in line.items() if key not in times} for line in lines(out)]
 
 

@@ -190,9 +190,10 @@ def test_who_waits_for_lists_is_told_where_processes_would_help(waits, capsys):
 def test_no_process_is_left_where_training_ends(tmp_path):
     import psutil
 
+    others = set(psutil.Process().children())
     run = trainer(tmp_path, method("dpo"), items=streamed(tmp_path, processes=2), updates=2)
     run.go(None)
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= others
 
 
 def test_a_template_that_fails_in_a_process_is_one_line(tmp_path):

@@ -19,6 +19,7 @@ from irpo.types import UserError
 pytest.importorskip("openai", reason="the endpoint needs the extra llm")
 
 GOOD = json.dumps({"choices": [{"message": {"role": "assistant", "content": "1. Alien (1979)\n2. Heat (1995)"}}]})
+WORDS = json.dumps("1. Alien (1979)\n2. Heat (1995)")
 TITLES = ["Alien (1979)", "Heat (1995)"]
 
 
@@ -86,6 +87,7 @@ LOST = {
     "503 and a page": ((503, "<html>"),),
     "no answer in time": ("hang",),
     "broken JSON": ((200, '{"choices": ['),),
+    "no words": tuple((200, GOOD.replace(WORDS, blank)) for blank in ('""', "null", '" \\n"')),
     "another JSON": ((200, "[]"), (200, "null"), (200, '{"choices": []}'), (200, '{"choices": "no"}')),
 }
 
@@ -175,3 +177,10 @@ def test_an_answer_that_cannot_be_kept_is_said(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(suggestions, "add_lines", full)
     with pytest.raises(UserError, match=r"c.jsonl: the disk is full: 1 kB needed, "):
         suggester(Server(), tmp_path / "c.jsonl").suggest("hello")
+
+
+def test_an_empty_answer_is_not_kept(tmp_path, quick):
+    server = Server(*[(200, GOOD.replace(WORDS, '""'))] * 9)
+    with pytest.raises(UserError, match="it sends an empty answer"):
+        suggester(server, tmp_path / "c.jsonl", patience=0).suggest("hello")
+    assert suggester(Server(), tmp_path / "c.jsonl").suggest("hello") == TITLES

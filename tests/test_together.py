@@ -8,12 +8,17 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from several import on_processes
+from small_runs import SMALL
 from test_online import job
 from tiny import tiny_model
+from torch.nn.parallel import DistributedDataParallel
 from training_lists import TEMPLATE, TOKENIZER, bumped, encoded, examples, learned, method, trainer
 from transformers import TrainerCallback
 
+from irpo import api, pipeline
+from irpo.config.schema import load_config
 from irpo.evaluation import EvaluationOptions, evaluate
 from irpo.online.rounds import run_rounds
 from irpo.processes import count, decided, rank, wait
@@ -23,6 +28,7 @@ from irpo.scorers import SCORERS
 from irpo.scoring import sharding
 from irpo.scoring.models import LoadOptions, LoraOptions, add_lora, load_model
 from irpo.training.arguments import Loop
+from irpo.training.together import exchange
 from irpo.training.trainer import ListTrainer
 
 SETTINGS = {"updates": 5, "lists_per_update": 3, "evaluate_every": 2}
@@ -32,8 +38,8 @@ SDPO = ("sdpo", "independent", {"reference": "precomputed"})
 
 
 def model_of(sharded, full=False):
-    model = in_four_bits() if full == "nf4" else tiny_model()
-    full = full is True
+    model = in_four_bits() if full == "nf4" else tiny_model(tie_word_embeddings=full == "tied")
+    full = full in (True, "tied")
     model = model.requires_grad_(True) if full else add_lora(model, LoraOptions(r=4), seed=0)
     return sharding.shard(model) if sharded else model
 
@@ -140,6 +146,30 @@ def rankings(sharded, many):
     return {row.name: [(x.id, x.ranking) for x in row.lists] for row in found.rows}
 
 
+def streamed(folder, lists):
+    """The adapter of a run by the command's own way, on lists that stay on disk."""
+    overrides = [x for x in SMALL if not x.startswith("task.")]
+    overrides += [f"task.data={lists}", "training.shuffle_buffer=8", "method.reference=precomputed"]
+    config = load_config(["models/embedded.yaml", "tasks/prepared.yaml", "methods/irpo.yaml"], overrides)
+    pipeline.train(config, folder, advises=False)
+    wait()
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def averaged():
+    """The gradient of a weight, process n's being n + 1, after DDP that is told of a device, as on a GPU."""
+    weight = torch.nn.Linear(1, 1, bias=False)
+    weight.weight.grad = torch.full((1, 1), rank() + 1.0)
+
+    def wrapped(module):
+        made = DistributedDataParallel(module)
+        made.device_ids = [0]
+        return made
+
+    exchange(weight, wrapped)()
+    return weight.weight.grad.item()
+
+
 def all_of_them(folder):
     """What each scenario finds, by its name; every process goes through all of them."""
     found = {name: work(folder / name / "run", *given) for name, (work, *given) in RUNS.items()}
@@ -147,7 +177,7 @@ def all_of_them(folder):
         found[name] = gone_on(folder / name / "run", *given)
         begun(folder / f"{name}, turned" / "run", *given)
     found |= {name: rankings(*given) for name, given in RANKED.items()}
-    return found
+    return found | {"averaged": averaged(), "streamed": streamed(folder / "streamed", folder / "lists")}
 
 
 RUNS = {
@@ -159,11 +189,12 @@ RUNS = {
     "fsdp2": (trained, IRPO, True),
     "fsdp2, fewer lists than processes": (trained, IRPO, True, False, 1),
     "fsdp2, full": (trained, SDPO, True, True),
+    "fsdp2, full, tied weights": (trained, SDPO, True, "tied"),
     "fsdp2, 4 bits": (trained, IRPO, True, "nf4"),
     "fsdp2, sampled": (trained, SAMPLED, True),
     "fsdp2, reinforce": (rounds, True),
 }
-RESUMED = {"ddp, resumed": (False, False), "fsdp2, full, resumed": (True, True)}
+RESUMED = {"ddp, resumed": (False, False), "fsdp2, full, resumed": (True, "tied")}
 RANKED = {"ranked": (False, 5), "ranked, fsdp2": (True, 5), "ranked, an empty share": (False, 1)}
 
 
@@ -185,7 +216,10 @@ def several(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("several")
     for name, (_, full) in RESUMED.items():
         begun(folder / name / "run", False, full)
-    return folder, on_processes(request.param, all_of_them, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IRPO_CACHE", str(folder / "cache"))
+        api.prepare({"name": "world", "train_lists": 60, "eval_lists": 4}, folder / "lists", format="parquet")
+        return folder, on_processes(request.param, all_of_them, folder)
 
 
 def same(one, other):
@@ -202,6 +236,19 @@ def same(one, other):
 def test_several_processes_train_as_one(name, alone, several):
     for found in several[1]:
         same(alone[name], found[name])
+
+
+def test_lists_on_disk_are_surveyed_and_trained_on_by_all(several, tmp_path, monkeypatch):
+    monkeypatch.setenv("IRPO_CACHE", str(tmp_path / "cache"))
+    alone = streamed(tmp_path / "run", several[0] / "lists")
+    for found in several[1]:
+        for name, value in found["streamed"].items():
+            torch.testing.assert_close(value, alone[name], atol=1e-4, rtol=0, msg=name)
+
+
+def test_gradients_are_averaged_where_ddp_has_a_device(several):
+    for found in several[1]:
+        assert found["averaged"] == (len(several[1]) + 1) / 2
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from irpo import stopping
 from irpo.compare.cells import CELLS
 from irpo.compare.engine.running import Options, Waiting, run_cells
 from irpo.compare.external import keep_files
@@ -32,6 +33,7 @@ HTML = "report.html"
 OWN = "suite.json"  # of a suite's folder: whose results lie there
 
 
+@stopping.telling(lambda: "the same command goes on from the cells that are done")
 def compare(
     suite: Suite,
     out: Path,

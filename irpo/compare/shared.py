@@ -23,6 +23,7 @@ import numpy as np
 
 from irpo.compare.results import BROKEN, LISTS
 from irpo.config.schema import RunConfig
+from irpo.disk import written
 from irpo.files import atomic_file, atomic_path, beside, json_line, sha256_of
 from irpo.tasks import TASKS, Lists
 from irpo.tasks.preparing import CARD, FILES, prepare, read_lists
@@ -60,7 +61,8 @@ def prepared(out: Path, config: RunConfig) -> Prepared:
         work = beside(home)  # so that nobody who reads the folder meanwhile sees a part of it
         try:
             made = work / "made"  # within it, so that what a dead process left of making it goes with it
-            prepare(TASKS.build(spec), made, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
+            with written(home, kept=str):  # nothing is: what lies in `work` goes
+                prepare(TASKS.build(spec), made, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
             with suppress(OSError):  # another suite was first, with the same lists
                 made.rename(home)
         finally:

@@ -79,7 +79,8 @@ class Parts:
                 return
             ledger.pass_by(sum(p.nbytes for p in unit))
             for weight in unit:
-                assert weight.grad is not None
+                if weight.grad is None:
+                    raise RuntimeError("a hook for gradients ran before there was one")
                 ledger.shrink(weight.grad, 0 if accumulates else part(weight, self.processes))
 
         for weight in unit:

@@ -9,6 +9,7 @@ evaluation has it, so that the results are the same to the last bit.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
@@ -37,6 +38,11 @@ from irpo.types import Missing, Problem, Ranking, RankingExample, Repeated
 GOING = ".going"
 
 
+def ranked_so_far(folder: Path) -> str:
+    """What the next evaluation takes from its folder, in words for a user whose evaluation is told to end."""
+    return "the same command goes on from what is ranked" if folder.is_dir() else "nothing is ranked yet"
+
+
 @dataclass
 class Kept:
     """The lists that a mode has ranked in this evaluation, on disk batch by batch."""
@@ -56,6 +62,8 @@ class Kept:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             add_lines(self.path, "\n" + line)  # behind a line that another process died within
         except (NoRoom, OSError) as error:
+            if getattr(error, "errno", None) == errno.ENAMETOOLONG:  # no result could be written there either
+                raise
             self.full = True
             say(f"note: {error}; what follows would have to be ranked again if this evaluation were killed")
 
@@ -134,10 +142,25 @@ def _checksum(tensor: Any) -> int:
     flat: Tensor = here.detach().contiguous().reshape(-1)
     if flat.device.type == "cpu":
         return zlib.crc32(flat.view(torch.uint8).numpy().data)
-    # An exact sum of whole numbers does not depend on the order in which a GPU adds up.
-    return int(flat.view(_WORDS[flat.element_size()]).sum(dtype=torch.int64))
+    return _weighed(flat)
 
 
+def _weighed(flat: Tensor) -> int:
+    """The sum of a flat tensor's words, each times its place in rounds of `_ROUND`: another order gives another sum.
+
+    Exact in whole numbers (modulo 2**64), which does not depend on the order in which a GPU adds up.
+    """
+    words = flat.view(_WORDS[flat.element_size()])
+    # By parts, which take little memory beside the weights; each counts by its number as well.
+    parts = enumerate(torch.split(words, _ROUND * 256), start=1)
+    return sum(number * int((part.to(torch.int64) * _places(part)).sum()) for number, part in parts) % 2**64
+
+
+def _places(part: Tensor) -> Tensor:
+    return torch.arange(len(part), device=part.device) % _ROUND + 1
+
+
+_ROUND = 65_521  # a prime: rows of a matrix are seldom a multiple of it
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Module
+
 from irpo.evaluation.baselines import baselines
 from irpo.evaluation.going import Going
 from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
@@ -68,7 +70,9 @@ def evaluate(
     ranker = Ranker(model, builder, scorer, *common)
     for mode in options.built:
         ranker.require(mode)
-    going = None if options.going is None else Going.of(options.going, ranker, examples)
+    # An engine elsewhere shows no weights, so nothing would say that what it ranked before is what it would rank now.
+    here = options.going if isinstance(ranker.model, Module) else None
+    going = None if here is None else Going.of(here, ranker, examples)
     rows: list[RankerResult] = []
     for mode in options.built:
         lists, seconds = ranked(mode, ranker, examples, going)

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 
 from irpo.files import read_text
-from irpo.prompting.sandbox import render_chat
+from irpo.prompting.chat import render_chat
 from irpo.prompting.specials import marks_in, specials_in, tokenize, without_specials
 from irpo.resources import prompts_dir
 from irpo.types import UserError

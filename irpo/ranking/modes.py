@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from irpo.chance import fingerprint, random_order
+from irpo.processes import require_second_try
 from irpo.ranking.engines import Engine, engine_of
 from irpo.registry import Registry
 from irpo.scoring.strength import PLAIN, Strength
@@ -220,6 +221,7 @@ def _as_fits(work: Callable[[Sequence[EncodedList]], Sequence[T]], items: Sequen
     # Here, not in the handler: there the traceback still holds the tensors of the attempt.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    require_second_try()
     half = len(items) // 2
     return [*_as_fits(work, items[:half]), *_as_fits(work, items[half:])]
 

@@ -55,7 +55,7 @@ def written(folder: Path, update: int) -> Iterator[Path]:
         yield aside
         gather([update])  # all have written what is theirs
         if is_first():
-            _seal(aside / home.name)
+            seal(aside / home.name)
             take_place(aside / home.name, home)
         agree(update)  # it bears its name
     finally:
@@ -63,7 +63,7 @@ def written(folder: Path, update: int) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _seal(checkpoint: Path) -> None:
+def seal(checkpoint: Path) -> None:
     """Write the digests of a checkpoint's files: from here on it is whole."""
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != WHOLE)
     _write_seal(checkpoint, {p.relative_to(checkpoint).as_posix(): _digest(p) for p in files})

@@ -125,6 +125,8 @@ def load_model(
     options = options or LoadOptions()
     device = device or default_device()
     dtype = options.torch_dtype(device)
+    if options.sharded and options.quantization == "none":  # a GPU will hold its part alone
+        device = torch.device("cpu")
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
     settings |= {"trust_remote_code": False, "weights_only": True, "use_safetensors": None if pickled else True}
     settings["output_loading_info"] = True

@@ -6,10 +6,8 @@ model; processes that use them different numbers of times go in lockstep, becaus
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
@@ -18,23 +16,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from irpo.processes import count, is_first
-from irpo.scoring.models import causal_lm
+from irpo.processes import count, is_first, no_second_try, shards_weights
+from irpo.scoring.models import causal_lm, default_device
 
 T = TypeVar("T")
 
 _AT_WORK = "irpo_at_work"  # the name under which the root knows `_do`
 
 
-@cache
-def _asked() -> bool:
-    # Taken away, because accelerate would shard by its own plan, which reads no weight outside of its module.
-    return os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-
-
 def wanted() -> bool:
-    """Whether there are several processes, and their launcher asks for FSDP2; to be asked before a Trainer is made."""
-    return _asked() and count() > 1
+    """Whether there are several processes, and their launcher asks for FSDP2."""
+    return shards_weights() and count() > 1
 
 
 def shard(model: Any) -> Any:
@@ -51,6 +43,8 @@ def shard(model: Any) -> Any:
     setattr(lm, _AT_WORK, MethodType(_do, lm))
     fully_shard(lm, ignored_params=whole)
     register_fsdp_forward_method(lm, _AT_WORK)
+    for weight in whole:
+        weight.data = weight.data.to(default_device())  # what is sharded has been moved there
     return model
 
 
@@ -85,7 +79,7 @@ def within_each(model: Any, work: Callable[[], T]) -> T:
 
     if not is_sharded(model):
         return work()
-    with torch.no_grad():
+    with torch.no_grad(), no_second_try():
         found = within(model, kept)
     causal_lm(model).reshard()  # as after a backward pass: to save weights takes them apart on one process alone
     return found
@@ -135,8 +129,12 @@ def whole_state(model: Any) -> dict[str, Tensor] | None:
     """All weights, in the first process's memory; None where what learns is whole on each process anyway."""
     if not _learns_sharded(model):
         return None
+    lm = causal_lm(model)
+    tied = getattr(lm, "all_tied_weights_keys", None) or {}  # each is another name of a weight that is there
     found = {}
-    for name, value in causal_lm(model).state_dict().items():
+    for name, value in lm.state_dict().items():
+        if name in tied:
+            continue
         tensor = whole(value)  # by all processes, one weight at a time
         if is_first():
             found[name] = tensor.cpu()
@@ -161,7 +159,7 @@ def load_whole(model: Any, folder: str | Path) -> bool:
     """Read saved weights into a sharded model whose weights all learn; False where the model is no such one."""
     if not _learns_sharded(model):
         return False
-    weights = dict(causal_lm(model).named_parameters())
+    weights = dict(causal_lm(model).named_parameters(remove_duplicate=False))
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as file, torch.no_grad():
             for name in file.keys():  # noqa: SIM118 - not a mapping

@@ -37,6 +37,7 @@ class Ledger:
             self._base.execute("BEGIN EXCLUSIVE")
             for statement in _TABLES.split(";")[:-1]:
                 self._base.execute(statement)
+            self._names = {name for (name,) in self._base.execute("SELECT name FROM about")}
         except sqlite3.OperationalError as error:
             self._base.close()
             if "locked" not in str(error):
@@ -52,10 +53,15 @@ class Ledger:
         found = self._base.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
 
+    def lasts(self, *names: str) -> bool:
+        """Whether something under one of the names is on disk; it may be asked in any thread."""
+        return not self._names.isdisjoint(names)
+
     def commit(self, name: str, value: Any) -> None:
         """Note something, and let all that came so far last."""
         self._base.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, json.dumps(value)))
         self._base.execute("COMMIT")
+        self._names.add(name)
         self._base.execute("BEGIN EXCLUSIVE")
 
     def earlier(self, split: str, example_id: str, line: int) -> int | None:

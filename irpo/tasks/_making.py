@@ -11,12 +11,15 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from irpo import stopping
+from irpo.disk import OF_SPACE, NoRoom, cause
 from irpo.progress import say
 from irpo.rows import Row
 from irpo.tasks import IN_EVALUATION, REPEATED, Collected, Intake, Refused
@@ -222,33 +225,62 @@ def work_folder(out: Path, key: str) -> Iterator[tuple[Path, Ledger]]:
     It goes when the work is done or has failed; where the process is interrupted, or the disk is full, it stays if
     anything whole is in it.
     """
-    folder = out.absolute().with_name(f".{out.absolute().name}.preparing")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    ledger = _opened(folder, key)
+    folder = work_folder_of(out)
+    with _telling(out, lambda: ""):
+        ledger = _entered(folder, key)
+    kept = partial(_if_whole, ledger, "what is whole was kept, the same command goes on from it")
+    stands = partial(_if_whole, ledger, "the same command goes on from what is whole")
     keep = False
+    with _telling(out, kept), stopping.telling(stands):
+        try:
+            yield folder, ledger
+        except (KeyboardInterrupt, stopping.Stopped, WorkerDied, NoRoom, OSError, sqlite3.OperationalError):
+            keep = ledger.lasts(*FILES)
+            raise
+        finally:
+            ledger.close()
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def work_folder_of(out: Path) -> Path:
+    """Where the lists of `out` are made."""
+    return out.absolute().with_name(f".{out.absolute().name}.preparing")
+
+
+def _if_whole(ledger: Ledger, told: str) -> str:
+    return told if ledger.lasts(*FILES) else ""
+
+
+@contextmanager
+def _telling(out: Path, kept: Callable[[], str]) -> Iterator[None]:
+    """What cannot be written in the block is one line: the user's `out`, bytes that are wanting, and what is kept."""
     try:
-        yield folder, ledger
-    except (KeyboardInterrupt, WorkerDied):
-        keep = _anything_whole(ledger)
-        raise
+        yield
+    except NoRoom as error:
+        raise NoRoom(out, error.code, needed=error.needed, kept=kept()) from None
     except (OSError, sqlite3.OperationalError) as error:
-        keep = _anything_whole(ledger)
+        if (code := cause(error)[1]) in OF_SPACE:
+            raise NoRoom(out, code, kept=kept()) from None
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        kept = "; what is whole was kept, the same command goes on from it" if keep else ""
-        raise UserError(f"--out {out}: cannot be written: {reason}{kept}") from None
-    finally:
-        ledger.close()
-        if not keep:
+        stands = kept()
+        raise UserError(f"--out {out}: cannot be written: {reason}" + (f"; {stands}" if stands else "")) from None
+
+
+def _entered(folder: Path, key: str) -> Ledger:
+    """The folder's ledger; where it cannot be opened, a folder that was not there is not there again."""
+    fresh = not os.path.exists(folder)  # not Path.exists: it raises where the name is too long
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _opened(folder, key)
+    except UserError:  # another process works in it
+        raise
+    except BaseException:
+        if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _anything_whole(ledger: Ledger) -> bool:
-    return any(ledger.told(split) is not None for split in FILES)
+        raise
 
 
 def _opened(folder: Path, key: str) -> Ledger:
@@ -260,6 +292,8 @@ def _opened(folder: Path, key: str) -> Ledger:
         if whole and ledger.told("key") == key:
             return ledger
         ledger.close()
+    except sqlite3.OperationalError:  # no room, or no access: what lies there may be whole
+        raise
     except (sqlite3.DatabaseError, json.JSONDecodeError):
         pass
     for path in folder.iterdir():

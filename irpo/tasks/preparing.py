@@ -6,6 +6,7 @@ It says what was left out, too.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import inspect
 import json
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 from irpo import __version__
 from irpo.chance import fingerprint
-from irpo.disk import free_at, lies_under, size
+from irpo.disk import NoRoom, free_at, lies_under, size
 from irpo.files import atomic_file, put_in_place, require_place
 from irpo.progress import say
 from irpo.tasks import (
@@ -32,7 +33,7 @@ from irpo.tasks import (
 )
 from irpo.tasks._batches import line_of
 from irpo.tasks._ledger import Ledger
-from irpo.tasks._making import Layout, Making, add_account, work_folder
+from irpo.tasks._making import Layout, Making, add_account, work_folder, work_folder_of
 from irpo.tasks._statistics import Statistics, numbers_of
 from irpo.tasks._workers import Workers
 from irpo.tasks.jsonl import Jsonl
@@ -42,6 +43,7 @@ from irpo.types import RankingExample, UserError
 __all__ = ["CARD", "FILES", "Layout", "build", "card_of", "prepare", "read_lists", "summary"]
 
 _FORM = 1  # of the card; a reader may refuse one that it does not know
+_LEAST = 1_000_000  # bytes; what the smallest job works with takes a part of them
 _MOST_LABELS = 8  # in a summary
 
 
@@ -64,8 +66,7 @@ def prepare(
     """
     layout = layout or Layout()
     _require_apart(task, out)
-    if (read := _size_of_input(task)) > (free := free_at(out)):
-        say(f"note: {size(read)} are read and {size(free)} are free in {out}; the lists may not fit")
+    _require_room(task, out)
     owned = (*FILES.values(), CARD, *_shards_in(out))
     require_place(out, owned, CARD)
     with work_folder(out, _key(task, task_spec, skip_bad_rows, layout)) as (folder, ledger):
@@ -114,11 +115,24 @@ def _key(task: Task, task_spec: Mapping[str, Any], skip_bad_rows: bool, layout: 
     return fingerprint(json.dumps([*parts, _state(Path(code)) if code else None], default=str, sort_keys=True))
 
 
+def _require_room(task: Task, out: Path) -> None:
+    """`NoRoom` where even a small part of the lists would not fit, a note where they may not.
+
+    What an earlier process has made of them lies there already.
+    """
+    read, free = _size_of_input(task), free_at(out)
+    least = max(_LEAST, read // 100 - lies_under(work_folder_of(out)))
+    if free < least:
+        raise NoRoom(out, errno.ENOSPC, needed=least)
+    if read > free:
+        say(f"note: {size(read)} are read and {size(free)} are free in {out}; the lists may not fit")
+
+
 def _state(path: Path) -> list[Any] | None:
-    """A file, or the files of a folder, by name, size and time; None where there is none."""
+    """A file, or all files below a folder, by name, size and time; None where there is none."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        stats = [(file.name, file.stat()) for file in files if file.is_file()]
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        stats = [(str(file.relative_to(path.parent)), file.stat()) for file in files if file.is_file()]
     except OSError:
         return None
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

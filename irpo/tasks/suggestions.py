@@ -111,9 +111,12 @@ class Suggester:
         except ValueError as error:
             raise Unanswered(f"what it sends is not JSON ({_first_line(error)})", again=True) from None
         try:
-            return str(reply.choices[0].message.content or "")
+            answer = str(reply.choices[0].message.content or "")
         except (AttributeError, IndexError, TypeError):
             raise Unanswered(f"what it sends is no chat completion ({shown(reply)})", again=True) from None
+        if not answer.strip():
+            raise Unanswered("it sends an empty answer", again=True)
+        return answer
 
 
 # --- asking again -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import pickle
+import pickle  # nosec B403 # of what our own processes write alone
 import signal
 import sys
 import threading
@@ -112,7 +112,7 @@ class _Worker(Generic[T]):
         return part
 
     def _received(self) -> Any:
-        return pickle.loads(self._pipe.recv_bytes())  # what our own process wrote
+        return pickle.loads(self._pipe.recv_bytes())  # nosec B301 # our own process wrote it into its pipe
 
     def _death(self) -> str:
         self._process.join(5)

@@ -15,7 +15,7 @@ from irpo.chance import in_test_split
 from irpo.config.schema import MethodConfig, RunConfig
 from irpo.objectives import OBJECTIVES, Objective
 from irpo.objectives.mixture import Mixture
-from irpo.processes import agree, is_first
+from irpo.processes import decided
 from irpo.progress import say
 from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, cuts_of, load_template
@@ -137,8 +137,7 @@ def _streamed_job(config: RunConfig, method: Method) -> Parts:
 
     told, cache = repr((method.objective, method.objective.needs, method.nll_weight)), cache_dir() / "surveys"
     # One process reads for all.
-    found = agree(survey(lists, t.validation_fraction, check, told=told, cache=cache) if is_first() else None)
-    assert found is not None
+    found = decided(lambda: survey(lists, t.validation_fraction, check, told=told, cache=cache))
     stream = stream_of(lists, found, builder, config, processes=processes_of(config))
     aside = validating(lists, t.validation_fraction, t.max_validation_lists, found)
     validation = tuple(prompted(builder, aside, labels=True))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from irpo.scoring.models import causal_lm
 from irpo.scoring.sharding import whole, within_each
 from irpo.scoring.tokens import EncodedList
 from irpo.training.method import Method
-from irpo.training.room import as_it_fits
+from irpo.training.room import smaller
 from irpo.training.stream import Stream
 from irpo.training.tables import Shelf, Writer, writing
 from irpo.types import UserError
@@ -59,13 +59,28 @@ class Scoring:
     def pairs(
         self, model: Any, items: Sequence[EncodedList], layouts: Sequence[Layout]
     ) -> Iterator[tuple[int, Tensor]]:
-        """Each list's place and table (I, K), float32, on the CPU; batch by batch, so in no order."""
-        device = causal_lm(model).device
-        for group in in_budget(layouts, self.tokens_per_batch):
-            batch = collate([items[i] for i in group], [layouts[i] for i in group], pad_id=self.pad_id)
-            table = score_batch(model, batch.to(device), length=self.length).table.cpu()
-            for i, scores in zip(group, table, strict=True):
-                yield i, scores[: layouts[i].ranks, : layouts[i].size].clone()
+        """Each list's place and table (I, K), float32, on the CPU; batch by batch, so in no order.
+
+        Where memory runs out, what is left goes on in smaller batches; no other process hears of it.
+        """
+        tokens, done = self.tokens_per_batch, set[int]()
+        while left := [i for i in range(len(layouts)) if i not in done]:
+            for group in in_budget([layouts[i] for i in left], tokens):
+                chosen = [left[k] for k in group]
+                tables = self._tables(model, [items[i] for i in chosen], [layouts[i] for i in chosen])
+                if tables is None:
+                    tokens = smaller(tokens, alone=len(chosen) == 1)
+                    break
+                yield from zip(chosen, tables, strict=True)
+                done.update(chosen)
+
+    def _tables(self, model: Any, items: Sequence[EncodedList], layouts: Sequence[Layout]) -> list[Tensor] | None:
+        """The tables of one batch; None where memory ran out."""
+        with suppress(torch.OutOfMemoryError):
+            batch = collate(items, layouts, pad_id=self.pad_id).to(causal_lm(model).device)
+            rows = score_batch(model, batch, length=self.length).table.cpu()
+            return [row[: of.ranks, : of.size].clone() for row, of in zip(rows, layouts, strict=True)]
+        return None
 
 
 @torch.no_grad()
@@ -136,27 +151,14 @@ def references_of(
     """The model's scores of the lists that a method trains on, in batches of as many tokens as memory holds."""
     length, scorer = method.length, method.scorer
     if not isinstance(train, Stream):
-
-        def in_memory(tokens: int) -> Tables:
-            return reference_tables(
-                model, train, scorer, length=length, pad_id=pad_id, tokens_per_batch=tokens, cache=cache
-            )
-
-        tables, _ = as_it_fits(in_memory, tokens, lambda: lay_out(train, scorer))
+        tables = reference_tables(
+            model, train, scorer, length=length, pad_id=pad_id, tokens_per_batch=tokens, cache=cache
+        )
         return lambda _: tables
     if cache is None:
         raise UserError("a precomputed reference of lists on disk needs a folder to be kept in")
-    told, latest = json.dumps([train.told, repr(scorer), length]), [p.tokens for p in train.probe]
-
-    def chunks() -> Iterator[Sequence[EncodedList]]:
-        for chunk in train.chunks():
-            latest[:] = chunk
-            yield chunk
-
-    def on_disk(tokens: int) -> Known:
-        return stored_references(model, chunks, Scoring(scorer, length, pad_id, tokens), told=told, cache=cache)
-
-    return as_it_fits(on_disk, tokens, lambda: lay_out(latest, scorer))[0]
+    told, scoring = json.dumps([train.told, repr(scorer), length]), Scoring(scorer, length, pad_id, tokens)
+    return stored_references(model, train.chunks, scoring, told=told, cache=cache)
 
 
 @torch.no_grad()

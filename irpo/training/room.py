@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from irpo.processes import require_second_try
 from irpo.progress import say
 from irpo.scoring.layout import Layout
 from irpo.types import UserError
@@ -29,6 +30,7 @@ def as_it_fits(work: Callable[[int], T], tokens: int, layouts: Callable[[], Sequ
 
 def smaller(tokens: int, *, alone: bool) -> int:
     """Half the tokens in a batch, and nothing left of what did not fit; `UserError` where a list was alone in it."""
+    require_second_try()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if alone:

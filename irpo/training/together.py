@@ -50,8 +50,11 @@ class Learning(torch.nn.Module):
         super().__init__()
         self.held = torch.nn.ParameterList(parameters)
 
-    def forward(self) -> Tensor:
-        """0, whose backward pass adds nothing to the gradients, and has DDP average them."""
+    def forward(self, _: None = None) -> Tensor:
+        """0, whose backward pass adds nothing to the gradients, and has DDP average them.
+
+        It takes an argument because DDP moves the first one to its device, where it has one.
+        """
         return torch.stack([0.0 * weight.flatten()[0] for weight in self.held]).sum()
 
 
@@ -66,7 +69,7 @@ def exchange(model: Any, wrapped: Callable[[Any], Any]) -> Callable[[], None]:
     if not own:  # FSDP2 shards all that learns
         return lambda: None
     together = wrapped(Learning(own))
-    return lambda: together().backward()
+    return lambda: together(None).backward()
 
 
 class SharedTrainer(Trainer):

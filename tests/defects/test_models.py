@@ -14,7 +14,7 @@ from training_lists import TOKENIZER, bumped, encoded, gradients, learned
 
 from irpo.config.schema import load_config, to_yaml
 from irpo.pipeline import train
-from irpo.ranking.reranker import base_name, load_weights
+from irpo.runs import base_name, load_weights
 from irpo.scorers import SCORERS, score
 from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_lists

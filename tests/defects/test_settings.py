@@ -119,7 +119,7 @@ def test_d5_a_revision_of_the_hub_can_be_pinned(monkeypatch):
     load_hub("hub@v2", "allenai/ai2_arc", "ARC-Challenge")
     assert asked == [("allenai/ai2_arc", "ARC-Challenge", {"revision": "v2"})]
 
-    def tokenizer(place, revision):
+    def tokenizer(place, revision, **_):
         asked.append((place, revision))
         raise OSError("enough")
 

@@ -215,7 +215,7 @@ def _asked(url: str, path: str, body: dict[str, Any] | None = None, tries: int =
                 raise UserError(
                     f"--engine-url {url}: no vLLM server answers there ({why}), tried {tries} times"
                 ) from None
-        time.sleep(min(30.0, 0.5 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0))  # nosec B311 - jitter
+        time.sleep(min(30.0, 0.5 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0))  # nosec B311 # jitter
     raise ValueError(f"tries is {tries}; give at least 1")
 
 
@@ -224,7 +224,7 @@ def _once(address: str, body: dict[str, Any] | None) -> Any:
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(address, data, headers), timeout=PATIENCE) as answer:  # nosec B310 - http(s) alone
+    with urlopen(Request(address, data, headers), timeout=PATIENCE) as answer:  # nosec B310 # http(s) alone
         told = answer.read()
     return json.loads(told) if told.startswith((b"{", b"[")) else told.decode("utf-8", "replace")
 
