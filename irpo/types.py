@@ -155,7 +155,7 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def one_line(text: str, longest: int = 1500) -> str:
+def one_line(text: str, longest: int = 1450) -> str:
     """A message as one line, the middle of a long one left out: what a user gave may be a megabyte.
 
     >>> one_line("a.yaml:3: 12345678901234567890: give 1\\nor 2", longest=30)

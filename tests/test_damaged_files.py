@@ -76,3 +76,12 @@ def test_a_card_that_is_a_pipe_is_no_file(prepared):
     os.mkfifo(prepared / "card.json")
     with pytest.raises(UserError, match="this is no file"):
         read_card(prepared)
+
+
+def test_a_card_that_counts_backwards_is_no_card(tmp_path):
+    api.prepare({"name": "world", "train_lists": 5, "eval_lists": 2}, tmp_path / "lists")
+    card = json.loads((tmp_path / "lists/card.json").read_text())
+    card["splits"]["train"]["lists"] = -5
+    (tmp_path / "lists/card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"card\.json: this is no card"):
+        read_card(tmp_path / "lists")

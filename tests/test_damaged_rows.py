@@ -6,8 +6,10 @@ from unittest import mock
 import pytest
 from handmade import INSPIRED_HEADER, SEEKER, a_list, build, hub_question, inspired, question, redial, write_lines
 
+from irpo.rows import Row
 from irpo.sameness import words_of
 from irpo.tasks import Intake
+from irpo.tasks.inspired import _situation
 from irpo.types import UserError
 
 QUESTIONS = [question(name) for name in ("sky", "grass", "coal", "leg")]
@@ -93,3 +95,9 @@ def test_a_card_that_is_a_pipe_is_none(tmp_path):
 @pytest.mark.parametrize("text", ["", "Tom & Jerry's", "a_b-c`d", "R2-D2 \x0b\x1c (1999)", "x\x00y", "AT&T", "'&'"])
 def test_plain_texts_have_the_words_that_any_text_has(text):
     assert words_of(text) == words_of(f"{text} \u00fc")[:-1]
+
+
+def test_a_title_that_is_no_text_is_its_rows_error():
+    row = Row({"": "1", "full_situation": "User: hi", "movies": r"['He\ud800at']"}, "train.csv", 2)
+    with pytest.raises(UserError, match=r"'movies' is .* half of a surrogate pair"):
+        _situation(row)

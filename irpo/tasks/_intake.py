@@ -203,7 +203,7 @@ class Collected(Generic[T]):
 
 def outcome_of(row: Row, parse: Callable[[Row], T]) -> T | Row | Refused:
     """What `parse` makes of a row; else why it is refused, or the row with its problem."""
-    problem = row.problem or _unwritable(row.value)
+    problem = row.problem or unwritable(row.value)
     if not problem:
         try:
             return parse(row)
@@ -274,7 +274,7 @@ def _preferred(paths: list[Path], word: str) -> list[Path]:
     return [path for path in paths if word and word in name_words(path)] or paths
 
 
-def _unwritable(value: object) -> str:
+def unwritable(value: object) -> str:
     """What keeps a record from being written as UTF-8 again ("" where nothing does): half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()

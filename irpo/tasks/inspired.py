@@ -15,6 +15,7 @@ from irpo.tasks import TASKS, Intake, Lists, Release, split_files
 from irpo.tasks._dialogues import Dialogue, FilmLists, Speaker, Turn, merged
 from irpo.tasks._films import Film, SuggestionSource, endpoint, film
 from irpo.tasks._hub import is_hub
+from irpo.tasks._intake import unwritable
 from irpo.tasks.redial import corpus_of
 from irpo.types import UserError
 
@@ -144,6 +145,8 @@ def _situation(row: Row) -> _Situation:
         titles = None
     if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
         raise UserError(f"'movies' is {shown(cell)}; it must be a list of titles in Python's notation")
+    if problem := unwritable(titles):
+        raise UserError(f"'movies' is {shown(cell)}; {problem}")
     number = row.value.get("") or str(row.line)
     films = tuple(film(title) for title in titles if title.strip())
     return _Situation(f"situation-{number}", need(row.value, "full_situation", str), films)

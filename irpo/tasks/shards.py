@@ -163,9 +163,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card: dict[str, Any] = json.loads(path.read_bytes())
         for split, said in card["splits"].items():
-            int(said["lists"]), str(said["sha256"])
             shards = said.get("files", ())
-            if split not in FILES or not all(map(_is_named, shards)):
+            if split not in FILES or int(said["lists"]) < 1 or not said["sha256"] or not all(map(_is_named, shards)):
                 raise ValueError
             if shards and sum(int(shard["lists"]) for shard in shards) != int(said["lists"]):
                 raise ValueError
