@@ -73,7 +73,8 @@ def until_gone(number):
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_is_one_line_and_its_code(name, code):
-    process = command(SLEEP)
+    # The tests themselves may have been started under nohup.
+    process = command(SLEEP, preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL))
     process.send_signal(getattr(signal, name))
     process.send_signal(getattr(signal, name))  # as `timeout` does, to the process and to its group
     assert ended(process) == (code, f"stopped by {name}\n")
