@@ -92,7 +92,7 @@ SLURM_NODEID=0 "$@" & first=$!
 SLURM_NODEID=1 "$@"
 wait $first
 """
-    for name, text in {"srun": starts, "scontrol": "echo 127.0.0.1; echo 127.0.0.2"}.items():
+    for name, text in {"srun": starts, "scontrol": "echo 127.0.0.1; sleep 0.3; echo 127.0.0.2"}.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_JOB_ID": free_port()}

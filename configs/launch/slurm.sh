@@ -23,9 +23,9 @@ fi
 # One task a machine starts one process a GPU; where one of them dies srun ends the others.
 each=${SLURM_GPUS_ON_NODE:-1}
 config=$(python -c 'import sys; from irpo.launching import launch_file; print(launch_file(sys.argv[1]))' "${LAUNCH:-ddp}")
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((${SLURM_CPUS_PER_TASK:-1} / each > 0 ? ${SLURM_CPUS_PER_TASK:-1} / each : 1))}
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --machine_rank "$SLURM_NODEID" "$@"' irpo \
     --config_file "$config" --num_machines "$SLURM_NNODES" --num_processes "$((SLURM_NNODES * each))" \
-    --main_process_ip "$first" --main_process_port "$((20000 + SLURM_JOB_ID % 20000))" --same_network \
+    --main_process_ip "${hosts%%$'\n'*}" --main_process_port "$((20000 + SLURM_JOB_ID % 20000))" --same_network \
     -m irpo train "$@"
