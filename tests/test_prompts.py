@@ -29,7 +29,9 @@ def test_shows_the_query_and_every_candidate_once_as_it_is(path: Path) -> None:
     lines = render(path).split("\n")
     assert sum(QUERY in line for line in lines) == 1
     marks = [f"[{name}]" for name in NAMES] if ".label." in path.name else ["-"] * len(TEXTS)
-    shown = [f"{mark} {text}" for mark, text in zip(marks, TEXTS, strict=True)]
+    pairs = list(zip(marks, TEXTS, strict=True))
+    behind = path.name == "behind.label.jinja"  # where texts are kept between queries, labels stand behind them
+    shown = [f"{text} {mark}" if behind else f"{mark} {text}" for mark, text in pairs]
     start = lines.index(shown[0])
     assert lines[start : start + len(TEXTS)] == shown
 
@@ -49,10 +51,14 @@ def test_is_short(path: Path) -> None:
     assert len(own.split()) <= 55
 
 
+# Tasks of any data, whose queries are no questions of one kind.
+GENERAL = ("beir", "ir_datasets", "jsonl", "mteb", "preferences", "prepared", "table", "trec")
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("task", list(TASKS))
 def test_every_task_has_both_styles(task: str, style: Style) -> None:
-    own = "default" if task in ("jsonl", "preferences", "prepared") else task
+    own = "default" if task in GENERAL else task
     assert load_template(prompts_dir(), task, style).name == f"{own}.{style}.jinja"
 
 

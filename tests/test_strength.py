@@ -238,7 +238,8 @@ def test_samples_follow_the_mixture_normalised_anew():
 @pytest.mark.parametrize("name", RANKING_MODES)
 def test_modes_rank_at_the_rankers_strength(name):
     """But `generate`, which writes as the policy does."""
-    ranker, mode = Ranker(learnt(), PromptBuilder(TOKENIZER, SHOWN), Independent()), RANKING_MODES.build(name)
+    mode = RANKING_MODES.build(name)
+    ranker = Ranker(learnt(), PromptBuilder(TOKENIZER, SHOWN, getattr(mode, "style", "text")), Independent())
     plain, strong = mode(ranker, examples()), mode(replace(ranker, strength=Strength(4)), examples())
     assert (strong == plain) == (name == "generate")
     if name == "generate_strengthened":

@@ -9,18 +9,17 @@ from here.
 
 from __future__ import annotations
 
-import itertools
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
+from irpo.prompting.blocks import Pieces, divided, require_pieces
+from irpo.prompting.labels import dealt, label_names, of_several_tokens, token_ids_after_newline
 from irpo.prompting.markup import PLAIN_HEADER, end_of_turn, foreign_specials, kept_apart, markup
 from irpo.prompting.specials import tokenize, without_labels
 from irpo.prompting.templates import PromptTemplate, Template, load_template
 from irpo.resources import prompts_dir
-from irpo.types import Labels, RankingExample, Style, UserError
+from irpo.types import Attention, Labels, RankingExample, Style, TooLong, UserError
 
 __all__ = [
     "PLAIN_HEADER",
@@ -107,6 +106,7 @@ class Prompt:
     query_tokens_cut: int = 0
     special_texts: int = 0  # query and candidates that held markup or labels, kept apart (`irpo.prompting.specials`)
     closed: bool = False  # see `AnswerForm`
+    pieces: Pieces | None = None  # of `text`, where candidates see nothing of each other
 
     @property
     def candidate_tokens_cut(self) -> int:
@@ -135,36 +135,6 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-@cache
-def label_names(tokenizer: Any, count: int, labels: Labels = "letters") -> tuple[str, ...]:
-    """The first `count` of A ... Z, AA ... ZZ that are a single token each, so that one position holds all scores.
-
-    Or 1, 2, ..., of however many tokens.
-    """
-    if labels == "numbers":
-        return tuple(str(number) for number in range(1, count + 1))
-    letters = string.ascii_uppercase
-    spellings = [*letters, *(a + b for a, b in itertools.product(letters, repeat=2))]
-    names = []
-    for start in range(0, len(spellings), len(letters)):
-        chunk = spellings[start : start + len(letters)]
-        tokens = token_ids_after_newline(tokenizer, chunk)
-        names += [name for name, ids in zip(chunk, tokens, strict=True) if len(ids) == 1]
-        if len(names) >= count:
-            return tuple(names[:count])
-    raise UserError(f"the tokenizer has single tokens for {len(names)} labels; the list has {count} candidates")
-
-
-def token_ids_after_newline(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Tokens of each text where it follows a line break.
-
-    A line break is a token border in every tokenizer family we know, and so is the blank that begins an item's text;
-    an answer can therefore be encoded part by part, and a part's tokens do not depend on what stands before it.
-    """
-    rows = tokenize(tokenizer, ["\n" + text for text in texts])
-    return [tuple(token for token, (_, end) in zip(row.ids, row.spans, strict=True) if end > 1) for row in rows]
-
-
 def shared_start(rows: Sequence[Sequence[object]]) -> int:
     """How many items (characters, tokens) all the rows begin with.
 
@@ -173,12 +143,6 @@ def shared_start(rows: Sequence[Sequence[object]]) -> int:
     """
     columns = enumerate(zip(*rows, strict=False))
     return next((place for place, column in columns if len(set(column)) > 1), min(map(len, rows)))
-
-
-@cache
-def _of_several_tokens(tokenizer: Any, names: tuple[str, ...]) -> bool:
-    """Whether any of these labels is more than one token."""
-    return any(len(ids) > 1 for ids in token_ids_after_newline(tokenizer, names))
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
@@ -205,8 +169,11 @@ class PromptBuilder:
     style: Style = "text"
     max_tokens: int = 2048
     labels: Labels = "letters"  # of the style `label`
+    attention: Attention = "full"
 
     def __post_init__(self) -> None:
+        if self.attention == "block":
+            require_pieces(self.template, labelled=self.style == "label")
         if self.template.labels not in (None, self.labels):
             asked = self.template.labels
             raise UserError(f"template {self.template.name} asks for {asked} as labels; set prompt.labels to {asked!r}")
@@ -235,7 +202,8 @@ class PromptBuilder:
             return max(count_tokens(self.tokenizer, prompt.text + own) for own in prompt.names) + 3
         answers = prompt.names if self.style == "response" else (prompt.form.write(prompt.names),)
         longest = max(len(tokens) for tokens in tokenize(self.tokenizer, answers))
-        return count_tokens(self.tokenizer, prompt.text) + longest + 2
+        parts = [prompt.text] if prompt.pieces is None else prompt.pieces.parts
+        return sum(len(tokens) for tokens in tokenize(self.tokenizer, parts)) + longest + 2
 
     def _plain(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The candidates' texts, from which no special token comes out where they stand in an answer."""
@@ -255,18 +223,27 @@ class PromptBuilder:
     ) -> Prompt:
         """The prompt for these texts; what the template joins to a special token is kept apart, too."""
         names = label_names(self.tokenizer, len(texts), self.labels) if self.style == "label" else tuple(texts)
-        system, turn = self.template.turns(example.query, texts, names)
+        if self.attention == "block" and self.style == "label":
+            names = dealt(names, example.query, example.texts)  # whole: what is cut may be equal
+        system, turn = self._turn(example.query, texts, names)
         published = self.template.published
-        text, chat = markup(self.tokenizer, turn, system, published=published)
-        joined = bool(foreign_specials(self.tokenizer, text, bool(system), published))
+        whole, chat = turn.in_markup(self.tokenizer, system, published=published)
+        joined = bool(foreign_specials(self.tokenizer, whole.text, bool(system), published))
         if joined:
-            turn = kept_apart(self.tokenizer, [turn])[0]
-            text, chat = markup(self.tokenizer, turn, system, published=published)
-            if found := foreign_specials(self.tokenizer, text, bool(system), published):
-                raise UserError(f"example {example.id!r}: its texts give markup of the model's: {', '.join(found)}")
+            whole, chat = turn.kept_apart(self.tokenizer).in_markup(self.tokenizer, system, published=published)
+            if found := foreign_specials(self.tokenizer, whole.text, bool(system), published):
+                raise UserError(f"{example.called}: its texts give markup of the model's: {', '.join(found)}")
         # Letters are chosen so that they are one token each.
-        closed = (self.style, self.labels) == ("label", "numbers") and _of_several_tokens(self.tokenizer, names)
-        return Prompt(text, names, self.style, chat, cut or (0,) * len(names), query_cut, int(joined), closed)
+        closed = (self.style, self.labels) == ("label", "numbers") and of_several_tokens(self.tokenizer, names)
+        lost, pieces = cut or (0,) * len(names), whole if whole.own else None
+        return Prompt(whole.text, names, self.style, chat, lost, query_cut, int(joined), closed, pieces)
+
+    def _turn(self, query: str, texts: Sequence[str], names: Sequence[str]) -> tuple[str, Pieces]:
+        """(the system's turn, the user's), in pieces where candidates see nothing of each other."""
+        if self.attention == "block":
+            return divided(self.template, query, texts, names)
+        system, turn = self.template.turns(query, texts, names)
+        return system, Pieces(turn)
 
     def _fitted(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
         """The longest prompt that fits: the arithmetic is a guess, since cuts move token borders; `length` decides."""
@@ -292,8 +269,8 @@ class PromptBuilder:
         kept = max(0, whole - excess)
         while (more := over(prompt := composed(_MIN_TOKENS, kept))) > 0:
             if kept == 0:
-                raise UserError(
-                    f"example {example.id!r}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
+                raise TooLong(
+                    f"{example.called}: {len(texts)} candidates need at least {self.length(prompt)} tokens in "
                     f"the {self.style} style, prompt.max_tokens is {self.max_tokens}: give more (rank and evaluate: "
                     "--max-tokens), as far as the model has positions, or fewer candidates"
                 )
@@ -314,7 +291,7 @@ class PromptBuilder:
             if more <= 0:
                 return prompt
             if kept == 0:
-                raise UserError(f"example {example.id!r}: no room for a response, prompt.max_tokens {self.max_tokens}")
+                raise TooLong(f"{example.called}: no room for a response, prompt.max_tokens {self.max_tokens}")
             kept = max(0, kept - more)
 
     def _fitted_pointwise(self, example: RankingExample, texts: tuple[str, ...]) -> Prompt:
@@ -335,7 +312,7 @@ class PromptBuilder:
             elif kept:
                 kept = max(0, kept - more)
             else:
-                raise UserError(f"example {example.id!r}: no room for a document, prompt.max_tokens {self.max_tokens}")
+                raise TooLong(f"{example.called}: no room for a document, prompt.max_tokens {self.max_tokens}")
 
     def _recent(self, example: RankingExample, keep: int) -> RankingExample:
         """The example with the last tokens of its query."""
@@ -383,7 +360,13 @@ def _largest_cap(sizes: Sequence[int], uses: int, room: int) -> int:
 
 
 def prompt_builder(
-    tokenizer: Any, template: str, style: Style, max_tokens: int, labels: Labels = "letters"
+    tokenizer: Any,
+    template: str,
+    style: Style,
+    max_tokens: int,
+    labels: Labels = "letters",
+    attention: Attention = "full",
 ) -> PromptBuilder:
     """A builder with one of the shipped templates, or a user's own."""
-    return PromptBuilder(tokenizer, load_template(prompts_dir(), template, style), style, max_tokens, labels)
+    found = load_template(prompts_dir(), template, style)
+    return PromptBuilder(tokenizer, found, style, max_tokens, labels, attention)

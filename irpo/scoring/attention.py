@@ -2,12 +2,14 @@
 
 A dense mask makes a kernel compute every pair of columns. The trunk's columns see the trunk alone, so they go through
 the causal kernel without a mask; the columns behind it go in parts, each with the keys that it can see at all: the
-trunk and the few branches of the part, not all the others.
+trunk and the few branches of the part, not all the others. So what a prompt of blocks takes, in time and in memory,
+grows with its length, not with the square of it. Parts that see few keys are rows of one call: a kernel that is called
+for each of them waits more than it computes, and each slice of the keys has a gradient as large as all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,19 +17,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Span = tuple[int, int]  # the first, and the one behind the last
 SPLIT = "sdpa_split"  # the name under which transformers knows it
 # Columns of a part, about: fewer skip more and call the kernel more often, which is what a card waits for.
 PART_COLUMNS = {"cpu": 128, "cuda": 512}
 
 
+Call = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # queries, keys, values, mask -> (R, T, heads, D)
+
+
 @dataclass(frozen=True)
 class Part:
-    """Columns `start` to `stop` of those behind the trunk; they see the trunk and the columns from `reach` on."""
+    """Queries `start` to `stop`, which see no keys but those of `spans`."""
 
     start: int
     stop: int
-    reach: int  # counted behind the trunk as well
-    mask: Tensor  # (R, 1, stop - start, trunk + stop - reach), additive
+    spans: tuple[Span, ...]
+    mask: Tensor  # (R, 1, stop - start, keys of the spans), additive
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """What its queries of (R, heads, T, D) read, (R, stop - start, heads, D)."""
+        return call(query[:, :, self.start : self.stop], self._seen(key), self._seen(value), self.mask)
+
+    def _seen(self, table: Tensor) -> Tensor:
+        views = [table[:, :, start:stop] for start, stop in self.spans]
+        return views[0] if len(views) == 1 else torch.cat(views, 2)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """P parts of the queries `start` to `stop`, one behind the other, each with few keys of its own: rows of one call.
+
+    Those with fewer queries or keys than others are padded, with a query that is dropped and keys that none sees.
+    """
+
+    start: int
+    stop: int
+    queries: Tensor  # (P, Q)
+    keys: Tensor  # (P, S)
+    mask: Tensor  # (R P, 1, Q, S), additive
+    real: Tensor | None  # (stop - start,) which of the P Q queries are no padding, where some are
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """What its queries of (R, heads, T, D) read, (R, stop - start, heads, D)."""
+        read = call(_rows(query, self.queries), _rows(key, self.keys), _rows(value, self.keys), self.mask)
+        read = read.reshape(len(query), -1, *read.shape[2:])
+        return read if self.real is None else read.index_select(1, self.real)
+
+
+def _rows(table: Tensor, columns: Tensor) -> Tensor:
+    """Columns (P, N) of (R, heads, T, D) as rows, (R P, heads, N, D)."""
+    rows, heads, _, size = table.shape
+    taken = table.transpose(1, 2).flatten(2).index_select(1, columns.flatten())
+    return taken.view(rows * len(columns), -1, heads, size).transpose(1, 2)
 
 
 def parts_on(device: str) -> int:
@@ -35,23 +77,17 @@ def parts_on(device: str) -> int:
     return PART_COLUMNS["cpu" if device == "cpu" else "cuda"]
 
 
-def in_parts(mask: Tensor, reach: Sequence[int]) -> Tensor:
-    """The mask (R, 1, M, T) of the last M columns, which now carries its parts for `split_attention`.
+def borders(reach: Sequence[int], size: int) -> list[tuple[int, int]]:
+    """Parts of about `size` columns, of which column i sees others from `reach[i]` on; as (start, stop).
 
-    `reach[i]` is the first of these columns that any row's column i sees.
+    A part ends where a branch begins, if that can be, and where columns begin to see much more than those before them.
     """
-    count, trunk = mask.shape[2], mask.shape[3] - mask.shape[2]
-    parts = round(count / parts_on(mask.device.type))
-    if parts < 2:
-        return mask
-    found = []
-    for start, stop in pairwise(count * part // parts for part in range(parts + 1)):
-        first = min(reach[start:stop])
-        rows = mask[:, :, start:stop]
-        seen = torch.cat([rows[..., :trunk], rows[..., trunk + first : trunk + stop]], -1)
-        found.append(Part(start, stop, first, aligned(seen)))
-    mask.parts = found  # type: ignore[attr-defined]
-    return mask
+    cuts = [0]
+    for i in range(1, len(reach)):
+        begun = reach[i] > reach[i - 1] and i - cuts[-1] >= size * 3 // 4
+        if begun or reach[i] < reach[i - 1] - size or i - cuts[-1] >= size * 3 // 2:
+            cuts.append(i)
+    return list(pairwise([*cuts, len(reach)]))
 
 
 def aligned(mask: Tensor) -> Tensor:
@@ -66,12 +102,13 @@ def split_attention(
     """transformers' `sdpa`, except for a mask with fewer rows (M) than there are queries (T), or one that has parts.
 
     It is the mask of the last M columns; the first T - M are causal. query is (R, heads, T, D), the mask (R, 1, M, T)
-    and the result (R, T, heads, D). A mask that carries no parts is taken whole.
+    and the result (R, T, heads, D). A mask that carries no parts is taken whole; of one that does, they alone count,
+    and there may be more keys than queries.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
     trunk = 0 if attention_mask is None else query.shape[2] - attention_mask.shape[2]
-    parts: list[Part] | None = getattr(attention_mask, "parts", None)
+    parts: list[Part | Parts] | None = getattr(attention_mask, "parts", None)
     if trunk == 0 and parts is None:
         return sdpa(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     found = []
@@ -81,14 +118,8 @@ def split_attention(
     if parts is None:
         found.append(sdpa(module, query[:, :, trunk:], key, value, attention_mask, **options)[0])
     for part in parts or ():
-        asking = query[:, :, trunk + part.start : trunk + part.stop]
-        seen = [_seen(table, trunk, part) for table in (key, value)]
-        found.append(sdpa(module, asking, *seen, part.mask, **options)[0])
+        found.append(part.attend(query, key, value, lambda *of: sdpa(module, *of, **options)[0]))
     return torch.cat(found, 1), None
-
-
-def _seen(table: Tensor, trunk: int, part: Part) -> Tensor:
-    return torch.cat([table[:, :, :trunk], table[:, :, trunk + part.reach : trunk + part.stop]], 2)
 
 
 def use_split_attention(model: Any) -> Any:

@@ -46,8 +46,9 @@ class ListBatch:
     teacher: Tensor | None  # (B, K) another ranker's scores; None where not every list has them
     ranks: int  # I
     target: bool
-    trunk: int  # first columns that are the trunk of the first list in every row; less than T
-    reach: tuple[int, ...]  # (T - trunk,) the first column behind the trunk that any row's column sees
+    trunk: int  # first columns that are the trunk of the first list in every row, up to its blocks; less than T
+    lead: int  # first columns that any column may see, besides those from its `reach` on; at least `trunk`
+    reach: tuple[int, ...]  # (T - trunk,) the first column behind `lead` that any row's column sees
     items: tuple[EncodedList, ...]
 
     def __len__(self) -> int:
@@ -65,6 +66,11 @@ class ListBatch:
         return replace(self, **moved)
 
     @property
+    def blocks(self) -> bool:
+        """Whether any list's prompt is one of blocks."""
+        return any(item.blocks for item in self.items)
+
+    @property
     def tokens(self) -> int:
         """Columns that are not padding."""
         return int((self.lists != PAD_LIST).sum())
@@ -76,11 +82,19 @@ class ListBatch:
 
 
 def collate(
-    items: Sequence[EncodedList], layouts: Sequence[Layout], *, pad_id: int = 0, left: bool = False
+    items: Sequence[EncodedList],
+    layouts: Sequence[Layout],
+    *,
+    pad_id: int = 0,
+    left: bool = False,
+    alone: bool = False,
 ) -> ListBatch:
-    """Lists packed into rows, one or several a row; `left` pads on the left (the numbers do not change)."""
+    """Lists packed into rows, one or several a row; `left` pads on the left (the numbers do not change).
+
+    `alone`: row i holds list i.
+    """
     lengths = [len(layout.ids) for layout in layouts]
-    packed = pack(lengths)
+    packed = [[index] for index in range(len(lengths))] if alone else pack(lengths)
     width = max(sum(lengths[index] for index in row) for row in packed)
     rows, starts = [], {}
     for number, row in enumerate(packed):
@@ -96,6 +110,7 @@ def collate(
     read_cell, read_token, read_place = torch.tensor(reads, dtype=torch.long).reshape(-1, 3).unbind(1)
     trunks = _trunks(lists, branches)
     trunk = min(int(trunks.min()), width - 1)
+    lead = min(int(trunks.max()), width - 1) if (branches < 0).any() else trunk
     return ListBatch(
         ids=ids,
         positions=positions,
@@ -114,7 +129,8 @@ def collate(
         ranks=max(layout.ranks for layout in layouts),
         target=layouts[0].target,
         trunk=trunk,
-        reach=_reach(lists, branches, trunks, trunk),
+        lead=lead,
+        reach=_reach(lists, branches, trunks > lead, lead)[trunk:],
         items=tuple(items),
     )
 
@@ -196,15 +212,16 @@ def _padded(parts: Sequence[tuple[int, Layout]], width: int, pad_id: int, left: 
 
 
 def _trunks(lists: Tensor, branches: Tensor) -> Tensor:
-    """First columns of each row that are its first list's trunk, (R,)."""
+    """First columns of each row that are its first list's trunk, up to its blocks, (R,)."""
     trunk = (lists == lists[:, :1]) & (lists != PAD_LIST) & (branches == 0)
     return trunk.cumprod(1).sum(1)
 
 
-def _reach(lists: Tensor, branches: Tensor, trunks: Tensor, trunk: int) -> tuple[int, ...]:
-    """The first column behind `trunk`, counted from there, that each column behind it sees in any row.
+def _reach(lists: Tensor, branches: Tensor, longer: Tensor, lead: int) -> tuple[int, ...]:
+    """The first column behind `lead` that each column sees in any row, (T,).
 
-    A list that begins behind it, or whose own trunk goes on behind it, is seen from there on; else only one's branch.
+    A list that does not begin its row, or whose trunk goes on behind `lead` (`longer`, (R,)), is seen from there on,
+    and so is one with blocks from behind them; else only one's branch or block.
     """
     column = torch.arange(lists.shape[1]).expand_as(lists)
 
@@ -213,10 +230,11 @@ def _reach(lists: Tensor, branches: Tensor, trunks: Tensor, trunk: int) -> tuple
 
     other_list = lists[:, 1:] != lists[:, :-1]
     of_list, of_branch = begins(other_list), begins(other_list | (branches[:, 1:] != branches[:, :-1]))
-    late = (of_list >= trunk) | (trunks > trunk)[:, None]
-    first = torch.where(late, of_list, of_branch).clamp(min=trunk)
-    first = torch.where(lists == PAD_LIST, column, first)
-    return tuple((first.amin(0)[trunk:] - trunk).tolist())
+    behind_blocks = torch.isin(lists, lists[branches < 0]) & (branches >= 0)
+    late = (of_list > 0) | longer[:, None] | behind_blocks
+    first = torch.where(late, of_list, of_branch)
+    first = torch.where(lists == PAD_LIST, column, first).clamp(min=lead)
+    return tuple(first.amin(0).tolist())
 
 
 def make_batch(

@@ -54,10 +54,15 @@ def score_batch(model: Any, batch: ListBatch, *, length: Length = "sum") -> Scor
 
     A place that is read by choices gets log p(token) - log sum p(allowed) of each: the log-probability of the walk.
     """
+    return read_scores(model, batch, hidden_states(model, batch), length)
+
+
+def read_scores(model: Any, batch: ListBatch, states: Tensor, length: Length) -> Scores:
+    """`score_batch` of the hidden states (N, H) of the batch's cells."""
     lm = causal_lm(model)
     reads = (batch.read_cell, batch.read_token)
     head, config = lm.get_output_embeddings(), lm.config.get_text_config()
-    logp = read_logprobs(head, config, hidden_states(model, batch), reads, batch.read_ends)
+    logp = read_logprobs(head, config, states, reads, batch.read_ends)
     lists, size = batch.mask.shape
     places = lists * batch.ranks * size
     ends = places + lists  # of the table, and of the target lists behind it

@@ -1,7 +1,9 @@
 """How a list is laid out in one row: the prompt once (the trunk) and continuations of it (branches).
 
 Position ids restart after the trunk and a branch sees the trunk and itself, so a branch gets the log-probabilities that
-it would have alone.
+it would have alone. Where the prompt is one of blocks, its candidates are branches within the trunk, of negative
+numbers: each sees what stands before the candidates and itself, and what stands behind them sees all. Their positions
+restart too, and what follows goes on behind the longest, so that nothing tells in which order they stand.
 """
 
 from __future__ import annotations
@@ -33,15 +35,23 @@ class Layout:
     target: bool = False
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    branches: list[int] = field(default_factory=list)  # 0 = trunk
+    branches: list[int] = field(default_factory=list)  # 0 = trunk, -1, -2, ... = blocks within it
     reads: list[tuple[int, int, int]] = field(default_factory=list)
     among: list[tuple[int, Tokens, int]] = field(default_factory=list)
 
     def grow_trunk(self, tokens: Sequence[int]) -> None:
-        """Append tokens that every later branch sees; before the first branch only."""
-        self.positions += range(len(self.ids), len(self.ids) + len(tokens))
+        """Append tokens that see all so far and that every later branch sees; before the first branch only."""
+        begin = max(self.positions, default=-1) + 1
+        self.positions += range(begin, begin + len(tokens))
         self.ids += tokens
         self.branches += [0] * len(tokens)
+
+    def add_block(self, prefix: int, tokens: Sequence[int]) -> None:
+        """Append tokens of the trunk that see its first `prefix` columns and each other; before the first branch."""
+        block = (self.branches[-1] if self.branches else 0) - 1  # a prompt may begin with a block
+        self.positions += range(prefix, prefix + len(tokens))
+        self.ids += tokens
+        self.branches += [block] * len(tokens)
 
     def add_branch(self, trunk: int, tokens: Sequence[int], places: Sequence[int]) -> list[int]:
         """Append a continuation of the first `trunk` columns; returns the column that predicts each of its tokens.
@@ -59,8 +69,9 @@ class Layout:
         """Append a branch of which nothing is read; returns its columns."""
         columns = range(len(self.ids), len(self.ids) + len(tokens))
         branch = max(self.branches, default=0) + 1
+        begin = self.positions[trunk - 1] + 1 if trunk else 0
         self.ids += tokens
-        self.positions += range(trunk, trunk + len(tokens))
+        self.positions += range(begin, begin + len(tokens))
         self.branches += [branch] * len(tokens)
         return columns
 
@@ -81,7 +92,7 @@ def add_target(layout: Layout, item: EncodedList) -> None:
     item.require_list("the target list's likelihood (method.nll_weight above 0, or the objective sft)")
     layout.target = True
     tokens = item.answer(target_order(item.relevance))
-    trunk = layout.branches.count(0)
+    trunk = sum(branch <= 0 for branch in layout.branches)
     shared = trunk - len(item.prompt)  # tokens of the answer that already stand in the trunk
     layout.reads += [(len(item.prompt) + i - 1, tokens[i], layout.target_place) for i in range(shared)]
     layout.add_branch(trunk, tokens[shared:], [layout.target_place] * (len(tokens) - shared))
@@ -113,8 +124,19 @@ class Scorer(Protocol):
 
 def trunk_of(item: EncodedList, *, head: bool = True) -> Layout:
     """A layout that holds the prompt, and with `head` what stands before the first candidate."""
+    layout = begun(item)
+    layout.grow_trunk(item.prompt[len(layout.ids) :] + (item.heads[0] if head else ()))
+    return layout
+
+
+def begun(item: EncodedList) -> Layout:
+    """A layout that holds the prompt up to the end of its blocks; nothing where it has none."""
     layout = Layout(size=len(item.bodies))
-    layout.grow_trunk(item.prompt + (item.heads[0] if head else ()))
+    if item.blocks:
+        prefix = item.blocks[0].start
+        layout.grow_trunk(item.prompt[:prefix])
+        for block in item.blocks:
+            layout.add_block(prefix, item.prompt[block.start : block.stop])
     return layout
 
 

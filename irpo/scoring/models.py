@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from irpo.resources import embedded_dir
+from irpo import hub
 from irpo.scoring.attention import use_split_attention
+from irpo.scoring.names import as_it_answers, not_there, require_there, resolve
 from irpo.types import UserError
 
-EMBEDDED = "embedded"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 Quantization = Literal["nf4", "none"]
@@ -56,46 +56,6 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def own_code(error: Exception) -> str | None:
-    """What is said of a repository that asks for code of its own to be run (`auto_map`); None: the error is another."""
-    if "custom code" not in str(error):
-        return None
-    return "it asks for code of its own to be run (auto_map), which is never done; take one that transformers knows"
-
-
-def resolve(name: str) -> tuple[str, str]:
-    """Where a model's files are: a folder or a hub id, and of the hub's files which revision (`ID@REVISION`, or main).
-
-    `embedded` is the model in the package.
-
-    >>> resolve("microsoft/Phi-4-mini-instruct@5a149550068a1eb93398160d8953f5f56c3603e9")
-    ('microsoft/Phi-4-mini-instruct', '5a149550068a1eb93398160d8953f5f56c3603e9')
-    """
-    if name == EMBEDDED:
-        return str(embedded_dir()), "main"
-    if _looks_local(name) or Path(name).exists():
-        return name, "main"
-    place, _, revision = name.partition("@")
-    return place, revision or "main"
-
-
-def require_there(name: str, what: str = "") -> None:
-    """`UserError` where a name is neither a folder nor cached nor on a hub that answers; asks the hub once.
-
-    `what` begins the message.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    place, revision = resolve(name)
-    if Path(place).is_dir():
-        return
-    try:
-        if not isinstance(try_to_load_from_cache(place, "config.json", revision=revision), str):
-            HfApi().model_info(place, revision=revision, timeout=10)
-    except Exception as error:  # noqa: BLE001 - whatever the client of the day raises: a bad name, no network, no such model
-        raise UserError(what + _not_there(name, error)) from None
-
-
 def load_tokenizer(name: str) -> Any:
     """A fast tokenizer with a pad token, padding on the left."""
     from transformers import AutoTokenizer
@@ -111,6 +71,16 @@ def load_tokenizer(name: str) -> Any:
     # Left padding, because generate() continues from the last column.
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def hub_config(name: str) -> Any:
+    """A model's `config.json`, as transformers reads it; nothing of its repository is run."""
+    from transformers import AutoConfig
+
+    require_there(name)
+    place, revision = resolve(name)
+    with _told_in_one_line(name):
+        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
 
 
 def load_model(
@@ -136,7 +106,7 @@ def load_model(
         settings["quantization_config"] = _nf4(dtype, options.sharded)
     require_there(name)
     place, settings["revision"] = resolve(name)
-    with _told_in_one_line(name), _no_bar():
+    with _told_in_one_line(name), no_bar():
         loaded = AutoModelForCausalLM.from_pretrained(place, **settings)  # nosec B615 # `settings` has the revision
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
@@ -164,15 +134,16 @@ def _never_packed(model: Any) -> Any:
 @contextmanager
 def _told_in_one_line(name: str) -> Iterator[None]:
     try:
-        yield
+        with as_it_answers(name):
+            yield
     except torch.OutOfMemoryError:
         raise UserError(f"out of memory while {name!r} is loaded; take a smaller model, or 4 bits") from None
     except Exception as error:  # noqa: BLE001 - hub, configurations, safetensors, tokenizers: each has errors of its own
-        raise UserError(_not_there(name, error)) from None
+        raise UserError(not_there(name, error)) from None
 
 
 @contextmanager
-def _no_bar() -> Iterator[None]:
+def no_bar() -> Iterator[None]:
     """Without the bar over tensors; a download keeps its own."""
     from transformers.utils import logging
 
@@ -195,22 +166,6 @@ def _nf4(compute: torch.dtype, sharded: bool) -> Any:
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_quant_storage=compute if sharded else torch.uint8,
     )
-
-
-def _not_there(name: str, error: Exception) -> str:
-    reason = own_code(error) or " ".join(str(error).split())[:200]
-    if _looks_local(name) and not Path(name).exists():
-        return f"cannot load model {name!r}: there is no such folder"
-    if Path(name).is_file():
-        return f"cannot load model {name!r}: it is a file; give a folder"
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        return f"cannot load model {name!r}: the folder holds neither a finished run nor a model's config.json"
-    return f"cannot load model {name!r}: give 'embedded', a folder, or a hub id that can be reached ({reason})"
-
-
-def _looks_local(name: str) -> bool:
-    parent = Path(name).parent
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or (parent != Path() and parent.is_dir())
 
 
 def causal_lm(model: Any) -> Any:
@@ -292,8 +247,11 @@ def _no_renaming() -> Iterator[None]:
         yield
 
 
-def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """The base model with a saved adapter on it; `UserError` where it is torn, or was made for another model."""
+def load_adapter(model: Any, folder: Path, *, trainable: bool = False, name: str = "default") -> Any:
+    """The base model with a saved adapter on it; `UserError` where it is torn, or was made for another model.
+
+    A model that has adapters is given one more, of another `name`; which of them is on stays as it was.
+    """
     from peft import PeftModel
 
     if not (folder / "adapter_config.json").is_file():
@@ -303,23 +261,37 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     try:
         with _no_renaming():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            if not isinstance(model, PeftModel):
+                adapted = PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
+            else:
+                adapted = model
+                if missing := model.load_adapter(str(folder), name, is_trainable=trainable).missing_keys:
+                    raise ValueError(f"Found missing adapter keys {missing}")
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, TypeError, LookupError, RuntimeError, UserWarning, SafetensorError) as error:
         raise UserError(_no_fit(folder, " ".join(str(error).split())[:160])) from None
-    learnt = sum(parameter.numel() for parameter in adapter_state(adapted).values())
+    learnt = sum(parameter.numel() for parameter in adapter_state(adapted, name).values())
     if learnt != (saved := _saved_parameters(folder)):
         raise UserError(_no_fit(folder, f"it holds {saved:,} parameters, {learnt:,} of them for this model"))
     return adapted
 
 
-def adapter_state(adapted: Any) -> dict[str, Tensor]:
-    """The adapter's tensors, as they are saved."""
+def adapter_state(adapted: Any, name: str = "default") -> dict[str, Tensor]:
+    """An adapter's tensors, as they are saved."""
     from peft import get_peft_model_state_dict
 
-    found: dict[str, Tensor] = get_peft_model_state_dict(adapted)
+    with asking_nobody():
+        found: dict[str, Tensor] = get_peft_model_state_dict(adapted, adapter_name=name)
     return found
+
+
+@contextmanager
+def asking_nobody() -> Iterator[None]:
+    """While an adapter is read or saved: peft would ask the hub how many words its base once knew."""
+    with hub.offline(True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unable to fetch remote file|Could not find a config file")
+        yield
 
 
 def _saved_parameters(folder: Path) -> int:

@@ -21,6 +21,7 @@ from irpo.types import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from irpo.scoring.kept import Kept
     from irpo.scoring.layout import Length, Scorer
     from irpo.scoring.tokens import EncodedList
 
@@ -123,7 +124,7 @@ def adapter_scaled(model: Any, value: float) -> Iterator[None]:
             layer["scaling"] = scaling
 
 
-def score_at(
+def score_at(  # noqa: PLR0913 - as `score_lists`, the strength, and what is kept
     model: Any,
     tokenizer: Any,
     items: Sequence[EncodedList],
@@ -131,12 +132,20 @@ def score_at(
     strength: Strength,
     *,
     length: Length = "sum",
+    kept: Kept | None = None,
 ) -> list[Tensor]:
-    """`score_lists` at a strength, (K,) each: one pass, or by logits one with the adapter and one without."""
+    """`score_lists` at a strength, (K,) each: one pass, or by logits one with the adapter and one without.
+
+    With `kept` prompts of blocks take from there what it holds of their candidates (`irpo.scoring.kept`).
+    """
     from irpo.scoring.forward import score_lists
+    from irpo.scoring.kept import score_kept
 
     found = []
     for way in strength.ways(model):
         with way():
-            found.append(score_lists(model, tokenizer, items, scorer, length=length))
+            if kept is not None:
+                found.append(score_kept(model, items, scorer, kept, length=length))
+            else:
+                found.append(score_lists(model, tokenizer, items, scorer, length=length))
     return [strength.of(tables) for tables in zip(*found, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from irpo.prompting.prompts import (
     AnswerForm,
@@ -22,6 +22,14 @@ Tokens = tuple[int, ...]
 Choices = tuple[tuple[int, Tokens], ...]  # places in an answer, counted from somewhere, and the tokens allowed there
 
 
+class Block(NamedTuple):
+    """A candidate's tokens in the prompt: from `start` to `stop`; those before `own` its text alone decides."""
+
+    start: int
+    own: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class EncodedList:
     """A list in tokens: prompt, heads[0], bodies[a], heads[1], bodies[b], ..., tail is one complete sequence.
@@ -34,6 +42,8 @@ class EncodedList:
     the style `pointwise` a body is the rest of a candidate's own prompt and `yes`, its one choice that against `no`.
 
     `teacher` are another ranker's scores of the candidates, for objectives alone; empty where the list has none.
+    `blocks` are the candidates in the prompt where they see nothing of each other, one behind the other; else empty.
+    `missed` are labels of what is relevant and no candidate (`RankingExample.unlisted`), for measures alone.
     """
 
     id: str
@@ -44,6 +54,8 @@ class EncodedList:
     relevance: tuple[float, ...]
     choices: tuple[Choices, ...] = ()
     teacher: tuple[float, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    missed: tuple[float, ...] = ()
 
     def answer(self, order: Sequence[int]) -> Tokens:
         """The complete answer that ranks the candidates in this order, end of turn included."""
@@ -69,7 +81,7 @@ class EncodedList:
 
     def without_labels(self) -> EncodedList:
         """The list with every label 0 and no teacher: what evaluation may show to a scorer, so that none can leak."""
-        return replace(self, relevance=(0.0,) * len(self.relevance), teacher=())
+        return replace(self, relevance=(0.0,) * len(self.relevance), teacher=(), missed=())
 
 
 def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str = "") -> EncodedList:
@@ -77,7 +89,7 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
     if prompt.style == "pointwise":
         return _pointwise(tokenizer, prompt, relevance, id)
     form = prompt.form
-    ids = tokenize(tokenizer, [prompt.text], ends=not prompt.chat)[0].ids
+    ids, blocks = _prompt_tokens(tokenizer, prompt)
     bodies = token_ids_after_newline(tokenizer, [form.body(name) for name in prompt.names])
     end = (end_of_turn(tokenizer),)
     listed = prompt.style != "response"
@@ -88,7 +100,22 @@ def encode(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str =
         bodies=tuple(bodies if listed else (body + end for body in bodies)),
         tail=token_ids_after_newline(tokenizer, [form.tail])[0] + end if listed else (),
         relevance=tuple(relevance),
+        blocks=blocks,
     )
+
+
+def _prompt_tokens(tokenizer: Any, prompt: Prompt) -> tuple[Tokens, tuple[Block, ...]]:
+    """The whole prompt's tokens; or piece by piece, so that no candidate's depend on where it stands."""
+    if prompt.pieces is None:
+        return tokenize(tokenizer, [prompt.text], ends=not prompt.chat)[0].ids, ()
+    before, own, behind = prompt.pieces.tokens(tokenizer, ends=not prompt.chat)
+    ids = list(before)
+    blocks = []
+    for text, rest in own:
+        start = len(ids)
+        ids += text + rest
+        blocks.append(Block(start, start + len(text), len(ids)))
+    return (*ids, *behind), tuple(blocks)
 
 
 def _pointwise(tokenizer: Any, prompt: Prompt, relevance: Sequence[float], id: str) -> EncodedList:
@@ -127,13 +154,14 @@ def prompted(builder: PromptBuilder, examples: Sequence[RankingExample], *, labe
         example = given if labels else _blind(given)
         prompt = builder.build(example)
         tokens = encode(builder.tokenizer, prompt, example.relevance, id=example.id)
-        found.append(PromptedList(example, prompt, replace(tokens, teacher=example.teacher or ())))
+        tokens = replace(tokens, teacher=example.teacher or (), missed=example.missed)
+        found.append(PromptedList(example, prompt, tokens))
     return found
 
 
 def _blind(example: RankingExample) -> RankingExample:
     blind = (replace(c, relevance=0.0, source="", teacher=None) for c in example.candidates)
-    return replace(example, candidates=tuple(blind))
+    return replace(example, candidates=tuple(blind), unlisted=())
 
 
 @cache

@@ -16,9 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from irpo.scoring.batching import PAD_LIST, ListBatch
 from irpo.scoring.models import causal_lm
+from irpo.types import UserError
 
 MASKED = frozenset({"full_attention", "sliding_attention"})  # the kinds of layers that our masks keep apart
 COLUMNS = 4096  # of one forward pass over sequences; a longer one goes alone
+NO_BLOCKS = (
+    "prompt.attention 'block': not all of this model's layers are attention, or they pass our masks by, so that "
+    "candidates would see each other; set it to full"
+)
 _FOUND = "irpo_one_row"  # the attribute in which `check_model` leaves what it found
 
 
@@ -45,7 +50,12 @@ def remember(model: Any, found: bool | None) -> None:
 
 
 def whole_states(model: Any, batch: ListBatch) -> Tensor:
-    """Last hidden states of the batch's cells, (N, H), each branch in a sequence of its own."""
+    """Last hidden states of the batch's cells, (N, H), each branch in a sequence of its own.
+
+    `UserError` for prompts of blocks, which are no sequence.
+    """
+    if batch.blocks:
+        raise UserError(NO_BLOCKS)
     cells = {place: number for number, place in enumerate(batch.cells.tolist())}
     tokens = batch.ids.flatten().tolist()
     order: list[int] = []
