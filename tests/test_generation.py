@@ -177,7 +177,7 @@ def test_forced_tokens_cost_no_pass_of_their_own():
     bodies = tuple((10 + j, 40 + j, 70 + j, 9) for j in range(6))
     items = [EncodedList(str(n), (1,) * (3 + n), ((5, 6),) * 6, bodies, (3,), (0.0,) * 6) for n in range(3)]
     walks = [Walk(item) for item in items]
-    assert follow(model, [item.prompt for item in items], walks) == 5
+    assert follow(model, items, walks) == 5
     assert [walk.order for walk in walks] == [literal_constrained(model, item) for item in items]
 
 

@@ -120,13 +120,15 @@ def test_modes_that_need_the_model_itself_are_refused(run, monkeypatch):
     builder = PromptBuilder(TOKENIZER, SHOWN, max_tokens=1024)
     with opened("library", run, monkeypatch) as (engine, _):
         ranker = Ranker(engine, builder, SCORERS.build("independent"), strength=Strength(2))
-        for name in ("score", "generate", "constrain"):
+        for name in ("score", "generate", "constrain", "window"):
             ranker.require(RANKING_MODES.build(name))
         with pytest.raises(UserError, match="vLLM writes freely as one model"):
             ranker.require(RANKING_MODES.build("generate_strengthened"))
 
         with pytest.raises(UserError, match="mode 'Own' works on the model itself"):
             ranker.require(Own())
+        with pytest.raises(UserError, match="mode 'Own' works on the model itself"):
+            ranker.require(RANKING_MODES.build({"name": "window", "by": Own()}))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from irpo.config.schema import RunConfig
 from irpo.measures import ndcg
 from irpo.progress import BEST
 from irpo.ranking.modes import by_score
-from irpo.runs import CHOICE, chooses
+from irpo.runs import CHOICE, chooses, run_config
+from irpo.runs.exported import fetched, is_exported
 from irpo.runs.key import read_json
 from irpo.scoring.strength import PLAIN, Strength, StrengthBy, named
 from irpo.types import UserError
@@ -120,6 +121,19 @@ def choice_of_run(folder: str | Path, config: RunConfig) -> Choice:
         ) from None
 
 
+def choice_of(name: str) -> Choice:
+    """The own choice of a run or of an exported ranker; the policy's scores for any other model."""
+    config, folder = run_config(name), fetched(name)
+    if config is not None:
+        return choice_of_run(name, config)
+    if not is_exported(folder):
+        return Choice()
+    try:
+        return Choice.of(read_json(Path(folder) / CHOICE))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{folder}: '{CHOICE}', its strength, is damaged; export the ranker anew") from None
+
+
 def strengthened(choice: Choice, value: float | str | None, by: StrengthBy | None) -> Choice:
     """The choice with another strength, if any is given; without its temperature, which was fitted to other scores."""
     old = choice.strength
@@ -129,9 +143,11 @@ def strengthened(choice: Choice, value: float | str | None, by: StrengthBy | Non
     return Choice(new)
 
 
-def ndcg_of(scores: Tensor, relevance: Sequence[float], k: int, key: object = "") -> float:
+def ndcg_of(
+    scores: Tensor, relevance: Sequence[float], k: int, key: object = "", missed: Sequence[float] = ()
+) -> float:
     """NDCG@k of a list ranked by score, equal scores in the order that `irpo evaluate` and `irpo rank` put them in."""
-    return ndcg(by_score(scores.tolist(), key)[0].order, relevance, k)
+    return ndcg(by_score(scores.tolist(), key)[0].order, relevance, k, missed=missed)
 
 
 def best_of(curve: Mapping[float, float]) -> float:

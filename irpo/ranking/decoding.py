@@ -13,6 +13,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 
 from irpo.chance import key_of, number_of
 from irpo.prompting.prompts import positions
+from irpo.ranking.feeding import Fed
 from irpo.ranking.guided import Pick, follow, most_likely
 from irpo.ranking.walk import Walk
 from irpo.scoring.head import soft_cap
@@ -159,7 +160,7 @@ def whole_orders(
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[tuple[int, ...]]:
         walks = [Walk(items[i]) for i in chosen]
-        follow(runner, [items[i].prompt for i in chosen], walks, strength, picks(chosen))
+        follow(runner, [items[i] for i in chosen], walks, strength, picks(chosen))
         return [walk.order for walk in walks]
 
     return _in_batches(model, items, lists_per_batch, decode)
@@ -184,7 +185,7 @@ def _answers(model: Any, tokenizer: Any, items: Sequence[EncodedList], how: _Wri
 
     def decode(runner: Any, chosen: Sequence[int]) -> list[Drawn]:
         settings = _settings(tokenizer, max(limits[i] for i in chosen), stop)
-        prompts = [items[i].prompt for i in chosen]
+        prompts = Fed.of([items[i] for i in chosen], runner, settings)
         steps: list[LogitsProcessor] = [_Mixed(runner, way, how.strength, prompts) for way in reference]
         if how.noise is not None:
             steps.append(_Gumbel(how.noise[0], [how.noise[1][i] for i in chosen]))
@@ -282,70 +283,27 @@ def _settings(tokenizer: Any, max_new_tokens: int, stop: Sequence[int]) -> Gener
     )
 
 
-def _run(
-    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, steps: Sequence[LogitsProcessor]
-) -> list[list[int]]:
-    """The new tokens of each prompt. Left padding, because `generate` continues from the last column.
-
-    A prompt that stands there several times goes through the model once.
-    """
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), int(settings.pad_token_id), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-    ids, mask = ids.to(model.device), _mask(prompts, model.device)
+def _run(model: Any, prompts: Fed, settings: GenerationConfig, steps: Sequence[LogitsProcessor]) -> list[list[int]]:
+    """The new tokens of each prompt. A prompt that stands there several times goes through the model once."""
     grown = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
+        input_ids=prompts.ids,
+        attention_mask=prompts.mask,
         generation_config=settings,
         logits_processor=LogitsProcessorList(steps),
-        past_key_values=_prefilled(model, ids, mask, prompts),
+        past_key_values=prompts.prefilled(model),
         synced_gpus=False,  # who shares a model goes in `irpo.scoring.sharding.lockstep`
+        **({"position_ids": prompts.positions} if prompts.items[0].blocks else {}),
     )
-    rows: list[list[int]] = grown[:, width:].tolist()
+    rows: list[list[int]] = grown[:, prompts.ids.shape[1] :].tolist()
     return rows
-
-
-def _mask(prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """1 where a column of the prompts, padded on the left, is real."""
-    width = max(map(len, prompts))
-    return torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-
-
-def _prefilled(model: Any, ids: Tensor, mask: Tensor, prompts: Sequence[Sequence[int]]) -> DynamicCache | None:
-    """The prompts but for their last token in a cache, each different one computed once; None where all differ.
-
-    None as well for a model whose layers are not all attention: their states cannot be repeated.
-    """
-    first = {tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}
-    same_as = [first[tuple(prompt)] for prompt in prompts]
-    rows = sorted(set(same_as))
-    if len(rows) == len(same_as) or ids.shape[1] < 2 or not one_row(model):
-        return None
-    cache = DynamicCache(config=model.config)
-    seen = mask[rows, :-1]
-    model.get_decoder()(
-        input_ids=ids[rows, :-1],
-        attention_mask=seen,
-        position_ids=_positions(seen),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    cache.batch_select_indices(torch.tensor([rows.index(row) for row in same_as], device=ids.device))
-    return cache
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Of each column behind padding on the left, as `generate` counts them."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 class _Mixed(LogitsProcessor):
     """The policy's log-probabilities with the reference's, which goes through the same text with a cache of its own."""
 
-    def __init__(self, model: Any, way: Way, strength: Strength, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: Any, way: Way, strength: Strength, prompts: Fed) -> None:
         self.model, self.way, self.strength, self.prompts = model, way, strength, prompts
-        self.mask = _mask(prompts, model.device)
+        self.mask, self.positions = prompts.mask, prompts.positions
         self.cache: DynamicCache | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -357,14 +315,15 @@ class _Mixed(LogitsProcessor):
 
     def _cached(self, ids: Tensor) -> Tensor:
         if self.cache is None:
-            prefilled = _prefilled(self.model, ids, self.mask, self.prompts)
-            self.cache, fed = prefilled or DynamicCache(config=self.model.config), ids.shape[1] - 1 if prefilled else 0
+            self.cache = self.prompts.prefilled(self.model) or DynamicCache(config=self.model.config)
         else:
-            self.mask, fed = torch.nn.functional.pad(self.mask, (0, 1), value=1), ids.shape[1] - 1
+            self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+            self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
+        fed = self.cache.get_seq_length()
         states: Tensor = self.model.get_decoder()(
             input_ids=ids[:, fed:],
             attention_mask=self.mask,
-            position_ids=_positions(self.mask)[:, fed:],
+            position_ids=self.positions[:, fed:],
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
@@ -372,7 +331,7 @@ class _Mixed(LogitsProcessor):
 
     def _whole(self, ids: Tensor) -> Tensor:
         width = self.mask.shape[1]
-        texts = [[*prompt, *row[width:]] for prompt, row in zip(self.prompts, ids.tolist(), strict=True)]
+        texts = [[*item.prompt, *row[width:]] for item, row in zip(self.prompts.items, ids.tolist(), strict=True)]
         return sequence_states(self.model, texts, [[len(text) - 1] for text in texts])
 
 

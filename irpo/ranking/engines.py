@@ -6,6 +6,7 @@ up to their arithmetic: another dtype, other kernels, another order of sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from irpo.types import Ranking, UserError
 if TYPE_CHECKING:
     from irpo.config.schema import RankerConfig
     from irpo.prompting.prompts import PromptBuilder
+    from irpo.scoring.kept import Kept
     from irpo.scoring.layout import Length, Scorer
     from irpo.scoring.strength import Strength
     from irpo.scoring.tokens import EncodedList
@@ -56,10 +58,14 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Here:
-    """The model of this process, as training has it."""
+    """The model of this process, as training has it.
+
+    With `kept` candidates in prompts of blocks are computed once and kept between queries.
+    """
 
     model: Any
     tokenizer: Any
+    kept: Kept | None = None
 
     @property
     def about(self) -> str:
@@ -84,7 +90,7 @@ class Here:
     ) -> list[list[float]]:
         from irpo.scoring.strength import score_at
 
-        found = score_at(self.model, self.tokenizer, items, scorer, strength, length=length)
+        found = score_at(self.model, self.tokenizer, items, scorer, strength, length=length, kept=self.kept)
         return [row.tolist() for row in found]
 
     def texts(self, items: Sequence[EncodedList], strength: Strength) -> list[str]:
@@ -98,13 +104,16 @@ class Here:
         return constrained_ranking(self.model, self.tokenizer, items, lists_per_batch=len(items), strength=strength)
 
 
-def engine_of(model: Any, tokenizer: Any) -> Engine:
-    """The engine that a model is, or the one that runs it here."""
-    return model if isinstance(model, Engine) else Here(model, tokenizer)
+def engine_of(model: Any, tokenizer: Any, kept: Kept | None = None) -> Engine:
+    """The engine that a model is, or the one that runs it here, with the candidates that are kept."""
+    return model if isinstance(model, Engine) else Here(model, tokenizer, kept)
 
 
 class Opening(Protocol):
-    """A way of getting a model to work; its fields are its options."""
+    """A way of getting a model to work; its fields are its options.
+
+    One that runs it here may have `kept`, GiB for candidates that are kept between queries, None: they are not.
+    """
 
     def __call__(self, name: str, config: RankerConfig | None, builder: PromptBuilder) -> Any:
         """An `Engine`, or a model of this process (which `Here` runs), of a run, a folder or a hub id.
@@ -121,6 +130,14 @@ ENGINES: Registry[Opening] = Registry("engine")
 @dataclass(frozen=True)
 class Transformers:
     """The model in this process, on its GPU or CPU."""
+
+    kept: float | None = None  # GiB for candidates of prompts of blocks, whose keys and values stay between queries
+
+    def __post_init__(self) -> None:
+        if self.kept is not None and not 0 < self.kept < math.inf:
+            raise UserError(
+                f"engine transformers: kept is {self.kept}; give the GiB, above 0, that candidates may take"
+            )
 
     def __call__(self, name: str, config: RankerConfig | None, builder: PromptBuilder) -> Any:
         from irpo.progress import say

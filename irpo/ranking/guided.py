@@ -13,10 +13,11 @@ from transformers import DynamicCache
 from irpo.ranking.walk import Walk
 from irpo.scoring.head import soft_cap
 from irpo.scoring.models import per_layer_type
+from irpo.scoring.prefill import NOBODY, by_position, prefill, rest_of
 from irpo.scoring.strength import PLAIN, Strength, Way
-from irpo.scoring.whole import one_row, sequence_states
-
-_NOBODY = -1  # the position of a column that is padding
+from irpo.scoring.tokens import EncodedList
+from irpo.scoring.whole import NO_BLOCKS, one_row, sequence_states
+from irpo.types import UserError
 
 # Walks by their number, and the logits (R, A) of the tokens that each may take, -inf behind them: the columns taken.
 Pick = Callable[[Sequence[int], Tensor], list[int]]
@@ -30,12 +31,14 @@ def most_likely(_: Sequence[int], logits: Tensor) -> list[int]:
 
 def follow(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    items: Sequence[EncodedList],
     walks: Sequence[Walk],
     strength: Strength = PLAIN,
     pick: Pick = most_likely,
 ) -> int:
-    """Take every walk to its end by the tokens that `pick` takes of those allowed; returns the number of passes.
+    """Take every list's walk, behind its prompt, to its end by the tokens that `pick` takes of those allowed.
+
+    Returns the number of passes.
 
     A row's tokens up to its next decision go through the model in one pass, padded on the left, so that the last column
     of a pass is a decision in every row. A row that is done leaves the batch. A pass waits for the device once, for its
@@ -43,9 +46,9 @@ def follow(
     """
     ways = strength.ways(model)
     rows = list(range(len(walks)))
-    runs = [[*prompt, *walk.advance()] for prompt, walk in zip(prompts, walks, strict=True)]
+    runs = [[*rest_of(item), *walk.advance()] for item, walk in zip(items, walks, strict=True)]
     rows = [row for row in rows if not walks[row].done]
-    text = (_Cached if one_row(model) else _Whole)(model, ways, len(rows))
+    text = (_Cached if one_row(model) else _Whole)(model, ways, [items[row] for row in rows])
     passes = 0
     while rows:
         allowed = [walks[row].allowed() for row in rows]
@@ -64,15 +67,22 @@ def follow(
 class _Cached:
     """The rows' texts in a cache, one for each way of running the model.
 
-    Columns know their positions: a sliding window counts those, and the gaps between runs do not count.
+    Columns know their positions: a sliding window counts those, and the gaps between runs do not count. Prompts of
+    blocks begin in it.
     """
 
-    def __init__(self, model: Any, ways: Sequence[Way], count: int) -> None:
+    def __init__(self, model: Any, ways: Sequence[Way], items: Sequence[EncodedList]) -> None:
         self.model, self.ways = model, ways
         # Of no configuration: with one, layers would drop columns behind a window of columns.
         self.caches = [DynamicCache() for _ in ways]
-        self.held = torch.zeros(count, 0, dtype=torch.long, device=model.device)  # (R, C) position of each column
-        self.fed = [0] * count  # tokens of each row that are cached
+        # (R, C) position of each column
+        self.held = torch.zeros(len(items), 0, dtype=torch.long, device=model.device)
+        self.fed = [0] * len(items)  # positions of each row that are cached
+        if any(item.blocks for item in items):
+            for number, way in enumerate(ways):
+                with way():
+                    self.caches[number], self.held = prefill(model, items)
+            self.fed = (self.held.amax(1) + 1).tolist()
 
     def extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
         """The allowed tokens' logits behind the rows' new runs, for each way; see `_logits`.
@@ -92,7 +102,7 @@ class _Cached:
     def _extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
         width = max(map(len, runs))
         ids = torch.zeros(len(runs), width, dtype=torch.long)
-        positions = torch.full_like(ids, _NOBODY)
+        positions = torch.full_like(ids, NOBODY)
         for row, run in enumerate(runs):
             ids[row, width - len(run) :] = torch.tensor(run)
             positions[row, width - len(run) :] = torch.arange(self.fed[row], self.fed[row] + len(run))
@@ -100,7 +110,7 @@ class _Cached:
         ids, positions = ids.to(self.model.device), positions.to(self.model.device)
         self.held = torch.cat([self.held, positions], 1)
         config = self.model.config.get_text_config()
-        masks = per_layer_type(config, lambda window: _additive(positions, self.held, window, self.model.dtype))
+        masks = per_layer_type(config, lambda window: by_position(positions, self.held, window, self.model.dtype))
         found = []
         for way, cache in zip(self.ways, self.caches, strict=True):
             with way():
@@ -124,9 +134,11 @@ class _Cached:
 class _Whole:
     """The rows' texts without a cache, which other layers than attention keep in ways of their own."""
 
-    def __init__(self, model: Any, ways: Sequence[Way], count: int) -> None:
+    def __init__(self, model: Any, ways: Sequence[Way], items: Sequence[EncodedList]) -> None:
         self.model, self.ways = model, ways
-        self.texts: list[list[int]] = [[] for _ in range(count)]
+        self.texts: list[list[int]] = [[] for _ in items]
+        if any(item.blocks for item in items):
+            raise UserError(NO_BLOCKS)
 
     def extend(self, runs: Sequence[Sequence[int]], allowed: Sequence[Sequence[int]]) -> list[Tensor]:
         """As `_Cached.extend`."""
@@ -141,18 +153,6 @@ class _Whole:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows."""
         self.texts = [self.texts[row] for row in rows]
-
-
-def _additive(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """The mask (R, 1, Q, K) of the last Q of K columns: real, not later, within the window. Padding sees itself."""
-    apart = queries[:, :, None] - keys[:, None, :]
-    seen = (keys[:, None, :] != _NOBODY) & (apart >= 0)
-    if window is not None:
-        seen &= apart < window
-    count, total = queries.shape[1], keys.shape[1]
-    column = torch.arange(total, device=keys.device)
-    seen |= column == column[total - count :, None]
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _logits(model: Any, states: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:

@@ -1,13 +1,16 @@
 """From lists to rankings: the ranking modes, one interface for evaluation, `Reranker` and whoever else ranks.
 
 A mode takes lists as they are given and says of each one the ranking of all its candidates, and what that was read
-from. It batches as it likes; a mode that ranks long lists window by window would be one more class here.
+from. It batches as it likes. Modes of this module show the model a whole list at once; those of `irpo.ranking.parts`
+ask another mode about parts of it.
 """
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from irpo.chance import fingerprint, random_order
@@ -15,11 +18,12 @@ from irpo.processes import require_second_try
 from irpo.ranking.engines import Engine, engine_of
 from irpo.registry import Registry
 from irpo.scoring.strength import PLAIN, Strength
-from irpo.types import Problem, Ranking, RankingExample, UserError
+from irpo.types import Problem, Ranking, RankingExample, Style, UserError
 
 # What is heavy is imported where it is used: a configuration's modes are checked before that is loaded.
 if TYPE_CHECKING:
     from irpo.prompting.prompts import PromptBuilder
+    from irpo.scoring.kept import Kept
     from irpo.scoring.layout import Length, Scorer
     from irpo.scoring.tokens import EncodedList, PromptedList
 
@@ -48,11 +52,15 @@ class RankedList:
     cut: tuple[int, ...] = ()  # tokens that did not fit the prompt, by candidate; empty where all did
     query_cut: int = 0
     special_texts: int = 0  # query and candidates that spelt special tokens, kept apart
+    prompts: int = 1  # that the model was given for it; what was cut and spelt is the most of any of them
+    left: frozenset[int] = frozenset()  # candidates that no prompt's ranking placed, where there were several prompts
 
     @property
     def named(self) -> Ranking:
-        """The ranking without what stands in it by chance: the candidates that an answer does not name."""
-        return self.ranking if self.answer is None else self.answer.ranking
+        """The ranking without what stands in it by chance (or as given): candidates that no answer names or places."""
+        if self.answer is not None:
+            return self.answer.ranking
+        return Ranking(tuple(j for j in self.ranking.order if j not in self.left)) if self.left else self.ranking
 
 
 def _unwatched(batches: Sequence[T], _: str) -> Iterable[T]:
@@ -71,18 +79,30 @@ class Ranker:
     lists_per_batch: int | None = None  # None: as many as the device holds (`generation.in_batches`)
     watch: Watch[Any] = _unwatched
     strength: Strength = PLAIN  # of scores and constrained lists; of free ones where the mode strengthens them
+    kept: Kept | None = None  # candidates that the model has read, of a model of this process
 
     @property
     def engine(self) -> Engine:
         """Whom a mode asks."""
-        return engine_of(self.model, self.builder.tokenizer)
+        return engine_of(self.model, self.builder.tokenizer, self.kept)
 
     def require(self, mode: RankingMode) -> None:
-        """`UserError` where the mode cannot work: the model has no such strength, the prompt shows no candidates."""
+        """`UserError` where the mode cannot work: the model has no such strength, the prompt shows no candidates.
+
+        So for the mode that it asks about parts of a list.
+        """
+        if (inner := getattr(mode, "by", None)) is not None:
+            self.require(inner)
         self.engine.require(self.strength, writes=getattr(mode, "strengthens", False))
         if isinstance(self.model, Engine) and not getattr(mode, "by_engine", False):
             name = RANKING_MODES.described(mode)
             raise UserError(f"mode {name!r} works on the model itself: take --engine transformers")
+        if (needed := getattr(mode, "style", None)) not in (None, self.builder.style):
+            name = RANKING_MODES.described(mode)
+            raise UserError(
+                f"mode {name!r} works with prompt.style {needed!r} alone, and this prompt's is {self.builder.style!r}: "
+                f"--style {needed}, or another mode"
+            )
         if (style := self.builder.style) in ("response", "pointwise") and mode.writes:
             name, shown = RANKING_MODES.described(mode), "candidates" if style == "response" else "list of candidates"
             raise UserError(
@@ -99,8 +119,9 @@ class RankingMode(Protocol):
     """A way from lists to rankings; its fields are its options.
 
     `writes`: the model writes the list, so the prompt must show it the candidates. It may say `strengthens`: that
-    the model writes freely at the ranker's strength, which then cannot be `reward`; and `by_engine`: that it asks
-    `Ranker.engine` alone, and so works with any.
+    the model writes freely at the ranker's strength, which then cannot be `reward`; `by_engine`: that it asks
+    `Ranker.engine` alone, and so works with any; `style`: the one prompt style that it works with; and `in_parts`: that
+    it never shows a whole list, and asks the mode `by` about parts.
     """
 
     writes: ClassVar[bool]
@@ -114,8 +135,12 @@ RANKING_MODES: Registry[RankingMode] = Registry("ranking mode")
 
 
 def at_rankers_strength(mode: str) -> bool:
-    """Whether the mode of this name ranks at the ranker's strength; `generate` keeps to the policy."""
-    return mode != "generate"
+    """Whether a mode, as its registry describes it, ranks at the ranker's strength; `generate` keeps to the policy.
+
+    >>> at_rankers_strength("score"), at_rankers_strength("window (size=20, by=generate)")
+    (True, False)
+    """
+    return "generate" not in re.findall(r"\w+", mode)
 
 
 @RANKING_MODES.register("score")
@@ -131,6 +156,24 @@ class Score:
             return ranker.engine.scores(items, ranker.scorer, ranker.strength, ranker.length)
 
         return [_by_scores(ranker, asked, scores) for asked, scores in _asked(ranker, examples, work, "score")]
+
+
+@RANKING_MODES.register("label")
+@dataclass(frozen=True)
+class Label:
+    """By the logits of all labels at one position, whatever scorer the run has (FIRST); prompt.style label.
+
+    Reddy et al. 2024, arXiv 2406.15657: the scorer `label`, at the ranker's strength.
+    """
+
+    writes: ClassVar[bool] = False
+    by_engine: ClassVar[bool] = True
+    style: ClassVar[Style] = "label"
+
+    def __call__(self, ranker: Ranker, examples: Sequence[RankingExample]) -> list[RankedList]:
+        from irpo.scorers import SCORERS
+
+        return Score()(replace(ranker, scorer=SCORERS.build("label")), examples)
 
 
 @RANKING_MODES.register("generate")
@@ -190,7 +233,7 @@ def key_of(item: EncodedList) -> str:
 
     So a user, who has no id to give, gets the order that was measured.
     """
-    return fingerprint(repr((item.prompt, item.bodies)))
+    return fingerprint(repr((item.prompt, item.bodies, item.blocks) if item.blocks else (item.prompt, item.bodies)))
 
 
 def _asked(
@@ -253,3 +296,6 @@ def _ranked(asked: PromptedList, ranking: Ranking, **what: Any) -> RankedList:
     of = asked.prompt
     what |= {"cut": of.tokens_cut, "query_cut": of.query_tokens_cut, "special_texts": of.special_texts}
     return RankedList(asked.example.id, ranking, **what)
+
+
+importlib.import_module("irpo.ranking.parts")  # whose modes register themselves here

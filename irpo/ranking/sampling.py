@@ -101,6 +101,10 @@ class Vllm:
         library()
         if not hasattr(model, "peft_config"):
             raise UserError("sampler 'vllm' takes the policy as a LoRA adapter; set model.tuning to 'lora'")
+        if any(item.blocks for item in items):
+            raise UserError(
+                "sampler 'vllm' knows no prompt.attention 'block'; take online.sampler {name: transformers}"
+            )
         stop = tuple(sorted({item.end for item in items} | {int(tokenizer.eos_token_id)}))
         repeated = [item for item in items for _ in range(sampling.samples)]
         how = [

@@ -12,8 +12,10 @@ from irpo.ranking.vllm.asking import Adapter, Served
 from irpo.ranking.vllm.engine import VllmEngine
 from irpo.ranking.vllm.library import Loading, loaded
 from irpo.ranking.vllm.server import connect
-from irpo.runs import ADAPTER, FULL, load_options, run_config
-from irpo.scoring.models import LoadOptions, resolve
+from irpo.runs import ADAPTER, FULL, load_options, model_below, run_config
+from irpo.runs.exported import fetched
+from irpo.scoring.models import LoadOptions, hub_config
+from irpo.scoring.names import resolve
 from irpo.types import UserError
 
 if TYPE_CHECKING:
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 def open_engine(name: str, config: RankerConfig | None, builder: PromptBuilder, options: Vllm) -> VllmEngine:
     """vLLM with the weights of a run, a folder or a hub id, for prompts of this builder."""
-    from transformers import AutoConfig
-
+    if builder.attention == "block":
+        raise UserError("prompt.attention 'block' needs masks that vLLM does not take: take --engine transformers")
     base, adapter = weights_of(name)
     place, revision = resolve(base)
-    own = AutoConfig.from_pretrained(place, revision=revision)
+    own = hub_config(base)
     how = load_options(config) if config else LoadOptions()
     if options.url is None:
         # A free answer may be half as long again as a complete one, and begin with a sentence (`answer_limit`).
@@ -44,20 +46,21 @@ def weights_of(name: str) -> tuple[str, Adapter | None]:
 
     `UserError` where there is no such folder: a run on a run with an adapter, which is merged as it is loaded.
     """
-    config, folder = run_config(name), Path(name)
-    if config is None:
-        return name, None
+    below, folder = model_below(name), Path(fetched(name))
+    if below is None:
+        return fetched(name), None
     if (folder / FULL).is_dir():
         return str(folder / FULL), None
-    if not (folder / ADAPTER).is_dir():
+    weights = folder / ADAPTER if run_config(name) else folder
+    if not weights.is_dir():
         raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
-    base, below = weights_of(config.model.name)
-    if below is not None:
+    base, adapter = weights_of(below)
+    if adapter is not None:
         raise UserError(
             f"{name}: its model.name is a run with an adapter, which is merged as it is loaded; vLLM loads weights "
             "from a folder: take --engine transformers"
         )
-    return base, Adapter(folder / ADAPTER)
+    return base, Adapter(weights)
 
 
 def _in_process(options: Vllm, base: str, adapter: Adapter | None, how: LoadOptions, room: int) -> Served:
