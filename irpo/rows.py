@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -36,6 +36,7 @@ class Row:
     path: str
     line: int
     problem: str = ""
+    number: int = 0  # its place, from 1, among all records that are read together, whose files may be several
 
     @property
     def where(self) -> str:
@@ -57,6 +58,7 @@ class Chunk:
     count: int  # of records
     lines: bytes = b""
     rows: tuple[Row, ...] = ()
+    before: int = 0  # records of earlier chunks
 
 
 def form_of(path: Path) -> Form:
@@ -100,11 +102,11 @@ def read_chunks(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Chu
 
 
 def rows_of(chunk: Chunk) -> Iterator[Row]:
-    """The records of a chunk; `UserError` for bytes that are not UTF-8."""
-    yield from chunk.rows
-    for line, content in enumerate(chunk.lines.split(b"\n"), start=chunk.line):
-        if _filled(content):
-            yield _line_row(chunk.path, line, _decoded(chunk.path, line, content))
+    """The records of a chunk, numbered; `UserError` for bytes that are not UTF-8."""
+    lines = enumerate(chunk.lines.split(b"\n"), start=chunk.line)
+    read = (_line_row(chunk.path, line, _decoded(chunk.path, line, text)) for line, text in lines if _filled(text))
+    for number, row in enumerate(chain(chunk.rows, read), start=chunk.before + 1):
+        yield replace(row, number=number)
 
 
 def grouped(path: str, rows: Iterable[Row]) -> Iterator[Chunk]:
@@ -298,7 +300,7 @@ def _list_rows(path: Path, file: IO[bytes]) -> Iterator[Row]:
         yield _broken(path, window.line, "there is text after the end of the JSON list")
 
 
-def _table_rows(path: Path, file: IO[bytes], *, tabs: bool) -> Iterator[Row]:
+def _table_rows(path: Path, file: io.BufferedReader[Any], *, tabs: bool) -> Iterator[Row]:
     reader = _tsv_records(path, file) if tabs else _csv_records(path, file)
     _, header = next(reader)
     if len(header) < 2 or len(set(header)) != len(header):
@@ -317,10 +319,12 @@ def _tsv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]
         yield line, _decoded(path, line, content.removesuffix(b"\n")).rstrip("\r").split("\t")
 
 
-def _csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(path: Path, file: io.BufferedReader[Any]) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(2**31 - 1)
+    first = file.peek().split(b"\n", 1)[0]
+    between = next((mark for mark in ",;|" if mark.encode() in first), ",")  # what parts the header's names
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(text, strict=True, delimiter=between)
     try:
         while True:
             line = reader.line_num + 1

@@ -14,6 +14,7 @@ from typing import Any, Literal
 # pointwise: each has a prompt of its own, whose answer is yes or no
 Style = Literal["text", "label", "response", "pointwise"]
 Labels = Literal["letters", "numbers"]  # of the style `label`: [B] > [A], or [2] > [1]
+Attention = Literal["full", "block"]  # between candidates in a prompt; block: none
 # C0 and C1 but for tab and line break, marks and overrides of the writing direction, lone surrogates
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,6 +41,10 @@ class Diverged(UserError):
     def __init__(self, text: str, found: Mapping[str, Any] | None = None, *, short: str | None = None) -> None:
         super().__init__(text)
         self.found, self.short = dict(found or {}), short or text
+
+
+class TooLong(UserError):
+    """A list that a prompt, or its labels, cannot hold."""
 
 
 class TooFew(UserError):
@@ -70,7 +75,7 @@ class Candidate:
             raise UserError("a candidate has an empty id")
         if not self.text.strip():
             raise UserError(f"candidate {self.id!r} has an empty text")
-        _require_text(f"candidate {self.id!r}", self.id, self.text)
+        require_text(f"candidate {self.id!r}", self.id, self.text)
         if not 0 <= self.relevance <= MAX_LABEL:
             allowed = f"a label is a number from 0 to {MAX_LABEL:g}"
             raise UserError(f"candidate {self.id!r} has relevance {self.relevance!r}; {allowed}")
@@ -88,6 +93,9 @@ class RankingExample:
 
     `group` names what makes lists depend on each other (the wish, dialogue or question that they share): they are
     split, resampled and permuted together. None: a list that shares nothing. `where` is its `file:line`, for messages.
+
+    `unlisted` are documents that are known to be relevant and are no candidates, since the search that found the
+    candidates missed them: (id, label above 0). Only measures know of them, whose best possible ranking holds them.
     """
 
     id: str
@@ -95,6 +103,7 @@ class RankingExample:
     candidates: tuple[Candidate, ...]
     group: str | None = None
     where: str = field(default="", compare=False, repr=False)
+    unlisted: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -105,17 +114,33 @@ class RankingExample:
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise UserError(f"example {self.id!r} holds candidate id {twice!r} twice")
-        _require_text(f"example {self.id!r}", self.id, self.query, self.group or "")
+        require_text(f"example {self.id!r}", self.id, self.query, self.group or "")
         if self.group == "":
             raise UserError(f"example {self.id!r} has an empty group; leave it out where a list shares nothing")
+        self._require_unlisted(set(ids))
         without = [c.id for c in self.candidates if c.teacher is None]
         if 0 < len(without) < len(self.candidates):
             raise UserError(f"example {self.id!r}: candidate {without[0]!r} has no teacher score, and others do")
+
+    def _require_unlisted(self, known: set[str]) -> None:
+        for id, label in self.unlisted:
+            if not id or id in known:
+                raise UserError(f"example {self.id!r}: unlisted id {id!r} is empty, or an id that is there already")
+            if not 0 < label <= MAX_LABEL:
+                allowed = f"its label is a number above 0, to {MAX_LABEL:g}"
+                raise UserError(f"example {self.id!r}: unlisted {id!r} has relevance {label!r}; {allowed}")
+            require_text(f"example {self.id!r}", id)
+            known.add(id)
 
     @property
     def unit(self) -> str:
         """What splits, resampling and permutation draw: the group, else the list itself by its id."""
         return self.id if self.group is None else self.group
+
+    @property
+    def called(self) -> str:
+        """What messages call it: where it stands, else its id."""
+        return self.where or f"example {self.id!r}"
 
     @property
     def relevance(self) -> tuple[float, ...]:
@@ -130,8 +155,13 @@ class RankingExample:
 
     @property
     def labelled(self) -> bool:
-        """Whether any candidate is relevant: without one, nothing can be measured."""
+        """Whether any candidate is relevant: without one, nothing can be learned."""
         return any(self.relevance)
+
+    @property
+    def missed(self) -> tuple[float, ...]:
+        """The labels of what is relevant and no candidate."""
+        return tuple(label for _, label in self.unlisted)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -139,7 +169,7 @@ class RankingExample:
         return tuple(c.text for c in self.candidates)
 
 
-def _require_text(what: str, *texts: str) -> None:
+def require_text(what: str, *texts: str) -> None:
     """`UserError` for half of a surrogate pair: a command's argument that is not UTF-8 is read as such."""
     for text in texts:
         if found := _SURROGATE.search(text):

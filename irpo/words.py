@@ -6,9 +6,14 @@ import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from irpo.types import UserError, printable
+
+if TYPE_CHECKING:
+    from irpo.ranking.documents import Document
+
+_NAMED = {"--run": "bm25=runs/bm25.trec", "--adapter": "films=runs/films"}  # an example of each flag's
 
 
 def load_modules(modules: list[str] | None) -> None:
@@ -26,10 +31,28 @@ def task_of(name: str | None, options: list[str] | None, data: str | None, seed:
 
 
 def engine_of(name: str, url: str | None, tensor_parallel: int | None) -> str | dict[str, Any]:
-    """The engine's name, or a mapping of it and the options that were given."""
+    """The engine's name, or in YAML a mapping of it and its options; with the flags' that were given."""
     options = {"url": url, "tensor_parallel": tensor_parallel}
     given = {key: value for key, value in options.items() if value is not None}
-    return {"name": name} | given if given else name
+    if ":" not in name:
+        return {"name": name} | given if given else name
+    named = _named(name, "--engine", "an engine's name, or with options '{name: transformers, kept: 1}'")
+    return {**({"name": named} if isinstance(named, str) else named), **given}
+
+
+def mode_of(text: str) -> str | dict[str, Any]:
+    """A ranking mode as `--mode` names it: its name, or in YAML a mapping of name and options."""
+    return _named(text, "--mode", "a mode's name, or with options '{name: window, size: 20}'")
+
+
+def _named(text: str, flag: str, allowed: str) -> str | dict[str, Any]:
+    """A plug-in of a flag: its name, or in YAML a mapping."""
+    from irpo.config.layers import parse_value
+
+    value = parse_value(text, flag)
+    if isinstance(value, (str, dict)):
+        return value
+    raise UserError(f"{flag} {text[:80]!r}: give {allowed}")
 
 
 def pairs(texts: Iterable[str] | None) -> dict[str, Any]:
@@ -45,16 +68,16 @@ def pairs(texts: Iterable[str] | None) -> dict[str, Any]:
     return pairs
 
 
-def named_paths(texts: Iterable[str]) -> Iterable[tuple[str, Path]]:
+def named_paths(texts: Iterable[str], flag: str = "--run") -> Iterable[tuple[str, Path]]:
     """`name=path` arguments."""
     seen: set[str] = set()
     for text in texts:
         name, equals, path = text.partition("=")
         if name.strip() in seen:
-            raise UserError(f"--run {text!r}: {name.strip()} is given twice")
+            raise UserError(f"{flag} {text!r}: {name.strip()} is given twice")
         seen.add(name.strip())
         if not equals or not name.strip() or not path:
-            raise UserError(f"--run {text!r}: write NAME=PATH, for example bm25=runs/bm25.trec")
+            raise UserError(f"{flag} {text!r}: write NAME=PATH, for example {_NAMED[flag]}")
         yield name.strip(), Path(path)
 
 
@@ -64,6 +87,35 @@ def lines(file: Path) -> list[str]:
 
     # Not splitlines(): a document may hold U+2028 and other line ends of Unicode.
     return [line.strip() for line in read_text(file).split("\n") if line.strip()]
+
+
+def documents(texts: list[str] | None, file: Path | None) -> tuple[Document, ...]:
+    """The documents of a command: its arguments, then the file's lines, or the rows of a .jsonl with text and id."""
+    from irpo.ranking.documents import documents_of
+
+    given: list[tuple[str, Any]] = [(f"document {place}", text) for place, text in enumerate(texts or (), start=1)]
+    if file is not None and file.suffix == ".jsonl":
+        given += _rows(file)
+    elif file is not None:
+        given += [(str(file), text) for text in lines(file)]
+    return documents_of(given)
+
+
+def _rows(file: Path) -> Iterable[tuple[str, Any]]:
+    from irpo.rows import read_rows
+
+    for row in read_rows(file):
+        if row.problem:
+            raise UserError(f"{row.where}: {row.problem}")
+        yield row.where, row.value
+
+
+def number(text: str, what: str, allowed: str) -> float:
+    """A number that may also be a word, which the caller knows."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{what} {text[:80]!r}: give {allowed}") from None
 
 
 def row_of(row: Any) -> dict[str, Any]:

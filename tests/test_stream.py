@@ -22,7 +22,7 @@ from irpo.tasks.shards import ShardedLists
 from irpo.training import stream as streams
 from irpo.training.arguments import Loop
 from irpo.training.job import prepare_job, split_training
-from irpo.training.logbook import Progress
+from irpo.training.logbook import Logbook, Progress
 from irpo.training.stream import Stream, put, stream_of, survey, validating
 from irpo.types import UserError
 
@@ -175,8 +175,8 @@ def test_training_is_the_same_ahead_or_not_and_after_a_break(tmp_path):
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_who_waits_for_lists_is_told_where_processes_would_help(waits, capsys):
-    progress, state = Progress(waits=waits), SimpleNamespace(global_step=1, max_steps=9)
+def test_who_waits_for_lists_is_told_where_processes_would_help(waits, capsys, tmp_path):
+    progress, state = Progress(Logbook(tmp_path), waits=waits), SimpleNamespace(global_step=1, max_steps=9)
     with bars():
         progress.on_train_begin(None, state, None)
         progress.on_log(None, state, None, logs={"loss": 2.0, "waiting": 0.31})

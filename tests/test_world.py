@@ -238,7 +238,7 @@ def test_the_task_is_registered_and_passes_the_checks_of_every_task() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"candidates": 3}, "candidates = 3; give 4 to 40"), ({"eval_lists": 0}, "eval_lists = 0; give 1 to")],
+    [({"candidates": 3}, "candidates = 3; give 4 to 100"), ({"eval_lists": 0}, "eval_lists = 0; give 1 to")],
 )
 def test_what_cannot_be_built_is_said(options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -7,7 +7,10 @@ as a list, or as anything that can be gone through once, whose lists are then ma
 `jsonl`, `prepared`, `preferences` and `world` make each list by itself, and `irpo prepare` holds a few of them at once
 (of `world` also 16 bytes a list). `hotpotqa` and `musique` hold their lists, since those that ask one question are put
 into one group, but not the files that they come from; `arc` and `commonsenseqa` hold all questions, `redial` and
-`inspired` all dialogues, for distractors are drawn from the whole of them.
+`inspired` all dialogues, for distractors are drawn from the whole of them. `table` makes each list by itself where the
+rows of a query stand together (of a query 8 bytes are held), and holds the rows where they do not. `trec`, `beir`,
+`ir_datasets` and `mteb` hold queries, judgements, the first stage and the texts that lists need, and make the lists as
+they are written; without a run they hold the whole collection once, to search it.
 
 A new module in this package registers itself; a module whose name begins with `_` holds what several tasks share.
 """
@@ -48,11 +51,13 @@ __all__ = [
     "Task",
     "build_lists",
     "groups_of",
+    "measures_of",
     "name_words",
     "relevant_from",
     "split_files",
     "split_of",
     "validation_shares",
+    "words_of",
 ]
 
 Lists = dict[str, list[RankingExample]]  # "train", "eval" -> its lists
@@ -75,6 +80,16 @@ TASKS: Registry[Task] = Registry("task")
 def relevant_from(task: object) -> float:
     """The label from which an item of a task counts as relevant in Recall, P, MRR and MAP; 1 unless the task says."""
     return float(getattr(task, "relevant_from", 1.0))
+
+
+def measures_of(task: object) -> tuple[str, ...]:
+    """The measures that a task's lists are evaluated by, beside those that are asked for."""
+    return tuple(getattr(task, "also_measured", ()))
+
+
+def words_of(task: object) -> tuple[str, ...]:
+    """The options of a task that name no file that it reads: words (a column's name, say), or what it keeps itself."""
+    return tuple(getattr(task, "words", ()))
 
 
 def validation_shares(task: object) -> tuple[float, ...]:

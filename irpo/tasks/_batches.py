@@ -6,7 +6,7 @@ import pickle  # nosec B403 # tries whether a function can be sent; reads none
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 from irpo.files import json_line
@@ -98,18 +98,24 @@ def _record_batch(examples: Sequence[RankingExample]) -> Any:
     import pyarrow as pa
 
     schema = shard_schema()
-    candidates = [c for example in examples for c in example.candidates]
-    kind = schema.field("candidates").type.value_type
-    columns = [[getattr(c, field.name) for c in candidates] for field in kind]
-    structs = pa.StructArray.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, kind, strict=True)], fields=list(kind)
+    names = [field.name for field in schema.field("candidates").type.value_type]
+    lists = _lists(
+        [[[getattr(c, name) for name in names] for c in e.candidates] for e in examples], schema, "candidates"
     )
-    offsets = [0]
-    for example in examples:
-        offsets.append(offsets[-1] + len(example.candidates))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs, type=schema.field("candidates").type)
-    ids, queries, groups = ([getattr(e, name) for e in examples] for name in ("id", "query", "group"))
-    return pa.record_batch(
-        [pa.array(ids, pa.string()), pa.array(queries, pa.string()), lists, pa.array(groups, pa.string())],
-        schema=schema,
+    unlisted = _lists([e.unlisted for e in examples], schema, "unlisted")
+    ids, queries, groups = (
+        pa.array([getattr(e, name) for e in examples], pa.string()) for name in ("id", "query", "group")
     )
+    return pa.record_batch([ids, queries, lists, groups, unlisted], schema=schema)
+
+
+def _lists(of: Sequence[Sequence[Sequence[Any]]], schema: Any, name: str) -> Any:
+    """A column of lists of objects, from each list's objects as tuples of their fields."""
+    import pyarrow as pa
+
+    column = schema.field(name).type
+    fields = list(column.value_type)
+    objects = [one for some in of for one in some]
+    parts = [pa.array([one[i] for one in objects], field.type) for i, field in enumerate(fields)]
+    offsets = pa.array([0, *accumulate(map(len, of))], pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=fields), type=column)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from irpo import hub
 from irpo.types import UserError
 
 HubRows = Mapping[str, Iterable[Mapping[str, Any]]]  # the hub's name of a split -> its rows
-_SECONDS = 10  # that the hub may take to answer whether it is there
 
 
 def is_hub(data: str) -> bool:
@@ -27,44 +26,35 @@ def load_hub(data: str, name: str, config: str | None) -> HubRows:
     revision = data.partition("@")[2] or None
     pinned = {} if revision is None else {"revision": revision}
     try:
-        with _offline(silent := not _answers(name, revision)):
+        with hub.offline(silent := not _answers(name, revision)):
             found: HubRows = datasets.load_dataset(name, config, **pinned)  # nosec B615 # `pinned` has the revision
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        instead = "the hub cannot be reached: go online, or " if silent else ""
-        raise UserError(
-            f"data: {data!r}: dataset {name!r} cannot be had from the hub ({reason}); "
-            f"{instead}give the folder of its files"
-        ) from None
+        raise _not_had(data, name, revision, error, silent=silent) from None
     return found
 
 
-def _answers(name: str, revision: str | None) -> bool:
-    """Whether the hub answers at all, be it that there is no such dataset; asked once, without trying again."""
-    from huggingface_hub import HfApi
+def hub_configs(data: str, name: str) -> list[str]:
+    """The names of a dataset's configurations, of the revision that `data` asks for; errors as of `load_hub`."""
+    import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
+    revision = data.partition("@")[2] or None
     try:
-        HfApi().dataset_info(name, timeout=_SECONDS, revision=revision)
-    except HfHubHTTPError:
-        return True
-    except Exception:  # noqa: BLE001 - whatever the client of the day raises where there is no network
-        return False
-    return True
+        with hub.offline(silent := not _answers(name, revision)):
+            return list(datasets.get_dataset_config_names(name, revision=revision))
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
+        raise _not_had(data, name, revision, error, silent=silent) from None
 
 
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """With the libraries in their offline mode, in which they take the cache at once instead of trying for 30 s."""
-    import datasets
-    from huggingface_hub import constants
+def _not_had(data: str, name: str, revision: str | None, error: Exception, *, silent: bool) -> UserError:
+    refused = hub.refusal(error, name, "dataset") or hub.refusal_asked(name, revision, "dataset")
+    reason = refused.reason if refused else (str(error).splitlines() or [type(error).__name__])[0]
+    instead = "the hub cannot be reached: go online, or " if silent and not refused else ""
+    return UserError(
+        f"data: {data!r}: dataset {name!r} cannot be had from the hub ({reason}); {instead}give the folder of its files"
+    )
 
-    places: tuple[Any, ...] = (datasets.config, constants)
-    before = [place.HF_HUB_OFFLINE for place in places]
-    try:
-        for place in places:
-            place.HF_HUB_OFFLINE = wanted or place.HF_HUB_OFFLINE
-        yield
-    finally:
-        for place, was in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = was
+
+def _answers(name: str, revision: str | None) -> bool:
+    """Whether the hub answers at all; asked once, without trying again."""
+    return hub.answers(name, revision, "dataset")

@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -86,6 +86,7 @@ class Intake:
     bad_count: int = 0  # of all of them
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)  # file name -> sha256, rows
     notes: list[str] = field(default_factory=list)
+    told: int = FIRST_BAD_ROWS  # so many bad rows are told one by one
 
     def drop(self, split: str, reason: str, count: int = 1) -> None:
         """Count something that was left out of a split."""
@@ -106,7 +107,7 @@ class Intake:
         if not self.skip_bad_rows:
             raise UserError(f"{row.where}: {problem}")
         self.bad_count += 1
-        if len(self.bad_rows) < FIRST_BAD_ROWS:
+        if len(self.bad_rows) < self.told:
             self.bad_rows.append(f"{row.short}: {problem}")
 
     def rows(self, path: Path) -> Iterator[Row]:
@@ -148,9 +149,11 @@ class Intake:
     def _hub(self, data: str, release: Release) -> dict[str, Rows]:
         found = load_hub(data, release.hub, release.hub_config)
         names = _hub_splits(found, release)
-        return {split: self._hub_rows(f"hub:{release.hub}/{name}", found[name]) for split, name in names.items()}
+        return {split: self.hub_rows(f"hub:{release.hub}/{name}", found[name]) for split, name in names.items()}
 
-    def _hub_rows(self, name: str, values: Iterable[Mapping[str, Any]]) -> Rows:
+    def hub_rows(self, name: str, values: Iterable[Mapping[str, Any]]) -> Rows:
+        """Rows of the hub, read as they are gone through; their hash and number go to the sources."""
+
         def rows() -> Iterator[Row]:
             digest, count = hashlib.sha256(), 0
             for count, value in enumerate(values, start=1):
@@ -167,7 +170,11 @@ class Rows:
     """Rows that are read as they are gone through, as often as that is, and that come in chunks too."""
 
     def __init__(self, chunks: Callable[[], Iterator[Chunk]]) -> None:
-        self.chunks = chunks
+        self._chunks = chunks
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Its chunks, from the first one on."""
+        return _numbered(self._chunks())
 
     def __iter__(self) -> Iterator[Row]:
         return chain.from_iterable(map(rows_of, self.chunks()))
@@ -212,6 +219,14 @@ def outcome_of(row: Row, parse: Callable[[Row], T]) -> T | Row | Refused:
         except UserError as error:
             problem = str(error)
     return Row({}, row.path, row.line, problem)
+
+
+def _numbered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Chunks, perhaps of several files, that know how many records came before."""
+    before = 0
+    for chunk in chunks:
+        yield replace(chunk, before=before)
+        before += chunk.count
 
 
 def _hub_splits(names: Iterable[str], release: Release) -> dict[str, str]:

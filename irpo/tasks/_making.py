@@ -197,7 +197,7 @@ class _Take:
 
 def account_of(intake: Intake) -> dict[str, Any]:
     """What an intake has counted, in JSON."""
-    return {name: value for name, value in vars(intake).items() if name != "skip_bad_rows"}
+    return {name: value for name, value in vars(intake).items() if name not in ("skip_bad_rows", "told")}
 
 
 def take_account(intake: Intake) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Statistics:
             "lists_with_only_relevant_candidates": self.only_relevant,
             "labels": _counts(counts["labels"]),
             "sources": _counts(counts["sources"]),
-            **{name: _spread(counts[name]) for name in _COUNTED[4:]},
+            **{name: spread(counts[name]) for name in _COUNTED[4:]},
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _counts(found: Counter[Any]) -> dict[str, int]:
     return {f"{value:g}" if isinstance(value, float) else str(value): found[value] for value in sorted(found)}
 
 
-def _spread(found: Counter[int]) -> dict[str, float]:
+def spread(found: Counter[int]) -> dict[str, float]:
     """Least, median, 95th percentile, greatest (values that occur: nearest rank), and the mean to two digits."""
     if not found:
         return {}

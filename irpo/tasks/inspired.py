@@ -39,6 +39,8 @@ class Inspired:
 
     # A film that someone suggested (1) was not recommended in the dialogue.
     relevant_from: ClassVar[float] = 2.0
+    # The cache is written as lists are made: what it holds when that begins decides nothing.
+    words: ClassVar[tuple[str, ...]] = ("suggestion_column", "llm_endpoint", "llm_model", "llm_cache")
 
     data: str
     seed: int = 0

@@ -3,7 +3,9 @@
 `{"id", "query", "candidates": [{"id", "text", "relevance", "source", "teacher"}], "group"}`; `schema.json` beside this
 module is its JSON schema. `source` may be left out ("user"), and `group` where a list depends on no other one.
 `teacher`, a number a candidate, is what another ranker gave it: all candidates of a list have one, or none has. A
-training list that has it may leave out every `relevance`.
+training list that has it may leave out every `relevance`. `"unlisted": [{"id", "relevance"}]` are relevant documents
+that are no candidates (see `RankingExample`): an evaluation list with this key may have no relevant candidate. Where
+nothing is relevant at all it is `[]`, and the list counts 0, as in trec_eval.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ RELEASE = Release(
     eval_names=("test", "dev"),
     suffixes=(".jsonl", ".json"),
     form='; this task reads one list a line, {"id", "query", "candidates": [{"id", "text", "relevance"}, ...]}: '
-    '"Your own data" in the README says how to write CSV, TREC or BEIR files so',
+    "the task table reads CSV, TSV and Parquet files, trec reads TREC's, beir BEIR's folders",
 )
 SCHEMA = Path(__file__).with_name("schema.json")
 
-_KEYS = ("id", "query", "candidates", "group")
+_KEYS = ("id", "query", "candidates", "group", "unlisted")
 _CANDIDATE_KEYS = ("id", "text", "relevance", "source", "teacher")
 
 
@@ -37,7 +39,8 @@ _CANDIDATE_KEYS = ("id", "text", "relevance", "source", "teacher")
 class Jsonl:
     """Lists as they are written, in their order; a list without a relevant candidate is an error.
 
-    But a training list may have none where its candidates have a teacher's scores.
+    But a training list may have none where its candidates have a teacher's scores, and an evaluation list where it says
+    which relevant documents are `unlisted`.
     `data` is a folder with train.jsonl and/or eval.jsonl, or one file, whose split is `split` or, where that is not
     given, told by its name (eval, dev, valid, test: eval; else train).
     """
@@ -91,7 +94,8 @@ class Jsonl:
         return self._placed(require_relevant(example) if example.teacher is None else example, row)
 
     def _example(self, row: Row) -> RankingExample:
-        return self._placed(require_relevant(parse_list(row.value)), row)
+        example = parse_list(row.value)
+        return self._placed(example if "unlisted" in row.value else require_relevant(example), row)
 
     def _placed(self, example: RankingExample, row: Row) -> RankingExample:
         example = replace(example, where=row.where)
@@ -110,14 +114,18 @@ def parse_list(value: Mapping[str, Any]) -> RankingExample:
     given = need(value, "candidates", list)
     labelled = any("relevance" in c or "teacher" not in c for c in given if isinstance(c, dict))
     candidates = tuple(_candidate(c, n, labelled) for n, c in enumerate(given, start=1))
-    return RankingExample(example_id, query, candidates, need(value, "group", str) if "group" in value else None)
+    group = need(value, "group", str) if "group" in value else None
+    return RankingExample(example_id, query, candidates, group, unlisted=_unlisted(value))
 
 
 def list_as_json(example: RankingExample) -> dict[str, Any]:
     """The JSON object of an example: the inverse of `parse_list`."""
     candidates = [_candidate_as_json(c) for c in example.candidates]
     group = {} if example.group is None else {"group": example.group}
-    return {"id": example.id, "query": example.query, "candidates": candidates, **group}
+    unlisted = [{"id": id, "relevance": _number(label)} for id, label in example.unlisted]
+    # Of a list without a relevant candidate it says that this is known, though nothing be relevant at all.
+    missed = {"unlisted": unlisted} if unlisted or not (example.labelled or example.teacher) else {}
+    return {"id": example.id, "query": example.query, "candidates": candidates, **group, **missed}
 
 
 def _candidate_as_json(c: Candidate) -> dict[str, Any]:
@@ -141,6 +149,19 @@ def _candidate(value: Any, number: int, labelled: bool) -> Candidate:
         return Candidate(need(value, "id", str), need(value, "text", str), float(label), source, own)
     except UserError as error:
         raise UserError(f"candidate {number}: {error}") from None
+
+
+def _unlisted(value: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    found = []
+    for number, one in enumerate(need(value, "unlisted", list, []), start=1):
+        if not isinstance(one, dict):
+            raise UserError(f"unlisted {number} is {shown(one)}; it must be an object")
+        _only(one, ("id", "relevance"), "an unlisted document")
+        id, label = need(one, "id", str), need(one, "relevance", (int, float))
+        if not 0 < label <= MAX_LABEL:
+            raise UserError(f"unlisted {number}: 'relevance' is {shown(label)}; it is above 0, to {MAX_LABEL:g}")
+        found.append((id, float(label)))
+    return tuple(found)
 
 
 def _only(value: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> None:

@@ -42,11 +42,16 @@ class Draft:
     source: str
 
 
-def distinct(drafts: Iterable[Draft], dropped: Counter[str]) -> list[Candidate]:
-    """The drafts as candidates in the given order, without empty and repeated texts, which are counted in `dropped`."""
+def distinct(drafts: Iterable[Draft], dropped: Counter[str], *, tidied: bool = True) -> list[Candidate]:
+    """The drafts as candidates in the given order, without empty and repeated texts, which are counted in `dropped`.
+
+    Texts have single blanks where they are `tidied`, else they are as they were.
+    """
     kept: dict[str, Candidate] = {}
     for draft in drafts:
         text, key = tidy(draft.text), text_key(draft.text)
+        if text and not tidied:
+            text = draft.text
         if not text:
             dropped["candidate with an empty text"] += 1
         elif key not in kept:
@@ -102,15 +107,7 @@ class Dense:
     """Cosine of sentence embeddings; needs the extra `dense`. Not byte-identical between machines, unlike `Bm25`."""
 
     def __init__(self, texts: Sequence[str], model: str) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise UserError("miner 'dense' needs sentence-transformers: pip install 'irpo[dense]'") from None
-        try:
-            self._model: Any = SentenceTransformer(model)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"miner 'dense': model {model!r} cannot be loaded: {reason}") from None
+        self._model = sentence_model(model)
         self._texts = self._encode(list(texts))
 
     def _encode(self, texts: list[str]) -> NDArray[np.float64]:
@@ -119,6 +116,19 @@ class Dense:
 
     def __call__(self, query: str) -> NDArray[np.float64]:
         return np.asarray(self._texts @ self._encode([query])[0], dtype=np.float64)
+
+
+def sentence_model(name: str) -> Any:
+    """A `SentenceTransformer`; `UserError` where the package is not there, or the model."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError("miner 'dense' needs sentence-transformers: pip install 'irpo[dense]'") from None
+    try:
+        return SentenceTransformer(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"miner 'dense': model {name!r} cannot be loaded: {reason}") from None
 
 
 MinerName = Literal["bm25", "dense"]
@@ -149,7 +159,7 @@ class Miner:
             return
         # Rounded: sums of floats may differ in the last digit between machines, the alphabet does not.
         scores = np.round(self._score(query), 4)
-        for place in _by_score(scores):
+        for place in top_places(scores):
             yield from self._accepted(place, accept)
 
     def drawn(self, chance: Chance, accept: Callable[[str], bool]) -> Iterator[str]:
@@ -162,7 +172,7 @@ class Miner:
         return islice((text for text in self._mines[place].texts if accept(text)), 2)
 
 
-def _by_score(scores: NDArray[np.float64]) -> Iterator[int]:
+def top_places(scores: NDArray[np.float64]) -> Iterator[int]:
     """Places of positive scores, best first, ties by place; sorts no more of them than are asked for."""
     positive = np.flatnonzero(scores > 0)
     taken, size = 0, 64

@@ -33,6 +33,14 @@ class Prepared:
         except UserError:
             return 1.0
 
+    @property
+    def also_measured(self) -> tuple[str, ...]:
+        """The measures that these lists are evaluated by, beside those that are asked for."""
+        try:
+            return tuple(map(str, read_card(Path(self.data)).get("also_measured", ())))
+        except (UserError, TypeError):
+            return ()
+
     def build(self, intake: Intake) -> dict[str, Iterator[RankingExample]]:
         """See `irpo.tasks.Task`."""
         splits = self.splits()

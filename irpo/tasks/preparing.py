@@ -10,6 +10,7 @@ import errno
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +27,12 @@ from irpo.tasks import (
     Task,
     as_given,
     build_lists,
+    measures_of,
     note_order,
     note_shared,
     relevant_from,
     require_some,
+    words_of,
 )
 from irpo.tasks._batches import line_of
 from irpo.tasks._ledger import Ledger
@@ -40,11 +43,17 @@ from irpo.tasks.jsonl import Jsonl
 from irpo.tasks.shards import CARD, FILES, is_shard
 from irpo.types import RankingExample, UserError
 
-__all__ = ["CARD", "FILES", "Layout", "build", "card_of", "prepare", "read_lists", "summary"]
+__all__ = ["CARD", "FILES", "Layout", "build", "card_of", "files_named", "prepare", "read_lists", "summary"]
 
 _FORM = 1  # of the card; a reader may refuse one that it does not know
 _LEAST = 1_000_000  # bytes; what the smallest job works with takes a part of them
 _MOST_LABELS = 8  # in a summary
+_MAY_NAME = (
+    "str",
+    "str | None",
+    "Path",
+    "Path | None",
+)  # types of options that may name files; no choice of words does
 
 
 def prepare(
@@ -109,7 +118,7 @@ def _shards_in(out: Path) -> list[str]:
 def _key(task: Task, task_spec: Mapping[str, Any], skip_bad_rows: bool, layout: Layout) -> str:
     """What the lists and their files depend on; files are known by name, size and time."""
     options = _options(task)
-    read = {name: _state(Path(value)) for name, value in options.items() if isinstance(value, (str, Path)) and value}
+    read = {name: _state(path) for name, path in files_named(task).items()}
     code = inspect.getsourcefile(type(task))
     parts = [__version__, dict(task_spec), options, skip_bad_rows, layout.format, layout.shard_lists, read]
     return fingerprint(json.dumps([*parts, _state(Path(code)) if code else None], default=str, sort_keys=True))
@@ -140,10 +149,8 @@ def _state(path: Path) -> list[Any] | None:
 
 def _require_apart(task: Task, out: Path) -> None:
     target = out.resolve()
-    for option, value in _options(task).items():
-        if not isinstance(value, (str, Path)) or not Path(value).exists():
-            continue
-        read = Path(value).resolve()
+    for option, value in files_named(task).items():
+        read = value.resolve()
         inside = read.is_dir() and (target == read or read in target.parents)
         if inside or read in [target / name for name in (*FILES.values(), CARD)]:
             raise UserError(f"--out {out}: would write where {option} ({value}) is read; give a folder apart from it")
@@ -151,8 +158,7 @@ def _require_apart(task: Task, out: Path) -> None:
 
 def _size_of_input(task: Task) -> int:
     """Bytes of the files and folders that a task's options name."""
-    named = {str(value) for value in _options(task).values() if isinstance(value, (str, Path)) and str(value)}
-    return sum(lies_under(Path(value)) for value in named)
+    return sum(map(lies_under, set(files_named(task).values())))
 
 
 def build(spec: Mapping[str, Any], *, skip_bad_rows: bool = False) -> tuple[Lists, dict[str, Any]]:
@@ -173,6 +179,7 @@ def _card(task: Task, task_spec: Mapping[str, Any], splits: Mapping[str, Any], i
         "task": _portable(task_spec),
         "options": _portable(_options(task)),
         "relevant_from": relevant_from(task),  # the label from which an item counts in Recall, P, MRR and MAP
+        **({"also_measured": list(measures)} if (measures := measures_of(task)) else {}),
         "splits": dict(splits),
         **_account(intake),
     }
@@ -191,12 +198,19 @@ def summary(card: Mapping[str, Any]) -> str:
     lines = [_summary_of(split, part) for split, part in card["splits"].items()]
     if card["relevant_from"] != 1:
         lines.append(f"relevant from label {card['relevant_from']:g} (Recall, P, MRR, MAP)")
-    for split, reasons in card["dropped"].items():
-        lines.append(f"{split}, left out: " + "; ".join(f"{count} x {reason}" for reason, count in reasons.items()))
+    lines += left_out(card["dropped"])
     bad = card["bad_rows"]
     if bad["count"]:
         lines.append(f"{_many(bad['count'], 'bad row')} left out: {bad['first'][0]}" + (", ..." * (bad["count"] > 1)))
     return "\n".join([*lines, *(f"note: {note}" for note in card["notes"]), f"{CARD} says all of it"])
+
+
+def left_out(dropped: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line a split of what a task left out, and why; none where it left out nothing."""
+    return [
+        f"{split}, left out: " + "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
+        for split, reasons in sorted(dropped.items())
+    ]
 
 
 def _summary_of(split: str, part: Mapping[str, Any]) -> str:
@@ -221,6 +235,20 @@ def read_lists(path: Path, *, split: str = "train") -> list[RankingExample]:
 def _options(task: Task) -> dict[str, Any]:
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cast(Any, task))
     return {field.name: getattr(task, field.name) for field in fields}
+
+
+def files_named(task: Task) -> dict[str, Path]:
+    """The files and folders that a task's options name, in its folder `data` or else as paths; what is there alone."""
+    options, words = _options(task), words_of(task)
+    fields = {f.name: str(getattr(f.type, "__name__", f.type)) for f in dataclasses.fields(cast(Any, task))}
+    named = {name: options[name] for name, kind in fields.items() if kind in _MAY_NAME and name not in words}
+    folder = str(options.get("data") or "")
+    found = {}
+    for name, value in named.items():
+        if value and str(value):
+            within = os.path.join(folder, value) if folder and name != "data" else str(value)
+            found[name] = Path(within if os.path.exists(within) else value)
+    return {name: path for name, path in found.items() if os.path.exists(path)}
 
 
 def _portable(options: Mapping[str, Any]) -> dict[str, Any]:

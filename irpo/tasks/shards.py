@@ -1,7 +1,7 @@
 """Prepared lists read as a stream: a folder that `irpo prepare` wrote, of any size, in a bounded part of memory.
 
 A split is one JSON lines file or several Parquet files, its *shards*. A row of a shard is a list: `id`, `query`,
-`candidates` (`id`, `text`, `relevance`, `source`, `teacher`) and `group`, as in the JSON form.
+`candidates` (`id`, `text`, `relevance`, `source`, `teacher`), `group` and `unlisted`, as in the JSON form.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -52,12 +52,16 @@ def shard_schema() -> pyarrow.Schema:
             pa.field("teacher", pa.float64()),
         ]
     )
+    missed = pa.struct(
+        [pa.field("id", pa.string(), nullable=False), pa.field("relevance", pa.float64(), nullable=False)]
+    )
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("query", pa.string(), nullable=False),
             pa.field("candidates", pa.list_(candidate), nullable=False),
             pa.field("group", pa.string()),
+            pa.field("unlisted", pa.list_(missed), nullable=False),
         ]
     )
 
@@ -238,7 +242,8 @@ def _example(record: Mapping[str, Any], where: str) -> RankingExample:
     candidates = tuple(
         Candidate(c["id"], c["text"], c["relevance"], c["source"], c["teacher"]) for c in record["candidates"]
     )
-    return RankingExample(record["id"], record["query"], candidates, record["group"], where)
+    unlisted = tuple((one["id"], one["relevance"]) for one in record.get("unlisted") or ())
+    return RankingExample(record["id"], record["query"], candidates, record["group"], where, unlisted)
 
 
 def _line_lists(place: Place) -> Iterator[RankingExample]:
@@ -254,7 +259,7 @@ def _line_lists(place: Place) -> Iterator[RankingExample]:
                 found = parse_list(json.loads(line))
             except (ValueError, RecursionError, AttributeError) as error:
                 raise UserError(f"{where}: {str(error).splitlines()[0]}; prepare the lists anew") from None
-            yield RankingExample(found.id, found.query, found.candidates, found.group, where)
+            yield replace(found, where=where)
             at = file.tell()
 
 

@@ -270,8 +270,8 @@ class World:
         for name in ("train_lists", "eval_lists"):
             if not 1 <= getattr(self, name) <= 1_000_000:
                 raise UserError(f"task world: {name} = {getattr(self, name)}; give 1 to 1000000")
-        if not 4 <= self.candidates <= 40:
-            raise UserError(f"task world: candidates = {self.candidates}; give 4 to 40")
+        if not 4 <= self.candidates <= 100:
+            raise UserError(f"task world: candidates = {self.candidates}; give 4 to 100")
 
     def build(self, intake: Intake) -> dict[str, Iterator[RankingExample]]:
         """The two splits; the intake's rows and seed are not used, since the facts and lists are this task's own."""
