@@ -1,8 +1,10 @@
 """Measures of a ranking, computed by `ir-measures` (trec_eval), spelt the same in configuration, training and tables.
 
 `NDCG@k` has the gain 2^y - 1 (Burges et al. 2005), trec_eval's own is linear: it is fed the gains as labels.
+`LNDCG@k` has trec_eval's linear gain y: it is the nDCG@k of ir-measures, trec_eval, BEIR and MTEB.
 `Recall@k`, `P@k`, `MRR` and `MAP` count a candidate as relevant from the label that the task says. A list without a
-relevant candidate and a list without a ranking have 0 in every measure.
+relevant candidate and a list without a ranking have 0 in every measure. What is relevant and no candidate, for the
+first stage missed it, is part of the best possible ranking, and of all that Recall and MAP ask for.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from irpo.types import Ranking, UnknownName, UserError, target_order
 
 RELEVANT_FROM = 1.0  # the label from which a candidate is relevant, where the task says no other
 # Our name -> that of ir-measures; one line more is one measure more.
-_CUT = {"NDCG": "nDCG", "Recall": "R", "P": "P"}  # with a cut-off
+_CUT = {"NDCG": "nDCG", "LNDCG": "nDCG", "Recall": "R", "P": "P"}  # with a cut-off
 _WHOLE = {"MRR": "RR", "MAP": "AP"}  # of the whole ranking
-MEASURES = (*(f"{name}@{k}" for name in _CUT for k in (1, 3, 5, 10, 20)), *_WHOLE)
+MEASURES = (*(f"{name}@{k}" for name in ("NDCG", "Recall", "P") for k in (1, 3, 5, 10, 20)), *_WHOLE)
 MAIN = "NDCG@10"  # stands for all, wherever it is measured
 _MAX_LABEL = 1000.0
 _MAX_WHOLE = 15.0  # trec_eval's memory and time grow with the largest gain, 2^y - 1
@@ -74,19 +77,37 @@ def gain(label: float) -> float:
     return math.pow(2.0, label) - 1.0
 
 
-def ndcg(order: Sequence[int], relevance: Sequence[float], k: int) -> float:
+def linear_gain(label: float) -> float:
+    """The label itself, as trec_eval has it."""
+    return label
+
+
+GAINS: Mapping[str, Callable[[float], float]] = {"NDCG": gain, "LNDCG": linear_gain}  # of the measures that have one
+
+
+def ndcg(
+    order: Sequence[int],
+    relevance: Sequence[float],
+    k: int,
+    *,
+    missed: Sequence[float] = (),
+    gain: Callable[[float], float] = gain,
+) -> float:
     """NDCG@k of candidate indices, best first: the sum of (2^y - 1) / log2(1 + rank) over the best possible sum.
 
-    0 where no candidate is relevant; labels need not be whole numbers. A strict ranking may name only some.
+    0 where no candidate is relevant; labels need not be whole numbers. A strict ranking may name only some. `missed`
+    are labels of what is no candidate, and stands in the best possible ranking; `gain` is of a label.
 
     >>> round(ndcg([1, 0], [2.0, 0.0], 10), 4)  # 1 / log2(3)
     0.6309
     """
 
-    def dcg(ranked: Sequence[int]) -> float:
-        return math.fsum(gain(relevance[j]) / math.log2(1 + rank) for rank, j in enumerate(ranked[:k], start=1))
+    labels = [*relevance, *missed]
 
-    best = dcg(target_order(relevance))
+    def dcg(ranked: Sequence[int]) -> float:
+        return math.fsum(gain(labels[j]) / math.log2(1 + rank) for rank, j in enumerate(ranked[:k], start=1))
+
+    best = dcg(target_order(labels))
     return dcg(order) / best if best > 0 else 0.0
 
 
@@ -95,26 +116,31 @@ def per_query(
     relevance: Mapping[str, Sequence[float]],
     measures: Sequence[str] = MEASURES,
     relevant_from: float = RELEVANT_FROM,
+    missed: Mapping[str, Sequence[float]] | None = None,
 ) -> PerQuery:
     """Every measure of every query in `relevance`; a query that is not in `runs` has 0.
 
-    Labels that are not whole numbers up to 15 are beyond trec_eval: the NDCG of their lists comes from `ndcg`, which
-    agrees with it to 1e-6 where both apply. `UnknownName` for a measure that there is not, `ValueError` for a ranking
-    of a query that has no labels or of a candidate that is not in the list.
+    `missed` are a query's labels of what is no candidate of it. Labels that are not whole numbers up to 15 are beyond
+    trec_eval: the NDCG of their lists comes from `ndcg`, which agrees with it to 1e-6 where both apply. `UnknownName`
+    for a measure that there is not, `ValueError` for a ranking of a query that has no labels or of a candidate that is
+    not in the list.
     """
     wanted = [measure_of(text) for text in measures]
     _check(runs, relevance)
     values: PerQuery = {str(measure): dict.fromkeys(relevance, 0.0) for measure in wanted}
+    lost = missed or {}
+    judged = {query: [*labels, *lost.get(query, ())] for query, labels in relevance.items()}
     # Gains for NDCG; for the others yes or no, so that one run serves lists of whole labels and of others.
-    _trec_eval(values, [m for m in wanted if m.name == "NDCG"], runs, relevance, _gains)
-    binary = [m for m in wanted if m.name != "NDCG"]
-    _trec_eval(values, binary, runs, relevance, lambda labels: [int(y >= relevant_from) for y in labels])
-    for query, labels in relevance.items():
+    for name, of in GAINS.items():
+        _trec_eval(values, [m for m in wanted if m.name == name], runs, judged, partial(_gains, of))
+    binary = [m for m in wanted if m.name not in GAINS]
+    _trec_eval(values, binary, runs, judged, lambda labels: [int(y >= relevant_from) for y in labels])
+    for query, labels in judged.items():
         if not _is_whole(labels):
             order = runs[query].order if query in runs else ()
             for measure in wanted:
-                if measure.name == "NDCG" and measure.k is not None:
-                    values[str(measure)][query] = ndcg(order, labels, measure.k)
+                if measure.name in GAINS and measure.k is not None:
+                    values[str(measure)][query] = ndcg(order, labels, measure.k, gain=GAINS[measure.name])
     return values
 
 
@@ -151,9 +177,9 @@ def _is_whole(labels: Sequence[float]) -> bool:
     return all(float(y).is_integer() and y <= _MAX_WHOLE for y in labels)
 
 
-def _gains(labels: Sequence[float]) -> list[int]:
+def _gains(gain: Callable[[float], float], labels: Sequence[float]) -> list[int]:
     """Whole gains; where labels are not whole, `ndcg` takes trec_eval's place and these are not looked at."""
-    return [int(gain(y)) for y in labels] if _is_whole(labels) else [int(gain(y) > 0) for y in labels]
+    return [int(gain(y)) for y in labels] if _is_whole(labels) else [int(y > 0) for y in labels]
 
 
 def _trec_eval(

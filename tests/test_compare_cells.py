@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import compared
 import numpy as np
 import pytest
+from small_collection import FIRST_STAGE, run_text, write, write_beir
 
+from irpo import api
 from irpo.compare.cells import CELLS
 from irpo.compare.gather import gather, write_plan
 from irpo.compare.results import read_result, write_result
@@ -237,6 +240,53 @@ def test_a_ranker_whose_prompt_is_missing_stops_nobody_else(tmp_path):
 
 
 # --- what would be found stale, torn or lost --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["whole path", "from the data's folder"])
+def test_lists_are_made_anew_where_a_file_outside_the_data_changed(tmp_path, named):
+    from irpo.compare.shared import prepared
+
+    folder, run = write_beir(tmp_path / "beir"), tmp_path / "mine.run"
+    shown = str(run) if named == "whole path" else "../mine.run"
+    layers = [
+        "models/embedded.yaml",
+        "tasks/beir.yaml",
+        "methods/irpo.yaml",
+        f"task.data={folder}",
+        f"task.run={shown}",
+    ]
+    config = api.config_from(layers)
+    write(run, run_text(FIRST_STAGE))
+    first = prepared(tmp_path / "out", config)
+    assert prepared(tmp_path / "out", config) == first
+    write(run, run_text({query: found[::-1] for query, found in FIRST_STAGE.items()}))
+    second = prepared(tmp_path / "out", config)
+    assert first.digests["eval"] != second.digests["eval"]
+    assert lists_of(tmp_path / "out", second.key)[0]["eval"][0].relevance == (0, 2, 0)
+
+
+def test_lists_of_queries_without_a_relevant_document_are_read_again(tmp_path):
+    from irpo.compare.shared import prepared
+
+    folder = write_beir(tmp_path / "beir")
+    qrels = folder / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text() + "5\td-brake\t0\n")
+    layers = ["models/embedded.yaml", "tasks/beir.yaml", "methods/irpo.yaml", f"task.data={folder}"]
+    made = prepared(tmp_path / "out", api.config_from(layers))
+    lists, _ = lists_of(tmp_path / "out", made.key)
+    assert [e.id for e in lists["eval"]] == ["1", "2", "3", "5"]
+
+
+def test_a_word_that_is_a_files_name_too_and_a_cache_are_no_input(tmp_path, monkeypatch):
+    from irpo.tasks import TASKS
+    from irpo.tasks.preparing import files_named
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("scifact", "test", "beir", "cache.jsonl"):
+        (tmp_path / name).mkdir()
+    assert files_named(TASKS.build("beir", data="beir", eval_split="test")) == {"data": Path("beir")}
+    assert files_named(TASKS.build("beir", data="hub", dataset="scifact", eval_split="test")) == {}
+    assert files_named(TASKS.build("redial", data="beir", llm_cache="cache.jsonl")) == {"data": Path("beir")}
 
 
 def test_prepared_lists_are_of_every_byte_and_of_a_hubs_revision(tmp_path):

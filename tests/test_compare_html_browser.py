@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+from browser import HEARD
 from compare_reports import HOSTILE, hostile, report, viewed
 
 from irpo.compare.writing.html import write_html
 
 pytestmark = pytest.mark.slow
 READY = "html[data-viewer=ready]"
-# What a script from a text would do, and what the page's rule would say of it.
-HEARD = """
-window.heard = [];
-for (const name of ['alert', 'confirm', 'prompt']) window[name] = (text) => heard.push(`${name}: ${text}`);
-addEventListener('securitypolicyviolation', (event) => heard.push(event.violatedDirective));
-addEventListener('error', (event) => heard.push(event.message));
-"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("no Chromium is installed")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

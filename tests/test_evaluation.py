@@ -205,7 +205,9 @@ def test_mistakes_are_named():
         evaluate([], builder(), MODEL, Independent())
     with pytest.raises(UserError, match="two lists have the id 'q 0'"):
         evaluate(examples(1) * 2, builder(), MODEL, Independent())
-    with pytest.raises(UnknownName, match="choose from constrain, generate, generate_strengthened, score"):
+    with pytest.raises(
+        UnknownName, match="choose from constrain, generate, generate_strengthened, label, score, setwise"
+    ):
         EvaluationOptions(modes=("guess",))
 
 

@@ -140,7 +140,9 @@ def test_modes_do_not_take_each_others_lists(tmp_path, ranker):
 def test_every_field_comes_back(tmp_path, ranker):
     problems = (Missing(2), Repeated(0), Unknown('a "b" \u2028\x00'), Unparseable("\ud800"))
     answer = ParsedAnswer("line\nbreak \U0001f600", Ranking((1, 0)), problems)
-    found = RankedList(LISTS[0].id, Ranking((1, 0, 2)), (0.1, float("-inf"), 1e-300), answer, True, (0, 3, 1), 2, 1)
+    found = RankedList(
+        LISTS[0].id, Ranking((1, 0, 2)), (0.1, float("-inf"), 1e-300), answer, True, (0, 3, 1), 2, 1, 7, frozenset({2})
+    )
     going = Going.of(tmp_path, ranker, LISTS)
     going.kept(Constrain()).add([found], 1.5)
     kept = going.kept(Constrain())

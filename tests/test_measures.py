@@ -130,7 +130,7 @@ def test_names_and_the_main_measure():
 
 @pytest.mark.parametrize("text", ["NDCG", "ndcg@10", "NDCG@0", "NDCG@", "MRR@3", "@5", "", "NDCG@1.5", "P@-1"])
 def test_measures_that_there_are_not(text):
-    with pytest.raises(UnknownName, match="choose from NDCG@k, Recall@k, P@k, MRR, MAP"):
+    with pytest.raises(UnknownName, match="choose from NDCG@k, LNDCG@k, Recall@k, P@k, MRR, MAP"):
         per_query({}, {"q": [1.0, 0.0]}, [text])
 
 

@@ -97,7 +97,8 @@ def test_rounds_leave_adapters_states_and_curves(method, tmp_path, scripted):
     assert [state["round"] for state in states] == [0, 1, 2]
     assert {"score NDCG@10", "generate strict NDCG@1", "coverage"} <= states[2]["measures"].keys()
     assert metrics["eval_NDCG@10"] == states[2]["measures"]["score NDCG@10"]
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    assert all(f">{title}<" in picture for title in ("NDCG on validation lists", "Share", "Loss of a list"))
     for number in range(3):
         assert (tmp_path / f"rounds/{number:03d}/adapter/adapter_config.json").is_file()
         assert json.loads((tmp_path / f"rounds/{number:03d}/state.json").read_text()) == states[number]

@@ -174,7 +174,7 @@ class _Forecaster:
         return self._found[key]
 
     def _no_model(self, model: Entry) -> list[str]:
-        from irpo.scoring.models import require_there
+        from irpo.scoring.names import require_there
 
         config = self.planner.config(model, self.planner.suite.tasks[0], self.planner.suite.methods[0])
         name = config.model.name

@@ -22,7 +22,7 @@ from irpo.compare.results import Row
 from irpo.compare.shared import kept, permuted
 from irpo.evaluation.results import kind_of
 from irpo.measures import MAIN, per_query
-from irpo.ranking.modes import RANKING_MODES, RankedList, by_score, key_of
+from irpo.ranking.modes import RANKING_MODES, RankedList, RankingMode, at_rankers_strength, by_score, key_of
 from irpo.ranking.reranker import Reranker
 from irpo.runs.key import fingerprint
 from irpo.scorers import SCORERS
@@ -62,7 +62,8 @@ class Bench:
 
     def rows(self) -> tuple[list[Row], dict[str, float]]:
         """All rows, and the main measure by strength on the evaluation lists."""
-        modes = {str(mode["name"]): mode for mode in self.protocol.modes}
+        built = [RANKING_MODES.build(mode) for mode in self.protocol.modes]
+        modes = {RANKING_MODES.described(mode): mode for mode in built}
         found, curve = self._by_score() if "score" in modes else ([], {})
         for name, mode in modes.items():
             if name != "score":
@@ -73,12 +74,12 @@ class Bench:
     def _values(self, mode: str = "score") -> list[tuple[float, tuple[str, ...]]]:
         """The strengths to measure at, and what of the suite's each stands for."""
         wanted = {"1": 1.0, "auto": self.auto}
-        if mode == "generate":  # it keeps to the policy
+        if not at_rankers_strength(mode):  # it keeps to the policy
             wanted["auto"] = 1.0
         by_value: dict[float, tuple[str, ...]] = {}
         for name in self.protocol.strengths:
             by_value[wanted[name]] = (*by_value.get(wanted[name], ()), name)
-        if mode == "generate_strengthened":
+        if "generate_strengthened" in mode:
             by_value = {value: shown for value, shown in by_value.items() if math.isfinite(value)}
         return list(by_value.items())
 
@@ -153,16 +154,18 @@ class Bench:
 
     # --- decoded ------------------------------------------------------------------------------------------------------
 
-    def _decoded(self, name: str, mode: Mapping[str, Any], value: float, shown: tuple[str, ...]) -> list[Row]:
-        """Rows of lists that the model wrote: strict, and repaired where an answer may leave out a candidate."""
+    def _decoded(self, name: str, mode: RankingMode, value: float, shown: tuple[str, ...]) -> list[Row]:
+        """Rows of the other modes; of what the model wrote: strict, and repaired where it may leave out a candidate."""
         examples = self.examples[: self.protocol.decoded]
         ranker = replace(self.ranker, strength=Strength(value)).ranker
         ranker = replace(ranker, lists_per_batch=self.protocol.lists_per_batch)
-        built = RANKING_MODES.build(mode)
-        ranker.require(built)
+        ranker.require(mode)
         began = time.perf_counter()
-        lists = built(ranker, examples)
+        lists = mode(ranker, examples)
         told: dict[str, Any] = {"seconds": time.perf_counter() - began, **_answers(lists)}
+        if any(x.prompts != 1 for x in lists):
+            each = 1 if value == 1 or not at_rankers_strength(name) else 2
+            told["passes"] = each * math.fsum(x.prompts for x in lists) / len(lists)
         row = Row(name, named(value), shown, (), _NONE, _NONE_RANKED)
         if all(x.answer is None for x in lists):
             return [self._row(row, [x.ranking for x in lists], **told)]
@@ -202,6 +205,7 @@ def filled(
         {e.id: e.relevance for e in examples},
         protocol.measures,
         protocol.relevant_from,
+        {e.id: e.missed for e in examples},
     )
     table = np.array([[values[name][e.id] for e in examples] for name in protocol.measures], dtype=np.float64)
     widest = max(len(e.candidates) for e in examples)
@@ -219,14 +223,14 @@ def _drawn(example: RankingExample, order: int) -> tuple[int, ...]:
 
 def _answers(lists: Sequence[RankedList]) -> dict[str, Any]:
     """What was wrong with answers that were read from text."""
+    shares = [len(x.named.order) / len(x.ranking.order) for x in lists]
     if any(x.answer is None for x in lists):
-        return {}
+        return {"coverage": math.fsum(shares) / len(shares)}
     problems = {
         i: ", ".join(f"{kind} {what}".strip() for kind, what in map(_told, x.answer.problems))
         for i, x in enumerate(lists)
         if x.answer is not None and x.answer.problems
     }
-    shares = [len(x.named.order) / len(x.ranking.order) for x in lists]
     exact = sum(1 for x in lists if x.answer is not None and not x.answer.problems)
     return {"coverage": math.fsum(shares) / len(shares), "exact": exact / len(lists), "problems": problems}
 

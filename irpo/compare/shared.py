@@ -26,7 +26,7 @@ from irpo.config.schema import RunConfig
 from irpo.disk import written
 from irpo.files import atomic_file, atomic_path, beside, json_line, sha256_of
 from irpo.tasks import TASKS, Lists
-from irpo.tasks.preparing import CARD, FILES, prepare, read_lists
+from irpo.tasks.preparing import CARD, FILES, files_named, prepare, read_lists
 from irpo.types import RankingExample
 
 PREPARED, REFERENCE = "prepared", "reference"
@@ -54,7 +54,8 @@ class Prepared:
 def prepared(out: Path, config: RunConfig) -> Prepared:
     """The lists of a run's task, built and written where they are not there yet; `UserError` where that cannot be."""
     spec = dict(config.task)
-    known = spec | {"data": _content(str(spec["data"]))} if "data" in spec else spec
+    task = TASKS.build(spec)
+    known = spec | {option: _content(str(path)) for option, path in files_named(task).items()}
     key = digest_of([known, config.skip_bad_rows, plugin_sources(config)])
     home = out / PREPARED / key
     if not (home / CARD).is_file():
@@ -62,7 +63,7 @@ def prepared(out: Path, config: RunConfig) -> Prepared:
         try:
             made = work / "made"  # within it, so that what a dead process left of making it goes with it
             with written(home, kept=str):  # nothing is: what lies in `work` goes
-                prepare(TASKS.build(spec), made, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
+                prepare(task, made, task_spec=spec, skip_bad_rows=config.skip_bad_rows)
             with suppress(OSError):  # another suite was first, with the same lists
                 made.rename(home)
         finally:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ from irpo.runs import base_name, load_options
 from irpo.scoring.batching import ListBatch, collate
 from irpo.scoring.forward import TOKENS_PER_BATCH
 from irpo.scoring.layout import in_budget, lay_out
-from irpo.scoring.models import LoraOptions, own_code, require_there, resolve
-from irpo.scoring.tokens import EncodedList, prompted
+from irpo.scoring.models import LoraOptions, hub_config
+from irpo.scoring.tokens import Block, EncodedList, prompted
 from irpo.scoring.whole import only_attention
 from irpo.tasks import TASKS
 from irpo.tasks.preparing import build as build_lists
@@ -86,18 +86,12 @@ class Estimate:
 
 def shape_of(name: str) -> Any:
     """The configuration of a model by name, no weights: as `shapes` has it, else fetched; `UserError` where neither."""
-    from transformers import AutoConfig
-
+    if (known := published(name)) is not None:  # asked before the hub is
+        return known
     base = base_name(name)
     if (known := published(base)) is not None:
         return known
-    require_there(base)
-    try:
-        place, revision = resolve(base)
-        found = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = own_code(error) or " ".join(str(error).split())[:160]
-        raise UserError(f"cannot read the configuration of model {name!r}: {reason}") from None
+    found = hub_config(base)
     if not only_attention(found):
         raise UserError(f"model {name!r} is scored in whole sequences (not all its layers are attention): no estimate")
     return found
@@ -145,8 +139,17 @@ def _assumed(config: RunConfig, reason: str) -> Sample:
     relevance = (2.0, 1.0) + (0.0,) * (size - 2)
     choices = (((body - 1, (3, 4)),),) * size if style == "pointwise" else ()
     item = EncodedList("assumed", (3,) * prompt, heads, ((3,) * body,) * size, tail, relevance, choices)
+    if config.prompt.attention == "block":
+        item = dataclasses.replace(item, blocks=_blocks(prompt, size))
     source = f"assumed, {size} candidates of {body} tokens, prompt + answer of {prompt + answer} tokens ({reason})"
     return Sample((item,) * LISTS_READ, source)
+
+
+def _blocks(prompt: int, size: int) -> tuple[Block, ...]:
+    """The candidates of a prompt of so many tokens, an eighth of which stands around them."""
+    around = prompt // 16
+    ends = [around + (prompt - 2 * around) * j // size for j in range(size + 1)]
+    return tuple(Block(start, start, stop) for start, stop in pairwise(ends))
 
 
 def _candidates(task: Mapping[str, Any]) -> int:

@@ -36,6 +36,7 @@ from irpo.scoring.tokens import EncodedList, prompted
 from irpo.types import Missing, Problem, Ranking, RankingExample, Repeated
 
 GOING = ".going"
+_TOGETHER = 64  # lists whose parts are asked about together: what a kill loses at most
 
 
 def ranked_so_far(folder: Path) -> str:
@@ -74,25 +75,29 @@ class Going:
 
     folder: Path
     ranker: Ranker
-    items: dict[str, EncodedList]  # the lists as the model is shown them, by id
+    items: dict[str, EncodedList]  # the lists as the model is shown them, by id; without `whole` of two candidates
     key: str
+    whole: bool = True  # whether any mode shows lists whole
 
     @classmethod
-    def of(cls, folder: Path, ranker: Ranker, examples: Sequence[RankingExample]) -> Going:
-        """That of all the examples, whichever of them this process ranks."""
-        items = {
-            e.id: x.tokens for e, x in zip(examples, prompted(ranker.builder, examples, labels=False), strict=True)
-        }
+    def of(cls, folder: Path, ranker: Ranker, examples: Sequence[RankingExample], *, whole: bool = True) -> Going:
+        """That of all the examples, whichever of them this process ranks.
+
+        Lists that no mode shows `whole` may be longer than any prompt: two candidates stand for how such a list is put.
+        """
+        asked = examples if whole else [replace(e, candidates=e.candidates[:2]) for e in examples]
+        items = {e.id: x.tokens for e, x in zip(examples, prompted(ranker.builder, asked, labels=False), strict=True)}
         shown = [[e.id, e.query, [(c.id, c.text) for c in e.candidates]] for e in examples]
         told = [*_of_all(weights_digest(ranker.model)), repr(shown), repr(list(items.values())), repr(ranker.scorer)]
         told += [_source(ranker.scorer), ranker.builder.style, repr(ranker.strength), ranker.length, str(ranker.seed)]
+        told += [ranker.builder.labels, str(ranker.builder.max_tokens), ranker.builder.template.source]
         told += [str(ranker.lists_per_batch), version("irpo"), version("torch"), version("transformers")]
         told += [str(ranker.model.device.type), platform.machine()]
-        return cls(folder, ranker, items, _digest(told))
+        return cls(folder, ranker, items, _digest(told), whole)
 
     def kept(self, mode: RankingMode) -> Kept:
         """What a mode has ranked, of all processes."""
-        key = _digest([self.key, repr(mode), _source(mode)])
+        key = _digest([self.key, repr(mode), *_sources(mode)])
         kept = Kept(self.folder / f"{key}.{rank()}.jsonl")
         for path in sorted(self.folder.glob(f"{key}.*.jsonl")):
             spent = 0.0
@@ -108,8 +113,7 @@ class Going:
 
     def ranked(self, mode: RankingMode, kept: Kept, examples: Sequence[RankingExample]) -> list[RankedList]:
         """The examples' rankings, in their order, each batch on disk as it is done; batches are those of one call."""
-        sizes = [self.items[e.id] for e in examples]
-        batches = in_batches(sizes, self.ranker.model.device, self.ranker.lists_per_batch)
+        batches = self._batches(mode, examples)
         alone = replace(self.ranker, watch=lambda inner, _: inner)
         for chosen in self.ranker.watch(batches, RANKING_MODES.described(mode)):
             left = [examples[i] for i in chosen if examples[i].id not in kept.known]
@@ -117,6 +121,14 @@ class Going:
                 began = time.perf_counter()
                 kept.add(mode(alone, left), time.perf_counter() - began)
         return [kept.known[e.id] for e in examples]
+
+    def _batches(self, mode: RankingMode, examples: Sequence[RankingExample]) -> list[list[int]]:
+        """The lists that a mode is given at once; one that asks about parts of lists makes its own batches of these."""
+        if getattr(mode, "in_parts", False):
+            most = max(_TOGETHER, self.ranker.lists_per_batch or 0)
+            return [list(range(start, min(start + most, len(examples)))) for start in range(0, len(examples), most)]
+        sizes = [self.items[e.id] for e in examples]
+        return in_batches(sizes, self.ranker.model.device, self.ranker.lists_per_batch)
 
 
 @torch.no_grad()
@@ -168,6 +180,12 @@ def _digest(told: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(told)).encode()).hexdigest()[:24]
 
 
+def _sources(mode: RankingMode) -> list[str]:
+    """The digests of the files of a mode and of those that it asks about parts of a list."""
+    inner = getattr(mode, "by", None)
+    return [_source(mode), *([] if inner is None else _sources(inner))]
+
+
 def _source(plugin: Any) -> str:
     """The digest of the file that a plug-in is written in."""
     try:
@@ -191,7 +209,7 @@ def _batches_in(path: Path) -> list[tuple[list[RankedList], float]]:
 def _told(ranked: RankedList) -> dict[str, Any]:
     """A ranked list in JSON: every field as it is, floats to the last bit."""
     told = {key: value for key, value in vars(ranked).items() if key not in ("ranking", "answer")}
-    told |= {"order": ranked.ranking.order}
+    told |= {"order": ranked.ranking.order, "left": sorted(ranked.left)}
     if (answer := ranked.answer) is not None:
         problems = [(kind_of(p), p.index if isinstance(p, (Missing, Repeated)) else p.text) for p in answer.problems]
         told["answer"] = {"text": answer.text, "order": answer.ranking.order, "problems": problems}
@@ -201,6 +219,7 @@ def _told(ranked: RankedList) -> dict[str, Any]:
 def _read(told: dict[str, Any]) -> RankedList:
     """A list as `_told` wrote it."""
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    fields["left"] = frozenset(fields["left"])
     ranking, answer = Ranking(tuple(fields.pop("order"))), fields.pop("answer", None)
     if answer is not None:
         problems: tuple[Problem, ...] = tuple(KINDS[kind](what) for kind, what in answer["problems"])

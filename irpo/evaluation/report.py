@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from irpo.measures import measure_of
+from irpo.measures import GAINS, measure_of
 from irpo.processes import is_first
 from irpo.ranking.modes import at_rankers_strength
 from irpo.types import printable
@@ -22,7 +22,8 @@ STRICT = (
     "strict: a candidate that the answer does not name earns nothing; "
     "repaired: such candidates follow in a fixed random order"
 )
-NAMED = "named: share of a list's candidates that the answer names (coverage)"
+NAMED = "named: share of a list's candidates that the answer names, or prompts about parts placed (coverage)"
+PROMPTS = "prompts: that the model was given for a list, on average; not 1 where a mode asks about parts of it"
 _UNBROKEN = 10_000  # columns: more than a line of ours has
 
 
@@ -82,11 +83,12 @@ def gains(measures: Sequence[str], relevant_from: float) -> str:
     'Recall and MRR count labels from 2 as relevant'
     """
     names = list(dict.fromkeys(measure_of(text).name for text in measures))
-    binary = [name for name in names if name != "NDCG"]
+    binary = [name for name in names if name not in GAINS]
     listed = " and ".join([", ".join(binary[:-1]), *binary[-1:]] if binary[1:] else binary)
     return "; ".join(
         [
             *(["NDCG has the gain 2^y - 1 (trec_eval's own, on qrels.txt, is linear)"] if "NDCG" in names else []),
+            *(["LNDCG has the gain y: it is trec_eval's, BEIR's and MTEB's nDCG"] if "LNDCG" in names else []),
             *(
                 [f"{listed} count{'' if binary[1:] else 's'} labels from {relevant_from:g} as relevant"]
                 if binary
@@ -108,8 +110,13 @@ def overview(summary: Summary) -> Grid:
     columns = _columns(summary)
     rows = summary.rows
     answered = any(row.answers.problems is not None for row in rows)
+    several = any(row.prompts not in (None, 1) for row in rows)
+    more = {
+        **({"named": _named} if answered or any(row.answers.coverage < 1 for row in rows) else {}),
+        **({"prompts": _prompts} if several else {}),
+    }
     cells = tuple(
-        (row.name, *(number(row.measures[c]) for c in columns), *([_named(row)] if answered else [])) for row in rows
+        (row.name, *(number(row.measures[c]) for c in columns), *(tell(row) for tell in more.values())) for row in rows
     )
     best = frozenset(cell for j, c in enumerate(columns, 1) for cell in _best(rows, c, j))
     first = next((i for i, row in enumerate(rows) if row.baseline), 0)
@@ -117,8 +124,9 @@ def overview(summary: Summary) -> Grid:
     title = f"{summary.lists} lists of {mean_size:.3g} candidates on average"
     cut = [] if summary.setting is None or not summary.setting.prompts_cut else [cuts(summary)]
     told = (*at_strength(summary), *by_engine(summary), *cut)
-    notes = (*([STRICT, NAMED] if answered else []), gains(columns, summary.relevant_from), *told)
-    header = ("ranking", *columns, *(["named"] if answered else []))
+    about = [*([STRICT] if answered else []), *([NAMED] if "named" in more else []), *([PROMPTS] if several else [])]
+    notes = (*about, gains(columns, summary.relevant_from), *told)
+    header = ("ranking", *columns, *more)
     return Grid(title, header, cells, notes, best, frozenset({first} - {0}))
 
 
@@ -230,9 +238,10 @@ def _telling(summary: Summary) -> list[str]:
 
 
 def _columns(summary: Summary) -> list[str]:
-    """What has room in 80 columns: NDCG@1, 5, 10, Recall@5 and MRR, as far as they were measured."""
+    """What has room in 80 columns: NDCG@1, 5 (or LNDCG@10), 10, Recall@5 and MRR, as far as they were measured."""
     measures = _telling(summary)
-    wanted: list[str] = [m for m in ("NDCG@1", "NDCG@5", "NDCG@10", "Recall@5", "MRR") if m in measures]
+    few = ("NDCG@1", "LNDCG@10" if "LNDCG@10" in measures else "NDCG@5", "NDCG@10", "Recall@5", "MRR")
+    wanted: list[str] = [m for m in few if m in measures]
     return wanted if len(wanted) > 2 else measures[:4]
 
 
@@ -270,3 +279,7 @@ def percent(value: float) -> str:
 
 def _named(row: Measured) -> str:
     return "" if row.baseline else percent(row.answers.coverage)
+
+
+def _prompts(row: Measured) -> str:
+    return "" if row.prompts is None else f"{row.prompts:.4g}"

@@ -61,6 +61,11 @@ def results_of(mode: str, lists: Sequence[RankedList], seconds: float) -> list[R
     ]
 
 
+def most_cut(rows: Sequence[RankerResult]) -> tuple[RankedList, ...]:
+    """A mode's lists, of the mode whose prompts lost most tokens, the first of such; nothing where none ranked."""
+    return max((row.lists for row in rows), key=lambda lists: sum(sum(x.cut) + x.query_cut for x in lists), default=())
+
+
 @dataclass(frozen=True)
 class Setting:
     """How the rankings came about; two evaluations compare where their protocols are equal."""
@@ -90,7 +95,7 @@ class Setting:
 class Answers:
     """What was wrong with a mode's answers."""
 
-    coverage: float = 1.0  # mean share of a list's candidates that are named
+    coverage: float = 1.0  # mean share of a list's candidates that are named, or placed by any prompt's ranking
     exact_permutations: float = 1.0  # share of answers without a problem
     problems: Mapping[str, int] | None = None  # counts by kind; None where nothing was read from text
 
@@ -108,6 +113,7 @@ class Measured:
     tied_lists: int = 0
     seconds: float | None = None
     lists_per_second: float | None = None
+    prompts: float | None = None  # that the model was given for a list, on average; None for a baseline
 
     @property
     def baseline(self) -> bool:
@@ -170,7 +176,8 @@ class Evaluation:
         """Every measure of every query, by the row's name."""
         relevance = {example.id: example.relevance for example in self.examples}
         start = RELEVANT_FROM if self.setting is None else self.setting.relevant_from
-        return {row.name: per_query(row.rankings, relevance, self.measures, start) for row in self.rows}
+        missed = {example.id: example.missed for example in self.examples}
+        return {row.name: per_query(row.rankings, relevance, self.measures, start, missed) for row in self.rows}
 
     @property
     def units(self) -> dict[str, str]:
@@ -205,13 +212,14 @@ class Evaluation:
             tied_lists=row.tied_lists,
             seconds=row.seconds,
             lists_per_second=len(self.examples) / row.seconds if row.seconds else None,
+            prompts=_mean([x.prompts for x in row.lists]) if row.lists else None,
         )
 
     def _answers(self, row: RankerResult) -> Answers:
         sizes = {example.id: len(example.candidates) for example in self.examples}
         read = [(x.answer, sizes[x.id]) for x in row.lists if x.answer is not None]
         if not read:
-            return Answers()
+            return Answers(_mean([len(x.named.order) / sizes[x.id] for x in row.lists]) if row.lists else 1.0)
         problems = [problem for answer, _ in read for problem in answer.problems]
         return Answers(
             _mean([len(answer.ranking.order) / size for answer, size in read]),

@@ -13,7 +13,7 @@ from torch.nn import Module
 
 from irpo.evaluation.baselines import baselines
 from irpo.evaluation.going import Going
-from irpo.evaluation.results import Evaluation, RankerResult, Setting, results_of
+from irpo.evaluation.results import Evaluation, RankerResult, Setting, most_cut, results_of
 from irpo.measures import MEASURES, RELEVANT_FROM, measure_of
 from irpo.processes import count, gather, share
 from irpo.progress import watched
@@ -22,6 +22,7 @@ from irpo.ranking.choosing import spelt
 from irpo.ranking.modes import RANKING_MODES, RankedList, Ranker, RankingMode
 from irpo.registry import Spec
 from irpo.scorers import SCORERS
+from irpo.scoring.kept import Kept
 from irpo.scoring.layout import Length, Scorer
 from irpo.scoring.sharding import within_each
 from irpo.scoring.strength import PLAIN, Strength
@@ -39,6 +40,7 @@ class EvaluationOptions:
     length: Length = "sum"
     relevant_from: float = RELEVANT_FROM  # the label from which Recall, P, MRR and MAP count a candidate
     strength: Strength = PLAIN
+    kept: Kept | None = None  # candidates of prompts of blocks that the model has read
     going: Path | None = None  # the folder that keeps what is ranked until all is (`irpo.evaluation.going`)
 
     def __post_init__(self) -> None:
@@ -48,8 +50,9 @@ class EvaluationOptions:
 
     @property
     def built(self) -> tuple[RankingMode, ...]:
-        """The modes; `UnknownName` for one that there is not."""
-        return tuple(RANKING_MODES.build(mode) for mode in self.modes)
+        """The modes, each once however it is written; `UnknownName` for one that there is not."""
+        found = [RANKING_MODES.build(mode) for mode in self.modes]
+        return tuple(mode for i, mode in enumerate(found) if mode not in found[:i])
 
 
 def evaluate(
@@ -66,13 +69,14 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     _require_apart(examples)
-    common = (options.length, options.seed, options.lists_per_batch, watched, options.strength)
+    common = (options.length, options.seed, options.lists_per_batch, watched, options.strength, options.kept)
     ranker = Ranker(model, builder, scorer, *common)
     for mode in options.built:
         ranker.require(mode)
     # An engine elsewhere shows no weights, so nothing would say that what it ranked before is what it would rank now.
     here = options.going if isinstance(ranker.model, Module) else None
-    going = None if here is None else Going.of(here, ranker, examples)
+    whole = not all(getattr(mode, "in_parts", False) for mode in options.built)
+    going = None if here is None else Going.of(here, ranker, examples, whole=whole)
     rows: list[RankerResult] = []
     for mode in options.built:
         lists, seconds = ranked(mode, ranker, examples, going)
@@ -121,11 +125,17 @@ def _require_apart(examples: Sequence[RankingExample]) -> None:
         seen.add(example.id)
 
 
+def _style(builder: PromptBuilder) -> str:
+    """The prompt style, and what about it is not as usual."""
+    by_numbers = " by numbers" if builder.labels == "numbers" else ""
+    return f"{builder.style}{by_numbers}" + (" in blocks" if builder.attention == "block" else "")
+
+
 def _setting(ranker: Ranker, options: EvaluationOptions, rows: Sequence[RankerResult]) -> Setting:
-    """How the rows came about; every mode puts the same lists in the same prompts, so the first says what was cut."""
-    lists = rows[0].lists if rows else ()
+    """How the rows came about; what was cut is of the mode that cut most: one that asks about parts cuts less."""
+    lists = most_cut(rows)
     return Setting(
-        style=ranker.builder.style + (" by numbers" if ranker.builder.labels == "numbers" else ""),
+        style=_style(ranker.builder),
         template=ranker.builder.template.name,
         max_tokens=ranker.builder.max_tokens,
         scorer=SCORERS.described(ranker.scorer),

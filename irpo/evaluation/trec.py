@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from irpo.evaluation.results import RankerResult
 from irpo.evaluation.writing import trec_id
-from irpo.files import existing
-from irpo.types import Ranking, RankingExample, UserError
-
-_GZIP = b"\x1f\x8b"
-_COLUMNS = 6  # qid Q0 docid rank score tag
+from irpo.files import sha256_of
+from irpo.tasks.trec_files import RunLine, run_lines
+from irpo.types import Ranking, RankingExample
 
 
 @dataclass(frozen=True)
@@ -48,19 +42,6 @@ class RunFile:
         return tuple(f"{self.result.name}: {count} {what}" for count, what in told if count)
 
 
-@dataclass(frozen=True)
-class _Line:
-    query: bytes
-    document: bytes
-    score: float
-    where: str
-
-    @property
-    def place(self) -> tuple[float, bytes]:
-        """What trec_eval sorts by, the highest first."""
-        return self.score, self.document
-
-
 def read_run(path: Path, examples: Sequence[RankingExample], name: str | None = None) -> RunFile:
     """A run of six columns (`qid Q0 docid rank score tag`), gzipped or not, on these lists; ids as `irpo` writes them.
 
@@ -68,9 +49,8 @@ def read_run(path: Path, examples: Sequence[RankingExample], name: str | None = 
     descending. Of what is no candidate nothing is left, so candidates move up. The row is called `name`, by default as
     the file. `UserError` with the line for what is no such line, or ranks a document twice.
     """
-    content = existing(path).read_bytes()
-    found: dict[bytes, list[_Line]] = {}
-    for line in _lines(path, _unpacked(path, content)):
+    found: dict[bytes, list[RunLine]] = {}
+    for line in _once(run_lines(path)):
         found.setdefault(line.query, []).append(line)
     ours = {trec_id(example.id).encode(): example for example in examples}
     rankings: dict[str, Ranking] = {}
@@ -89,7 +69,7 @@ def read_run(path: Path, examples: Sequence[RankingExample], name: str | None = 
         unknown_queries=len(found.keys() - ours.keys()),
         unknown_documents=unknown,
         unranked=unranked,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256_of(path),
     )
 
 
@@ -102,56 +82,11 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".run").removesuffix(".trec").removesuffix(".txt") or path.name
 
 
-def _unpacked(path: Path, content: bytes) -> bytes:
-    if not content.startswith(_GZIP):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error):
-        raise UserError(f"{path}: broken gzip file") from None
-
-
-def _lines(path: Path, content: bytes) -> Iterator[_Line]:
-    """The lines, each sound, no document twice for a query; empty ones are passed over."""
+def _once(lines: Iterator[RunLine]) -> Iterator[RunLine]:
+    """The lines, no document twice for a query."""
     seen: set[tuple[bytes, bytes]] = set()
-    for number, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not (columns := text.split()):
-            continue
-        line = _line(columns, f"{path}:{number}")
+    for line in lines:
         if (line.query, line.document) in seen:
-            document, query = (_shown(word) for word in (line.document, line.query))
-            raise UserError(f"{line.where}: document {document!r} is ranked twice for query {query!r}")
+            raise line.twice()
         seen.add((line.query, line.document))
         yield line
-
-
-def _line(columns: Sequence[bytes], where: str) -> _Line:
-    if len(columns) != _COLUMNS:
-        raise UserError(
-            f"{where}: {len(columns)} columns; a line of a TREC run has {_COLUMNS}: qid Q0 docid rank score tag"
-        )
-    query, _, document, _, score, _ = columns
-    try:
-        value = float(score)
-    except ValueError:
-        value = float("nan")
-    if value != value:
-        raise UserError(f"{where}: the score {_shown(score)!r} is no number")
-    return _Line(query, document, _single(value), where)
-
-
-def _single(value: float) -> float:
-    """The number in 32 bits, as trec_eval holds a score: what differs behind the seventh digit is equal to it.
-
-    >>> _single(1.00000001) == _single(1.0)
-    True
-    """
-    try:
-        single: float = struct.unpack("f", struct.pack("f", value))[0]
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
-    return single
-
-
-def _shown(word: bytes) -> str:
-    return word.decode(errors="backslashreplace")

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from irpo.evaluation.report import markdown
-from irpo.evaluation.results import Evaluation, RankerResult, Summary, kind_of
+from irpo.evaluation.results import Evaluation, RankerResult, Summary, kind_of, most_cut
 from irpo.files import atomic_folder, json_line, require_ours
 from irpo.ranking.modes import ParsedAnswer, RankedList
 from irpo.types import Missing, Problem, RankingExample, Repeated
@@ -17,6 +17,10 @@ from irpo.types import Missing, Problem, RankingExample, Repeated
 RESULTS = "results.json"  # goes first and comes last: where it is, what lies beside it is of one evaluation
 _OTHERS = ("report.md", "per_query.jsonl", "generations.jsonl", "qrels.txt")
 _ROWS = ("score", "generate strict", "generate repaired", "constrain", "random", "input order", "BM25", "popularity")
+
+
+# What the encoding of a blank, or of "%", looks like.
+_ENCODED = re.compile("|".join(quote(chr(code)) for code in range(0x3001) if chr(code).isspace()) + "|%25")
 
 
 def run_file(name: str) -> str:
@@ -53,7 +57,7 @@ def write_results(folder: Path, evaluation: Evaluation) -> Summary:
 
     results.json, report.md, per_query.jsonl (a line a list, with its group if it has one), generations.jsonl (the raw
     answers and their problems), and for trec_eval qrels.txt and one .run a row. trec_eval's qrels take whole labels:
-    others are rounded down.
+    others are rounded down. What is relevant and no candidate stands in qrels.txt, too.
     """
     summary = evaluation.summary
     texts = {
@@ -84,16 +88,20 @@ def _owned(folder: Path) -> list[str]:
 
 
 def trec_id(text: str) -> str:
-    """An id without blanks, and another one for every other text: blanks and "%" are percent-encoded.
+    """An id without blanks, and another one for every other text; most are as they were.
 
-    >>> trec_id("a b"), trec_id("a%20b")
-    ('a%20b', 'a%2520b')
+    Blanks are percent-encoded, and with them "%", as it is where an id looks like one that was encoded.
+
+    >>> trec_id("a b"), trec_id("a%20b"), trec_id("50%"), trec_id("caf%C3%A9")
+    ('a%20b', 'a%2520b', '50%', 'caf%C3%A9')
     """
+    if not re.search(r"\s", text) and not _ENCODED.search(text):
+        return text
     return re.sub(r"[\s%]", lambda match: quote(match[0], errors="backslashreplace"), text)
 
 
 def _per_query(evaluation: Evaluation) -> Iterator[str]:
-    shown = next((row.lists for row in evaluation.rows if row.lists), ())
+    shown = most_cut(evaluation.rows)
     cut = {x.id: {"cut": {"query": x.query_cut, "candidates": list(x.cut)}} for x in shown if x.query_cut or any(x.cut)}
     for example in evaluation.examples:
         ids = [candidate.id for candidate in example.candidates]
@@ -112,6 +120,8 @@ def _qrels(examples: tuple[RankingExample, ...]) -> Iterator[str]:
     for example in examples:
         for candidate in example.candidates:
             yield f"{trec_id(example.id)} 0 {trec_id(candidate.id)} {int(candidate.relevance)}"
+        for id, label in example.unlisted:
+            yield f"{trec_id(example.id)} 0 {trec_id(id)} {int(label)}"
 
 
 def _run(row: RankerResult, examples: tuple[RankingExample, ...]) -> Iterator[str]:

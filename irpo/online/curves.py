@@ -1,4 +1,4 @@
-"""Learning curves: one JSON line a round, and the same as a picture."""
+"""What an on-policy run's rounds came to: one JSON line a round, and `curves.svg`, the picture that every run has."""
 
 from __future__ import annotations
 
@@ -6,66 +6,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from irpo.drawing import Chart, Points, write_charts
 from irpo.evaluation.results import row_name
-from irpo.files import atomic_file, atomic_path, json_line
+from irpo.files import atomic_file, json_line
+from irpo.runs import log_lines
+from irpo.runs.rounds import round_folder
+from irpo.training.curves import CURVES, Line, loss_chart, rate_chart, shares_chart
 
 ROUNDS = "rounds.jsonl"
-CURVES = "curves.png"
-_COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8a5a9e", "#b8860b", "#555555")
+_ROUND = "round (0: before training)"
+_AT = (1, 5, 10)  # of NDCG
 
 State = Mapping[str, Any]  # a round's state.json
 
 
 def write_curves(folder: Path, states: Sequence[State], title: str) -> None:
-    """`rounds.jsonl` and `curves.png` of all rounds so far, the start among them as round 0."""
+    """`rounds.jsonl` and `curves.svg` of all rounds so far, the start among them as round 0."""
     with atomic_file(folder / ROUNDS) as file:
         file.writelines(json_line(state) + "\n" for state in states)
-    draw(states, title, folder / CURVES)
+    write_charts(folder / CURVES, title, charts(states, _updates(folder, len(states))))
 
 
-def draw(states: Sequence[State], title: str, path: Path) -> None:
-    """NDCG by round on the left, shares (coverage, exact permutations, valid samples, Pass@N) on the right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+def charts(states: Sequence[State], lines: Sequence[Line]) -> list[Chart]:
+    """NDCG and shares (coverage, exact permutations, valid samples, Pass@N) by round; loss and its terms by update."""
     rows = [state["measures"] for state in states]
-    for row, style in ((row_name("generate", "strict"), "-"), (row_name("score"), "--")):
-        for colour, k in zip(_COLOURS, (1, 5, 10), strict=False):
-            _line(left, rows, f"{row} NDCG@{k}", {"color": colour, "linestyle": style})
-    shares = [name for name in dict.fromkeys(n for row in rows for n in row) if "NDCG" not in name]
-    for colour, name in zip(_COLOURS, [n for n in shares if n != "mean_reward"], strict=False):
-        _line(right, rows, name, {"color": colour})
-    valid = [
-        {"lists per drawn answer": s["kept"] / s["answers"]} if "kept" in s and s.get("answers") else {}
-        for s in _drawn(states)
+    modes = (row_name("generate", "strict"), row_name("score"))
+    named = {f"{mode}, @{k}": f"{mode} NDCG@{k}" for mode in modes for k in _AT}
+    shares = [n for n in dict.fromkeys(n for row in rows for n in row) if "NDCG" not in n and n != "mean_reward"]
+    valid = [_valid(state.get("drawn", {})) for state in states]
+    kept = {"lists per drawn answer": _points(valid, "kept")}
+    return [
+        Chart("NDCG on validation lists", _ROUND, {title: _points(rows, key) for title, key in named.items()}, (0, 1)),
+        Chart("Share", _ROUND, {name: _points(rows, name) for name in shares} | kept, (0, 1)),
+        loss_chart(lines),
+        terms if (terms := shares_chart(lines)).shown else rate_chart(lines),
     ]
-    _line(right, valid, "lists per drawn answer", {"color": "black", "linestyle": ":"})
-    for axes, what in ((left, "NDCG on validation lists"), (right, "share")):
-        axes.set(xlabel="round (0: before training)", ylabel=what, ylim=(-0.02, 1.02))
-        axes.set_xticks(_ticks(len(states)))
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
-    figure.suptitle(title)
-    with atomic_path(path) as work:
-        figure.savefig(work, format="png", dpi=120)
 
 
-def _drawn(states: Sequence[State]) -> list[Mapping[str, Any]]:
-    return [state.get("drawn", {}) for state in states]
+def _valid(drawn: Mapping[str, Any]) -> Mapping[str, float]:
+    """How many lists came of an answer that was drawn."""
+    return {"kept": drawn["kept"] / drawn["answers"]} if "kept" in drawn and drawn.get("answers") else {}
 
 
-def _ticks(rounds: int) -> list[int]:
-    """At most eleven round numbers.
-
-    >>> _ticks(4)
-    [0, 1, 2, 3]
-    """
-    return list(range(0, rounds, max(1, -(-rounds // 11))))
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
+    return [(at, row[name]) for at, row in enumerate(rows) if name in row]
 
 
-def _line(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, look: Mapping[str, Any]) -> None:
-    points = [(at, row[name]) for at, row in enumerate(rows) if name in row]
-    if points:
-        axes.plot(*zip(*points, strict=True), label=name, marker="o", markersize=3.5, **look)
+def _updates(folder: Path, rounds: int) -> list[Line]:
+    """The logs of all rounds, their updates counted on from round to round."""
+    found: list[Line] = []
+    for number in range(rounds):
+        before = found[-1]["update"] if found else 0
+        own = log_lines(round_folder(folder, number))
+        found += [{**line, "update": before + line["update"]} for line in own]
+    return found

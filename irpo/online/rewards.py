@@ -14,7 +14,8 @@ from irpo.measures import ndcg
 from irpo.prompting.markup import in_turns, kept_apart
 from irpo.prompting.parsing import parse_ranking
 from irpo.registry import Registry, import_named
-from irpo.scoring.models import default_device, own_code, require_there, resolve
+from irpo.scoring.models import default_device
+from irpo.scoring.names import as_it_answers, own_code, require_there, resolve
 from irpo.scoring.tokens import PromptedList
 from irpo.types import Style, UserError
 
@@ -52,7 +53,8 @@ class Labels:
         prompt = question.prompt
         require_judge(self, prompt.style)
         rankings = [parse_ranking(answer, prompt.names, prompt.style)[0] for answer in answers]
-        return [ndcg(ranking.order, question.example.relevance, self.k) for ranking in rankings]
+        example = question.example
+        return [ndcg(ranking.order, example.relevance, self.k, missed=example.missed) for ranking in rankings]
 
 
 @REWARDS.register("model")
@@ -104,8 +106,11 @@ def _judge(name: str) -> tuple[Any, Any]:
 
     place, revision = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision, trust_remote_code=False)
+        with as_it_answers(name):
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                place, revision=revision, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         reason = own_code(error) or " ".join(str(error).split())[:200]
         raise UserError(f"reward 'model': {name!r} cannot be loaded as a sequence classifier ({reason})") from None

@@ -30,6 +30,7 @@ from irpo.scoring.strength import Strength
 from irpo.scoring.tokens import EncodedList, PromptedList, prompted
 from irpo.tasks import TASKS, relevant_from
 from irpo.training.cost import Cost, Meter, write_cost
+from irpo.training.curves import draw_log, title_of
 from irpo.training.job import computes_mixed, trackers_of
 from irpo.training.method import Method
 from irpo.training.validation import Validation, choice_of
@@ -91,7 +92,7 @@ def _online(config: RunConfig) -> OnlineConfig:
 def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, float]:
     """All rounds that are not done yet; leaves the model as the last one made it and returns its measures.
 
-    `out` gets rounds/NNN (a usable run each, with its state), rounds.jsonl and curves.png.
+    `out` gets rounds/NNN (a usable run each, with its state), rounds.jsonl and curves.svg.
     """
     questions = prompted(job.builder, sorted(job.train, key=lambda e: e.id), labels=True)
     states = decided(lambda: finished_rounds(out))
@@ -100,7 +101,7 @@ def run_rounds(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, flo
     if states:
         restore(job.model, round_folder(out, len(states) - 1))
         say(f"rounds 0 to {len(states) - 1} are done, going on")
-    title = f"{job.options.method['name']}: {job.config.method.title} on {job.config.task['name']}"
+    title = f"{job.options.method['name']}: {title_of(job.config)}"
     if states:  # the process that made the last of them may have died before it wrote these
         write_curves(out, states, title)
     for number in range(len(states), job.options.rounds + 1):
@@ -213,6 +214,8 @@ def _round(job: Job, number: int, questions: Sequence[PromptedList], out: Path) 
         except Diverged as error:
             raise Diverged(f"round {number}, {error}", {"round": number, **error.found}) from None
         cost += trainer.meter.spent()
+        if is_first():
+            draw_log(home, f"round {number} of {title_of(job.config)}")
     write_cost(home, cost)
     choice = job.choice()
     write_choice(home, job.config, choice.as_dict())

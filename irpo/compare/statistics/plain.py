@@ -58,7 +58,7 @@ def speed_table(compared: Compared) -> Plain:
         if times is not None:
             rows.append((*who, named, strength, times, passes))
     header = (*_WHO, "mode", "strength", "ms", "passes")
-    note = "Means over seeds, each beside whatever else its machine did; passes: of the model over a list, by score."
+    note = "Means over seeds, each beside whatever else its machine did; passes: of the model over a list or its parts."
     return Plain("cost-modes", "Cost of a list", header, tuple(rows), (note,))
 
 

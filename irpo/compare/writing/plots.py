@@ -6,49 +6,19 @@ dashes as well as by colour. Equal data give equal bytes.
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 import xml.etree.ElementTree as ET  # nosec B405 # reads what matplotlib wrote a moment ago
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irpo.compare.page import Figure, Panel, Series
 from irpo.compare.writing.wording import line
+from irpo.drawing import INK, MUTED, RULE, SERIES, drawing, saved, stroke
 
-# As drawn (a light page's) and by which CSS variable the page replaces each.
-SERIES = ("#0a5ea8", "#b8400e", "#00724f", "#8b3f96", "#7d6000", "#a82e5f", "#00707c", "#545454")
-INK, MUTED, RULE = "#1a1a1b", "#57585a", "#d6d7d8"
+# By which CSS variable the page replaces each colour.
 _VARIABLES = {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)}
 _VARIABLES |= {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
-# Lengths without a common factor with that of SERIES, so that hundreds of series still differ.
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)))
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "irpo",
-    "text.parse_math": False,  # a name may hold two dollar signs
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "grid.color": RULE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.formatter.limits": (-4, 5),  # powers of ten; beyond them a factor stands above the axis
-}
 
 
 def names_of(figures: Sequence[Figure]) -> dict[str, int]:
@@ -61,10 +31,10 @@ def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str)
     """A panel as an `<svg>` element; `numbers` are of `names_of`, `id` begins the ids within."""
     words = _words(panel.series)
     slanted = sum(map(len, words)) > 48
-    with _drawing((4.6, 3.1)) as drawing:
+    with drawing((4.6, 3.1)) as whole:
         # Fixed margins: finding them costs more than drawing does, and panels stand in line with each other.
         bottom = 0.27 if slanted else 0.15
-        axes = drawing.add_axes((0.14, bottom, 0.845, 0.9 - bottom))
+        axes = whole.add_axes((0.14, bottom, 0.845, 0.9 - bottom))
         _points(axes, panel.series, numbers, words, joined=figure.kind == "line")
         if words:
             turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
@@ -72,39 +42,20 @@ def panel_svg(figure: Figure, panel: Panel, numbers: Mapping[str, int], id: str)
         axes.set(xlabel=_short(figure.x), ylabel=_short(figure.y), title=_short(panel.title))
         axes.grid(axis="both", linewidth=0.6)
         axes.set_axisbelow(True)
-        return _inline(_saved(drawing), id)
+        return _inline(saved(whole), id)
 
 
 def swatch(kind: str, number: int, id: str) -> str:
     """How a series looks, for a legend: an `<svg>` element; `id` begins the ids within."""
-    with _drawing((0.46, 0.17)) as drawing:
-        axes = drawing.add_axes((0, 0, 1, 1))
+    with drawing((0.46, 0.17)) as whole:
+        axes = whole.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 2), ylim=(0, 1))
         axes.set_axis_off()
         if kind == "line":
-            axes.plot([0, 1, 2], [0.5, 0.5, 0.5], markevery=[1], **_stroke(number))
+            axes.plot([0, 1, 2], [0.5, 0.5, 0.5], markevery=[1], **stroke(number))
         else:
-            axes.plot([1], [0.5], **_stroke(number))
-        return _inline(_saved(drawing), id)
-
-
-@contextmanager
-def _drawing(size: tuple[float, float]) -> Iterator[Any]:
-    """An empty drawing of a size in inches, under our settings."""
-    import matplotlib
-    from matplotlib.figure import Figure as Drawing
-
-    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        # The page's fonts show the words; that matplotlib's own lacks a letter matters to its measuring alone.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield Drawing(figsize=size)
-
-
-def _saved(drawing: Any) -> str:
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # no time, no version
-    drawing.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return out.getvalue()
+            axes.plot([1], [0.5], **stroke(number))
+        return _inline(saved(whole), id)
 
 
 def _words(all_series: Sequence[Series]) -> list[str]:
@@ -127,7 +78,7 @@ def _points(
 ) -> None:
     for series in all_series:
         x, y, around = _columns(series, words)
-        style = _stroke(numbers[series.name])
+        style = stroke(numbers[series.name])
         if not joined:
             style["linestyle"] = "none"
         elif len(x) > 12:
@@ -136,16 +87,6 @@ def _points(
             axes.errorbar(x, y, yerr=around, elinewidth=0.8, capsize=1.5, **style)
         else:
             axes.plot(x, y, **style)
-
-
-def _stroke(number: int) -> dict[str, Any]:
-    return {
-        "color": SERIES[number % len(SERIES)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "linestyle": _DASHES[number % len(_DASHES)],
-        "linewidth": 1.3,
-        "markersize": 4.2,
-    }
 
 
 def _short(text: str, limit: int = 60) -> str:
