@@ -1,0 +1,38 @@
+"""What a client hears of its mistakes: one sentence in the words of the Python API."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from served import BODY, FILMS, QUERY, ask, fake_app
+
+
+@pytest.fixture(scope="module")
+def app():
+    return fake_app()[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/v1/rerank", {"query": "", "documents": FILMS}, "query: the text is empty"),
+        ("/v1/rerank", {"query": 3, "documents": FILMS}, "query: it must be a text"),
+        ("/v2/rerank", {"query": QUERY, "documents": ["Heat", ""]}, "documents[1]: the text is empty"),
+        ("/rerank", {"query": QUERY, "documents": ["Heat", 3]}, "documents[1]: it is neither a text nor an object"),
+        ("/rerank", {"query": QUERY, "texts": ["Heat", 3]}, "texts[1]: it is no text"),
+        ("/rerank", {"query": QUERY, "texts": FILMS, "documents": FILMS}, "both documents and texts are given; .*"),
+        ("/rerank", {"query": QUERY}, "documents is missing; .*texts.*"),
+        ("/v1/rerank", {"documents": FILMS}, "query is missing; .*"),
+        ("/v1/rerank", BODY | {"top_n": 0}, "top_n: give a number from 1"),
+        ("/v1/rerank", ["Heat"], "the body must be a JSON object, .*"),
+        ("/v1/rerank", None, "the body is no JSON: .*, at character 14"),
+    ],
+)
+def test_a_mistake_is_one_sentence_of_ours(app, path, body, says):
+    content = b'{"query": "q",, }' if body is None else json.dumps(body).encode()
+    answer = ask(app, path, content=content, json=None, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    plain = re.escape(says).replace(r"\.\*", ".*")
+    assert re.fullmatch(plain, answer.json()["message"]), answer.json()
