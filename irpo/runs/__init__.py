@@ -6,6 +6,7 @@
     data_card.json      the card of its lists, as `irpo prepare` writes it
     before.json         the start's measure on every validation list
     log.jsonl           a JSON line for each logged update, with `loss`, and each validation, with `eval_NDCG@10`
+    curves.svg          loss, measure, learning rate and shares of the log as a picture, drawn anew at the end
     strength.json       how the run ranks, where `ranking` asks for more than the policy's own scores
     checkpoints/        what `--resume` goes on from (irpo.runs.checkpoints)
     tensorboard/ wandb/ what trackers wrote (irpo.training.tracking)
@@ -36,7 +37,9 @@ from irpo.folders import whole_folder
 from irpo.processes import is_first
 from irpo.progress import say
 from irpo.runs.environment import ENVIRONMENT, environment_file
+from irpo.runs.exported import adapter_base, fetched, is_adapter
 from irpo.runs.key import KEY, LATER, MAY_GROW, Settings, differing, fingerprint, read_json, run_key, settings
+from irpo.scoring.names import commit_of, pinned
 from irpo.types import UserError
 
 ADAPTER, FULL = "adapter", "model"  # folders of an adapter's weights, of fully trained weights
@@ -55,28 +58,59 @@ def run_config(name: str | Path) -> RunConfig | None:
 
 
 def base_name(name: str) -> str:
-    """The model that a run, or a run on a run, began with."""
+    """The model that a run, a run on a run or an adapter began with; of the hub's, at the commit that it was then."""
     seen: list[Path] = []
-    while (config := run_config(name)) is not None:
-        here = Path(name).resolve()
+    while (below := model_below(name)) is not None:
+        here = Path(fetched(name)).resolve()
         if here in seen:
             raise UserError(f"{name}: the run names itself as its model.name; there is no base to load")
         seen.append(here)
-        name = config.model.name
+        name = below
     return name
+
+
+def model_below(name: str) -> str | None:
+    """The model that a run was trained on, or that an adapter's configuration names; None for whole weights."""
+    if (config := run_config(name)) is not None:
+        return pinned(config.model.name, read_json(Path(name) / KEY).get("commit"))
+    folder = fetched(name)
+    return adapter_base(folder) if is_adapter(folder) else None
+
+
+def tokenizer_name(name: str) -> str:
+    """The model whose tokenizer a ranker is asked with: a run's base, or what travels with an adapter, if any does."""
+    while run_config(name) is not None and (below := model_below(name)) is not None:
+        name = below
+    folder = fetched(name)
+    if is_adapter(folder) and not (Path(folder) / "tokenizer_config.json").is_file():
+        return tokenizer_name(adapter_base(folder))
+    return folder
 
 
 def anchored(config: RunConfig) -> RunConfig:
     """The configuration with the whole paths of its data, model and templates, so that it can be used from anywhere."""
     task, model, prompt = config.task, config.model, config.prompt
-    if isinstance(data := task.get("data"), str) and Path(data).exists():
-        task = {**task, "data": str(Path(data).absolute())}
+    data = Path(str(task.get("data", "")))
+    task = {key: str(Path(value).absolute()) if _is_path(key, value, data) else value for key, value in task.items()}
     if Path(model.name).is_dir() and model.name != "embedded":
         model = model.model_copy(update={"name": str(Path(model.name).absolute())})
     given = {"template": prompt.template, "chat_template": prompt.chat_template}
     files = {key: str(Path(path).absolute()) for key, path in given.items() if path and Path(path).is_file()}
     prompt = prompt.model_copy(update=files)
     return config.model_copy(update={"task": task, "model": model, "prompt": prompt})
+
+
+def _is_path(option: str, value: object, data: Path) -> bool:
+    """Whether a task's option names what lies here: its data, or a file that is not one of them."""
+    if not isinstance(value, str) or not value:
+        return False
+    return data.exists() if option == "data" else Path(value).is_file() and not (data / value).exists()
+
+
+def log_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log so far; none where there is no log."""
+    file = folder / LOG
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 # --- who may write there ----------------------------------------------------------------------------------------------
@@ -257,7 +291,8 @@ def begin(out: Path, config: RunConfig, held: Settings, card: Mapping[str, Any])
     for name in (CARD, COST):  # of a shorter run, or torn
         (out / name).unlink(missing_ok=True)
     write_text(out / RUN_CONFIG, to_yaml(config))
-    write_text(out / KEY, json.dumps({"key": run_key(config, held), "contents": held}, indent=2) + "\n")
+    told = {"key": run_key(config, held), "contents": held, "commit": commit_of(config.model.name)}
+    write_text(out / KEY, json.dumps(told, indent=2) + "\n")
     write_text(out / ENVIRONMENT, environment_file(out))
     write_text(out / DATA_CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -278,6 +313,7 @@ def learnt(tuning: str) -> str:
 
 def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
     """The adapter, or all weights, and the tokenizer: a folder that appears whole, in the place of an earlier one."""
+    from irpo.scoring.models import asking_nobody
     from irpo.scoring.sharding import whole_state
 
     state = whole_state(model)  # by all processes
@@ -288,7 +324,8 @@ def save_model(model: Any, tokenizer: Any, out: Path, *, tuning: str) -> None:
         if isinstance(adapter.target_modules, set):  # a set is written in another order by every process
             adapter.target_modules = sorted(adapter.target_modules)
     with whole_folder(out / learnt(tuning)) as folder:
-        model.save_pretrained(str(folder), state_dict=state, safe_serialization=True)
+        with asking_nobody():
+            model.save_pretrained(str(folder), state_dict=state, safe_serialization=True)
         (folder / CARD).unlink(missing_ok=True)  # peft's empty card; the run has its own
         tokenizer.save_pretrained(str(folder))
 
@@ -310,21 +347,22 @@ def load_weights(name: str, options: Any = None, *, merge: bool = False) -> Any:
     from irpo.scoring.models import LoadOptions, load_adapter, load_model
 
     base_name(name)  # a run that names itself would load for ever
-    config = run_config(name)
+    config, below = run_config(name), model_below(name)
     options = _that_run_here(options or (load_options(config) if config else LoadOptions()))
-    if config is None:
-        return load_model(name, options)
-    folder = Path(name)
-    if (folder / FULL).is_dir():
+    folder = Path(fetched(name))
+    if config is not None and (folder / FULL).is_dir():
         return load_model(str(folder / FULL), options, pickled=False)
-    if not (folder / ADAPTER).is_dir():
+    if below is None:
+        return load_model(fetched(name), options)
+    weights = folder if config is None else folder / ADAPTER
+    if not weights.is_dir():
         raise UserError(f"{name}: the run has neither '{ADAPTER}' nor '{FULL}': it did not finish; use train --resume")
     if merge and options.quantization == "nf4":
         raise UserError(f"model.name = {name!r} is a run with an adapter; it can be trained on unquantized only")
-    model = load_adapter(load_weights(config.model.name, options, merge=True), folder / ADAPTER)
-    was, base = read_json(folder / KEY).get("contents", {}).get("model.name"), config.model.name
-    if was not in (None, fingerprint(base)):
-        say(f"note: {name}: {base!r} is not as it was when this adapter was trained; it may rank otherwise")
+    model = load_adapter(load_weights(below, options, merge=True), weights)
+    was = read_json(folder / KEY).get("contents", {}).get("model.name")
+    if config is not None and was not in (None, fingerprint(config.model.name)):
+        say(f"note: {name}: {below!r} is not as it was when this adapter was trained; it may rank otherwise")
     return model.merge_and_unload() if merge else model.eval()
 
 

@@ -27,6 +27,7 @@ LATER: Settings = {
     "ranking.temperature": None,
     "online.draw": "free",
     "prompt.labels": "letters",
+    "prompt.attention": "full",
     "prompt.chat_template": None,
     "training.max_lists": None,
     "training.shuffle_buffer": None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from irpo.config.schema import RankerConfig, load_ranker
 from irpo.runs import run_config
+from irpo.runs.exported import exported_config, fetched, is_exported
 from irpo.types import UserError
 
 
@@ -19,13 +20,16 @@ def is_ranker(name: str) -> bool:
 
 
 def ranker_config(name: str) -> RankerConfig | None:
-    """How a run's model, or that of a configuration such as `rankers/first.yaml`, ranks; None for a bare model.
+    """How a run's model, an exported one or that of a configuration such as `rankers/first.yaml`, ranks.
 
-    `UserError` for a configuration whose model is a run: that has a prompt and a strength of its own.
+    None for a bare model. `UserError` for a configuration whose model is a run: that has a prompt and a strength of
+    its own.
     """
     if not is_ranker(name):
-        run = run_config(name)
-        return None if run is None else RankerConfig.of(run)
+        run, folder = run_config(name), fetched(name)
+        if run is not None:
+            return RankerConfig.of(run)
+        return exported_config(folder) if is_exported(folder) else None
     config = load_ranker(name)
     if run_config(config.model.name) is not None:
         raise UserError(
