@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BEST = "NDCG@10"  # of the validation lists, by the scorer; decides the best checkpoint and early stopping
-# The most telling first: on a narrow screen the bar's end is cut off.
+LINE = 80  # letters that a line of figures has at most
+# The most telling first: on a narrow screen the bar's end is cut off, and of a line what is beyond `LINE`.
 SHOWN = {
     f"eval_{BEST}": f"val {BEST}",
     "loss": "loss",
+    f"train_{BEST}": f"train {BEST}",
     "objective": "objective",
     "anchor": "anchor",
     "nll_per_token": "NLL/token",  # nosec B105 # a count of tokens
-    f"train_{BEST}": f"train {BEST}",
     "teacher_pairs": "teacher's pairs",
 }
 
@@ -53,9 +55,11 @@ def say(text: str) -> None:
 def lasting(seconds: float) -> str:
     """A time as one speaks of it, rounded up.
 
-    >>> lasting(7), lasting(41), lasting(200), lasting(9000), lasting(400_000)
-    ('10 s', '50 s', '4 min', '2 h 30 min', '112 h')
+    >>> lasting(6.2), lasting(41), lasting(200), lasting(9000), lasting(400_000)
+    ('7 s', '50 s', '4 min', '2 h 30 min', '112 h')
     """
+    if seconds <= 20:
+        return f"{max(1, math.ceil(seconds))} s"
     if seconds <= 90:
         return f"{max(1, math.ceil(seconds / 10)) * 10} s"
     minutes = math.ceil(seconds / 60)
@@ -103,6 +107,31 @@ class _Left(ProgressColumn):
         return Text("" if seconds is None or task.finished else f"{lasting(seconds)} left", style="progress.remaining")
 
 
+class _Fitting:
+    """Words apart by commas, as many of the first as there is room for."""
+
+    def __init__(self, words: str) -> None:
+        self._parts = words.split(", ")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        shown = self._parts[0]
+        for part in self._parts[1:]:
+            if len(shown) + 2 + len(part) > options.max_width:
+                break
+            shown += f", {part}"
+        yield Text(shown, no_wrap=True, overflow="ellipsis")
+
+
+class _Figures(ProgressColumn):
+    """The figures of a bar, the last ones left out where the screen is narrow."""
+
+    def render(self, task: Task) -> Any:
+        return _Fitting(task.fields["figures"])
+
+
 _bars: Bars | None = None  # those on stderr now
 
 
@@ -126,7 +155,7 @@ def bars() -> Iterator[Bars]:
         MofNCompleteColumn(),
         _Left(),
         # What room there is goes to the figures, so that they push nothing else off a narrow screen.
-        TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        _Figures(table_column=Column(ratio=1, no_wrap=True)),
     )
     disable = not (console.is_terminal and is_first())
     shown = Bars(*columns, console=console, transient=True, expand=True, disable=disable)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from irpo.progress import Course, bars, stages, watched
 
@@ -71,3 +74,17 @@ def test_bars_inside_bars_are_the_same_and_all_go_with_an_error(clock, monkeypat
     assert "\x1b[?25h" in said  # the cursor is there again
     with bars() as another:
         assert another is not outer
+
+
+@pytest.mark.parametrize(("width", "shown"), [(60, "one 1.234"), (80, "one 1.234, two 5.678, three 9.012")])
+def test_a_bar_drops_the_figures_that_do_not_fit(width, shown, monkeypatch):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr("irpo.progress.Console", lambda **_: console)
+    with bars() as drawn:
+        drawn.add_task(
+            "training for long", total=9, completed=4, figures="one 1.234, two 5.678, three 9.012, four 3.456"
+        )
+    said = console.file.getvalue()
+    assert shown in said
+    assert "\u2026" not in said
+    assert ("four" in said, "three" in said) == (False, width == 80)

@@ -20,7 +20,7 @@ from irpo.progress import say
 from irpo.prompting.markup import with_markup
 from irpo.prompting.prompts import PromptBuilder, cuts_of, load_template
 from irpo.resources import cache_dir, prompts_dir
-from irpo.runs import base_name, load_options, load_weights
+from irpo.runs import load_options, load_weights, tokenizer_name
 from irpo.scorers import SCORERS, check_model
 from irpo.scoring import sharding
 from irpo.scoring.models import (
@@ -246,8 +246,8 @@ def builder_of(config: RunConfig) -> PromptBuilder:
     # First the template: a broken one is found without what a tokenizer imports.
     name = own.template or str(config.task["name"])
     template = load_template(prompts_dir(), name, own.style, or_default=own.template is None)
-    tokenizer = with_markup(load_tokenizer(base_name(config.model.name)), own.chat_template)
-    return PromptBuilder(tokenizer, template, own.style, own.max_tokens, own.labels)
+    tokenizer = with_markup(load_tokenizer(tokenizer_name(config.model.name)), own.chat_template)
+    return PromptBuilder(tokenizer, template, own.style, own.max_tokens, own.labels, own.attention)
 
 
 def describe(parts: Parts) -> None:

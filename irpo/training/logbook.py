@@ -13,10 +13,14 @@ from transformers import TrainerCallback
 
 from irpo.disk import add_lines
 from irpo.processes import is_first
-from irpo.progress import BEST, SHOWN, bars, lasting, say
-from irpo.runs import BEFORE, LOG, write_text
+from irpo.progress import BEST, LINE, SHOWN, bars, lasting, say
+from irpo.runs import BEFORE, LOG, log_lines, write_text
 from irpo.runs.key import read_json
+from irpo.training.curves import draw_log
 
+_MEASURED = SHOWN[f"eval_{BEST}"]
+_ORDER = (*SHOWN.values(), "waiting")
+_SELDOM = 60.0  # seconds between two pictures of a run that goes on; one takes a quarter of a second
 _MUCH = 0.2  # the share of the time that a person is told of: training.encoding_processes could be more
 
 
@@ -56,6 +60,11 @@ class Logbook:
                 kept = [line for line in kept if _update_in(line) < update or f"eval_{BEST}" not in json.loads(line)]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 
+    def measured(self) -> list[dict[str, Any]]:
+        """What its lines say of validations, and nothing else of them."""
+        key = f"eval_{BEST}"
+        return [{key: line[key]} for line in log_lines(self.folder) if key in line]
+
     def before(self) -> dict[str, float] | None:
         """The values by list that `write_before` wrote; None where it did not."""
         return read_json(self.folder / BEFORE).get(BEST)
@@ -77,20 +86,27 @@ def _update_in(line: str) -> int:
 
 
 class Progress(TrainerCallback):
-    """A bar with the latest figures beside it, where stderr is a terminal; else a line for each of them."""
+    """A bar with the latest figures beside it, where stderr is a terminal; else a line for each of them.
 
-    def __init__(self, *, waits: bool = False) -> None:
+    Both say how long is left and what the validation lists have said so far, of the log that the run goes on with too.
+    """
+
+    def __init__(self, logbook: Logbook, *, waits: bool = False) -> None:
+        self._logbook = logbook
         self._latest: dict[str, str] = {}
         self._waits = waits  # whether lists are put as tokens while training goes on
         self._task: Any = None
         self._since, self._from = 0.0, 0
+        self._best: float | None = None  # of the validations so far
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The clock starts."""
         self._since, self._from = time.perf_counter(), state.global_step
+        for measured in self._logbook.measured():
+            self._latest |= self._told(measured)
         with bars() as shown:
             of = {"total": state.max_steps, "completed": state.global_step, "whole": True}
-            self._task = shown.add_task("training", **of, figures="")
+            self._task = shown.add_task("training", **of, figures=self._figures())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One update further."""
@@ -104,20 +120,42 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show what is new."""
-        new = {name: f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in (logs or {})}
-        if self._waits and (logs or {}).get("waiting", 0.0) >= _MUCH:
-            new["waiting"] = f"waiting for lists {logs['waiting']:.0%} of the time"
+        new = self._told(logs or {})
         if "loss" in (logs or {}):
             self._latest.pop("waiting", None)
         self._latest |= new
         with bars() as shown:
             if not shown.disable:
-                # In the order of `SHOWN`, not of their coming: what is last falls off a narrow screen.
-                order = (*SHOWN.values(), "waiting")
-                latest = ", ".join(self._latest[name] for name in order if name in self._latest)
-                shown.update(self._task, figures=latest)
+                shown.update(self._task, figures=self._figures())
             elif new:
-                say(f"update {state.global_step} of {state.max_steps}{self._left(state)}: {', '.join(new.values())}")
+                say(self._line(state, new))
+
+    def _told(self, logs: Mapping[str, Any]) -> dict[str, str]:
+        """The figures of a line of the log as words, by name."""
+        told = {name: f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in logs}
+        if (value := logs.get(f"eval_{BEST}")) is not None:
+            if self._best is not None and self._best > value:
+                told[_MEASURED] += f" (best {self._best:.4g})"
+            self._best = value if self._best is None else max(value, self._best)
+        if self._waits and logs.get("waiting", 0.0) >= _MUCH:
+            told["waiting"] = f"waiting for lists {logs['waiting']:.0%} of the time"
+        return told
+
+    def _figures(self) -> str:
+        """The latest figures, in the order of `SHOWN`, not of their coming."""
+        return ", ".join(self._latest[name] for name in _ORDER if name in self._latest)
+
+    def _line(self, state: Any, new: Mapping[str, str]) -> str:
+        """What is new, with what the validation lists said last, as far as a line goes."""
+        seen = self._latest.get(_MEASURED, "").partition(" (")[0]
+        told = ({_MEASURED: seen} if seen else {}) | dict(new)
+        line, *others = [told[name] for name in _ORDER if name in told and name != "waiting"]
+        line = f"update {state.global_step} of {state.max_steps}{self._left(state)}: {line}"
+        for figure in others:
+            if len(line) + len(figure) + 2 > LINE:
+                break
+            line += f", {figure}"
+        return f"{line}, {told['waiting']}" if "waiting" in told else line  # however long: it asks for something
 
     def _left(self, state: Any) -> str:
         """How long the rest takes at the speed so far."""
@@ -125,3 +163,24 @@ class Progress(TrainerCallback):
         if done <= 0 or rest <= 0:
             return ""
         return f" ({lasting((time.perf_counter() - self._since) / done * rest)} left)"
+
+
+class LastLogged(TrainerCallback):
+    """Has the last update logged, however seldom the others are."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After `logging_every` has had its say."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+
+
+class Drawn(TrainerCallback):
+    """The picture after a validation, where the last one is long enough ago that drawing costs next to nothing."""
+
+    def __init__(self, folder: Path, title: str) -> None:
+        self._folder, self._title, self._last = folder, title, time.monotonic()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Draw, if it is time."""
+        if is_first() and time.monotonic() - self._last > _SELDOM:
+            draw_log(self._folder, self._title)
+            self._last = time.monotonic()

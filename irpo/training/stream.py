@@ -149,7 +149,8 @@ class Stream:
     def told(self) -> str:
         """Which lists these are, as they are put: what depends on their tokens depends on it."""
         b = self.builder
-        put = [b.style, b.max_tokens, b.labels, [(p.tokens.prompt, p.tokens.bodies) for p in self.probe]]
+        put: list[Any] = [b.style, b.max_tokens, b.labels, [(p.tokens.prompt, p.tokens.bodies) for p in self.probe]]
+        put += [b.attention] if b.attention != "full" else []
         return json.dumps([self.lists.sha256, self.fraction, put])
 
     def from_update(self, number: int) -> Generator[tuple[EncodedList, ...], None, None]:

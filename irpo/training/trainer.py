@@ -35,7 +35,7 @@ from irpo.training.arguments import Loop, rate_share
 from irpo.training.cost import Meter
 from irpo.training.figures import figures
 from irpo.training.finite import Watch
-from irpo.training.logbook import Logbook, Progress
+from irpo.training.logbook import LastLogged, Logbook, Progress
 from irpo.training.method import Method, Noise, summed, table_of
 from irpo.training.pickles import opened_as_tensors
 from irpo.training.reference import Known, references_of
@@ -82,12 +82,12 @@ class ListTrainer(SharedTrainer):
             train_dataset=Updates(train) if isinstance(train, Stream) else list(train),
             eval_dataset=list(aside) or None,
             data_collator=tuple,
-            callbacks=stop,
+            callbacks=[*stop, LastLogged()],
         )
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
         if not args.disable_tqdm:
-            self.add_callback(Progress(waits=isinstance(train, Stream)))
+            self.add_callback(Progress(self.logbook, waits=isinstance(train, Stream)))
         self.saving, self.stops = Saving(self), Stops()
         if args.save_strategy != "no":
             self.add_callback(self.stops)

@@ -106,7 +106,7 @@ class Validation:
 
     def _measured(self, scores: Sequence[Tensor]) -> dict[str, float]:
         pairs = zip(scores, self.items, strict=True)
-        return {item.id: ndcg_of(row, item.relevance, 10, key_of(item)) for row, item in pairs}
+        return {item.id: ndcg_of(row, item.relevance, 10, key_of(item), item.missed) for row, item in pairs}
 
 
 def require_lists(ranking: RankingConfig, validation: Sequence[Any]) -> None:
