@@ -10,12 +10,13 @@ OUT ?= runs/quickstart
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help quickstart test fuzz audit format clean
+.PHONY: help quickstart test docs fuzz audit format clean
 
 help:
 	@echo "make quickstart   fine-tune and compare rankers on the embedded model, in a few minutes on two cores"
 	@echo "make test         linters, types, import contract, tests and doctests"
-	@echo "make fuzz         damaged data, answers and configurations by seed; counts, and failures with their numbers"
+	@echo "make docs         README and guides as a site: build/site/index.html"
+	@echo "make fuzz         damaged data, answers, configurations and HTTP requests by seed; counts, and failures with their numbers"
 	@echo "make audit        bandit over the sources, pip-audit over the pinned packages"
 	@echo "make format       reformat the sources"
 	@echo "make clean        remove .venv and caches"
@@ -29,6 +30,12 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n auto --maxprocesses 4
+
+docs: $(READY)
+	rm -rf build/docs
+	mkdir -p build/docs/irpo/guides build/docs/benchmarks
+	cp README.md build/docs/ && cp irpo/guides/*.md build/docs/irpo/guides/ && cp benchmarks/README.md build/docs/benchmarks/
+	$(BIN)/mkdocs build --strict --quiet --config-file configs/docs.yml
 
 fuzz: $(READY)
 	$(BIN)/python -W ignore -m tests.fuzz

@@ -20,18 +20,22 @@ from typing import TYPE_CHECKING, Any
 from irpo.progress import hush
 
 if TYPE_CHECKING:
-    from irpo.api import evaluate, prepare, train
+    from irpo.api import check, evaluate, prepare, train
     from irpo.objectives import loss
+    from irpo.ranking.documents import Document
     from irpo.ranking.reranker import Reranker
     from irpo.scorers import score
+    from irpo.types import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Reranker", "__version__", "evaluate", "loss", "prepare", "score", "train"]
+__all__ = ["Document", "Reranker", "UserError", "__version__", "check", "evaluate", "loss", "prepare", "score", "train"]
 
 # Public name -> the module that holds it, imported at first use: `import irpo` must not wait for torch.
 _LAZY = {
+    "Document": "irpo.ranking.documents",
     "Reranker": "irpo.ranking.reranker",
-    **dict.fromkeys(("evaluate", "prepare", "train"), "irpo.api"),
+    "UserError": "irpo.types",
+    **dict.fromkeys(("check", "evaluate", "prepare", "train"), "irpo.api"),
     "loss": "irpo.objectives",
     "score": "irpo.scorers",
 }

@@ -20,10 +20,11 @@ from irpo.config.schema import RUN_CONFIG, EvaluationConfig, RunConfig, load_con
 from irpo.config.trust import load_theirs, require_own_endpoint
 from irpo.meeting import meet
 from irpo.registry import Spec, load_plugins
-from irpo.runs.rankers import model_behind, ranker_config
+from irpo.runs.rankers import is_ranker, model_behind, ranker_config
 from irpo.types import Style, UnknownName, UserError
 
 if TYPE_CHECKING:
+    from irpo.checking import Check
     from irpo.compare.forecast import Forecast
     from irpo.compare.page import Report
     from irpo.evaluation import Summary
@@ -67,6 +68,66 @@ def prepare(
     built = TASKS.build(spec)
     require_out(Path(out))
     return preparing.prepare(built, Path(out), task_spec=spec, skip_bad_rows=skip_bad_rows, layout=layout)
+
+
+def mine(
+    out: Path | str,
+    *,
+    task: TaskSpec | None = None,
+    pairs: Path | str | None = None,
+    run: Path | str | None = None,
+    skip_bad_rows: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Give lists, or `pairs` of query and relevant text, hard negatives; writes train.jsonl, eval.jsonl and card.json.
+
+    `options` are those of `irpo.mine.Mining` (by, model, negatives, margin, corpus, seed; query and positive name the
+    columns of pairs) or, with a first stage's `run`, of `irpo.mine.FirstStage` (top_k, corpus, seed). Returns the card,
+    which counts what was left out, and why.
+    """
+    from irpo.mine import mining_of
+    from irpo.tasks import TASKS, preparing
+
+    spec = {"name": task} if isinstance(task, str) else dict(task or {})
+    if "name" in spec:
+        TASKS.build(spec)
+    built = mining_of(spec, None if pairs is None else str(pairs), None if run is None else str(run), options)
+    require_out(Path(out))
+    told = {"name": "mine", **({"task": spec} if pairs is None else {"pairs": str(pairs)}), **options}
+    return preparing.prepare(built, Path(out), task_spec=told, skip_bad_rows=skip_bad_rows)
+
+
+def check(
+    task: TaskSpec,
+    out: Path | str | None = None,
+    *,
+    model: str | None = None,
+    style: str | None = None,
+    max_tokens: int | None = None,
+    skip_bad_rows: bool = False,
+) -> Check:
+    """Say what is wrong with a task's lists and what they are like, as `irpo prepare --check` does.
+
+    `model` (`embedded`, a file of layers, a run, a model's folder or hub id) says whose tokens are counted, and by its
+    prompt how many of them a list may take; `style` and `max_tokens` say otherwise. With `out` check.json and check.png
+    are written there. `Check.wrong` where rows or lists cannot be used; a row that is wrong raises nothing, and counts
+    as none where bad rows are skipped.
+    """
+    from irpo.tasks import TASKS
+
+    spec = {"name": task} if isinstance(task, str) else dict(task)
+    built, chosen = TASKS.build(spec), require_style(style)
+    if model is None and (style is not None or max_tokens is not None):
+        raise UserError("style and max_tokens are of a model's prompt; give the model, too")
+    if out is not None:
+        require_out(Path(out))
+    from irpo.checking import Budget, look, write
+
+    budget = None if model is None else Budget.of(model, str(spec["name"]), style=chosen, max_tokens=max_tokens)
+    found = look(built, spec, budget, skip_bad_rows=skip_bad_rows)
+    if out is not None:
+        write(found, Path(out))
+    return found
 
 
 def train(
@@ -117,7 +178,7 @@ def evaluate(  # noqa: PLR0913 - the flags of the command
     given = {"max_lists": max_lists, "lists_per_batch": lists_per_batch}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     own, lent = run_of(like or model, trust_plugins=trust_plugins), ranker_config(like or model)
-    load_plugins(lent.plugins if lent else ())  # of a run: as `run_of` did; a ranker's configuration the user gave
+    load_plugins(lent.plugins if lent else ())  # of others' files: as `run_of` did; a ranker's .yaml the user gave
     if modes:
         settings["modes"] = require_modes(modes)
     style = require_style(style)
@@ -205,13 +266,13 @@ def report(folders: Sequence[Path | str], out: Path | str, *, runs: Mapping[str,
 def run_of(model: str, *, trust_plugins: bool = False) -> RunConfig | None:
     """A run's configuration with its plug-ins loaded, None where the name is not a run's folder.
 
-    `UserError` where it names plug-ins that the user neither trusts nor has imported.
+    `UserError` where it, or an exported ranker, names plug-ins that the user neither trusts nor has imported.
     """
     written = Path(model) / RUN_CONFIG
-    if not written.is_file():
-        return None
-    config = load_config([written])
-    load_theirs(model, config, trusts=trust_plugins)
+    config = load_config([written]) if written.is_file() else None
+    theirs = config or (None if is_ranker(model) else ranker_config(model))
+    if theirs is not None:
+        load_theirs(model, theirs, trusts=trust_plugins)
     return config
 
 
@@ -270,6 +331,6 @@ def _task_of(own: RunConfig | None, task: Mapping[str, Any], model: str) -> dict
 
 def require_model(name: str) -> None:
     """`UserError` where there is no such model, or none behind a ranker's configuration."""
-    from irpo.scoring.models import require_there
+    from irpo.scoring.names import require_there
 
     require_there(model_behind(name))

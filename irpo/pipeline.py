@@ -21,6 +21,7 @@ from irpo.online.rounds import Job, require_sound, run_rounds
 from irpo.processes import decided, first_of_all, is_first
 from irpo.progress import BEST, say
 from irpo.ranking.choosing import Choice, choice_of_run, spelt
+from irpo.ranking.documents import DocumentLike
 from irpo.ranking.engines import Engine
 from irpo.ranking.modes import RANKING_MODES, at_rankers_strength
 from irpo.ranking.reranker import Ranked, Reranker, notes_on
@@ -35,10 +36,11 @@ from irpo.runs.standing import standing
 from irpo.scorers import check_model
 from irpo.scoring import sharding
 from irpo.scoring.strength import StrengthBy
-from irpo.tasks import TASKS, relevant_from
+from irpo.tasks import TASKS, measures_of, relevant_from
 from irpo.tasks.mining import popularity
 from irpo.tasks.preparing import build
 from irpo.training.cost import total_cost, write_cost
+from irpo.training.curves import draw_log, title_of
 from irpo.training.job import Built, Parts, computes_mixed, describe, method_of, policy_model, prepare_job, trackers_of
 from irpo.training.outcome import Outcome, advise, model_card, outcome_of, tell
 from irpo.training.storing import accounted, learnt_bytes, require_disk, tell_divergence
@@ -150,6 +152,7 @@ def _require_no_fewer_updates(parts: Parts, out: Path) -> None:
 def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
     """The loop of an offline run in its folder."""
     from irpo.training.arguments import Loop, training_arguments
+    from irpo.training.logbook import Drawn
     from irpo.training.trainer import ListTrainer
 
     config, t = parts.config, parts.config.training
@@ -162,7 +165,7 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
         mixed=computes_mixed(config, model),
     )
     loop = Loop(t.tokens_per_batch, t.patience, cache_dir() / "reference", config.ranks, trackers_of(config))
-    return ListTrainer(
+    trainer = ListTrainer(
         model=model,
         tokenizer=parts.builder.tokenizer,
         method=parts.method,
@@ -170,6 +173,8 @@ def trainer_of(parts: Parts, model: Any, out: Path) -> ListTrainer:
         args=arguments,
         loop=loop,
     )
+    trainer.add_callback(Drawn(out, title_of(config)))
+    return trainer
 
 
 def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, Choice]:
@@ -179,6 +184,8 @@ def _fit_offline(parts: Parts, model: Any, out: Path) -> tuple[Outcome | None, C
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")
     trainer.go(checkpoint)
+    if is_first():
+        draw_log(out, title_of(parts.config))
     write_cost(out, trainer.meter.read())
     examples = [p.example for p in parts.validation]
     if best := trainer.state.best_model_checkpoint:
@@ -275,14 +282,16 @@ def measure(
 
     `train` are the lists that popularity is counted in; `going` is a folder to keep what is ranked in until all is.
     """
-    start = relevant_from(TASKS.build(task))
+    built = TASKS.build(task)
+    start = relevant_from(built)
     options = EvaluationOptions(
         settings.modes,
-        settings.measures,
+        tuple(dict.fromkeys([*settings.measures, *measures_of(built)])),
         settings.lists_per_batch,
         length=ranker.length,
         relevant_from=start,
         strength=ranker.strength,
+        kept=ranker.kept,
         going=going,
     )
     if not isinstance(ranker.model, Engine) and (note := check_model(ranker.model)):
@@ -291,7 +300,7 @@ def measure(
     return run_evaluation(examples, ranker.builder, ranker.model, ranker.scorer, options, popularity=counts)
 
 
-def rank(model: str, query: str, documents: Sequence[str], mode: Spec, **loaded: Any) -> list[Ranked]:
+def rank(model: str, query: str, documents: Sequence[DocumentLike], mode: Spec, **loaded: Any) -> list[Ranked]:
     """The documents for a query, best first; tells at which strength, and what was cut or stands there by chance.
 
     `loaded` are options of `Reranker.load`.

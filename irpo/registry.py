@@ -70,7 +70,8 @@ class Registry(Generic[T]):
     def described(self, plugin: T) -> str:
         """A built plug-in's name, with its options: "list (order=given)"."""
         name = next((name for name, cls in self._classes.items() if cls is type(plugin)), type(plugin).__name__)
-        options = [f"{f.name}={getattr(plugin, f.name)}" for f in dataclasses.fields(plugin) if f.init]  # type: ignore[arg-type]
+        fields = [f for f in dataclasses.fields(plugin) if f.init]  # type: ignore[arg-type]
+        options = [f"{f.name}={_told(f, getattr(plugin, f.name))}" for f in fields]
         return f"{name} ({', '.join(options)})" if options else name
 
     def build(self, spec: Spec | T, /, **options: Any) -> T:
@@ -122,6 +123,12 @@ class Registry(Generic[T]):
             raise at(wrong, field.name) from None
         except UserError as error:
             raise at(error, field.name) from None
+
+
+def _told(field: dataclasses.Field[Any], value: Any) -> str:
+    """An option's value as `described` has it; a plug-in as its own registry describes it."""
+    nested: Registry[Any] | None = field.metadata.get("registry")
+    return str(value) if nested is None else nested.described(value)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -34,6 +34,16 @@ def report_dir() -> Path:
     return _PACKAGE / "_data" / "report"
 
 
+def project_dir() -> Path:
+    """The folder of what `irpo init` begins a project with: configuration, example lists, Makefile."""
+    return _PACKAGE / "_data" / "project"
+
+
+def serve_dir() -> Path:
+    """The folder of what a server's pages are made of."""
+    return _PACKAGE / "_data" / "serve"
+
+
 def cache_dir() -> Path:
     """The folder of what may be computed anew at any time: $IRPO_CACHE, else irpo in $XDG_CACHE_HOME or ~/.cache."""
     if own := os.environ.get("IRPO_CACHE"):

@@ -70,8 +70,8 @@ def find_config(name: str | Path) -> Path:
 
 def _instead(given: Path) -> str:
     """What a message says of the shipped files, where the given one is not there."""
-    folders = sorted(p.name for p in configs_dir().iterdir() if p.is_dir() and p.name != _LAUNCH)
     known = sorted(p.relative_to(configs_dir()) for p in configs_dir().rglob("*.yaml") if p.parent.name != _LAUNCH)
+    folders = sorted({path.parts[0] for path in known if len(path.parts) > 1})
     if given.suffix not in (".yaml", ".yml") and len(given.parts) == 1:
         if meant := next((path for path in known if path.stem == given.name), None):
             return f" (did you mean {meant.as_posix()!r}?)"

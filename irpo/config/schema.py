@@ -25,7 +25,7 @@ from irpo.config.errors import user_error
 from irpo.config.layers import Layers, written
 from irpo.measures import MEASURES, measure_of
 from irpo.registry import require_module
-from irpo.types import Labels, Style
+from irpo.types import Attention, Labels, Style
 
 RUN_CONFIG = "config.yaml"  # its name in the folder of a finished run
 
@@ -97,6 +97,8 @@ class PromptConfig(_Section):
     # pointwise: each has a prompt of its own, whose answer is yes or no
     style: Style = "text"
     labels: Labels = "letters"  # of the style label: [B] > [A]; numbers: [2] > [1]
+    # block: a candidate sees what stands before the candidates and itself, the answer all; their order cannot matter
+    attention: Attention = "full"
     max_tokens: Annotated[int, Field(ge=32)] = 2048  # prompt + answer
     # A template's name or file, or rank_llm:NAME, one of the package rank_llm; None: the task's own.
     template: str | None = None
@@ -107,6 +109,12 @@ class PromptConfig(_Section):
     def _labels_are_shown(self) -> Self:
         if self.labels == "numbers" and self.style != "label":
             raise ValueError("labels 'numbers' needs style 'label'")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_shown(self) -> Self:
+        if self.attention == "block" and self.style not in ("label", "text"):
+            raise ValueError(f"attention 'block' needs style 'label' or 'text': {self.style!r} shows no list")
         return self
 
 
