@@ -19,6 +19,7 @@ TRAIN = ["train", "models/embedded.yaml", "tasks/world.yaml", "methods/irpo.yaml
 COMMANDS = {
     "help": ["--help"],
     "prepare": ["prepare", "--task", "world", "--out", "lists"],
+    "guide": ["guide", "own_data"],
     "list": ["list"],
     "a file that is not there": [*TRAIN, "models/embeded.yaml"],
     "an unknown key": [*TRAIN, "training.learning_rat=1"],

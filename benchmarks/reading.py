@@ -9,7 +9,8 @@ second; ROW is the row's first cell, or its first few with " / " between them. `
 it was not measured here: a setting, or what others report. Sources: the tables of results/study.json as `study NAME`
 and of results/online.json as `online NAME`, which say how they were made; `embedded rankings` and `embedded facts`, of
 `embedded_measure.py`; `quickstart screen` and `quickstart table`, the table that a quickstart prints, and `quickstart
-about`, of results/quickstart.json, which is report.json of its folder; `real ...` and `quick ...` alike.
+about`, of results/quickstart.json, which is report.json of its folder; `real ...` and `quick ...` alike; `block table`
+and `long_lists table`, of the lines that those benchmarks wrote.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = RESULTS.parents[1]
 MISSING = "(not measured yet)"
 # The sections, by their headings, in which every figure is marked: up to the next heading of any rank.
-COVERED = {"README.md": ("irpo",), "benchmarks/README.md": ("The embedded model", "Studies", "On-policy")}
+COVERED = {
+    "README.md": ("irpo",),
+    "benchmarks/README.md": (
+        *("Does a model read as well in blocks?", "By parts", "The embedded model", "Studies", "On-policy"),
+    ),
+    "irpo/guides/method.md": ("Choose a method: what the studies say",),
+}
 
 NUMBER = r"(?:(?<![\d.])[-+])?(?:\d[\d,]*)?\.?\d+(?: ?%)?"
 _BLOCK = re.compile(r"(<!-- results: (?P<source>[^>]+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -127,6 +134,27 @@ def kept(name: str) -> Mapping[str, str]:
     path = RESULTS / f"{name}.json"
     tables: Mapping[str, str] = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.is_file() else {}
     return tables
+
+
+def block() -> Mapping[str, str]:
+    """The table of `block_study.py`."""
+    from block_study import RESULTS as path
+    from block_study import lines_of, table
+
+    return {"table": "\n".join(table(lines_of(path)))} if path.is_file() else {}
+
+
+def long_lists() -> Mapping[str, str]:
+    """What each setting of `long_lists.py` found, a row each."""
+    path = RESULTS / "long_lists.jsonl"
+    if not path.is_file():
+        return {}
+    told = ["| lists | ranker | mode | NDCG@10 | 95 % | prompts |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        cells = (row["set"], row.get("model", ""), row["mode"], _short(row["ndcg@10"]))
+        ends = f"{_short(row['low'])} to {_short(row['high'])}"
+        told.append(f"| {' | '.join(map(str, cells))} | {ends} | {row['prompts']:g} |")
+    return {"table": "\n".join(told)}
 
 
 def embedded() -> Mapping[str, str]:
@@ -261,6 +289,8 @@ def screen(grid: Any) -> str:
 SOURCES: dict[str, Callable[[], Mapping[str, str]]] = {
     "study": partial(kept, "study"),
     "online": partial(kept, "online"),
+    "block": block,
+    "long_lists": long_lists,
     "embedded": embedded,
     "methods": partial(suite, "methods"),
     "quickstart": partial(suite, "quickstart"),

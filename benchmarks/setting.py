@@ -157,9 +157,11 @@ def in_four_bits(model: Any) -> Any:
     return model
 
 
-def our_trainer(model: Any, items: Sequence[EncodedList], reference: str, *, tokens: int = 8192) -> ListTrainer:
-    """The trainer that `irpo train` runs, on IRPO with the scorer `independent`."""
-    method = Method(OBJECTIVES.build("irpo"), SCORERS.build("independent"), reference=reference)  # type: ignore[arg-type]
+def our_trainer(
+    model: Any, items: Sequence[EncodedList], reference: str, *, tokens: int = 8192, scorer: str = "independent"
+) -> ListTrainer:
+    """The trainer that `irpo train` runs, on IRPO."""
+    method = Method(OBJECTIVES.build("irpo"), SCORERS.build(scorer), reference=reference)  # type: ignore[arg-type]
     config = TrainingConfig(updates=1, lists_per_update=len(items), learning_rate=1e-6)
     settings = training_arguments(config, Path(tempfile.mkdtemp()), lists=len(items), validates=False, seed=0)
     settings.disable_tqdm = True

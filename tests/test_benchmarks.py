@@ -176,3 +176,35 @@ def test_a_stage_that_fails_leaves_a_line_and_the_next_goes_on(capsys, tmp_path)
     assert lines[4]["error"] == "TimeoutError"
     assert "left" in lines[6]["skipped"]
     assert (tmp_path / "lines.jsonl").read_text().count("\n") == len(lines)
+
+
+def test_the_collection_of_long_lists_loses_no_judgement(tmp_path):
+    """What BM25 leaves out counts in the ideal; every setting of the grid can be built."""
+    bench = importlib.import_module("long_lists")
+    bench.write_beir(tmp_path, 5)
+    lists, judged = bench.beir_lists(tmp_path), (tmp_path / "qrels" / "test.tsv").read_text().splitlines()[1:]
+    for example in lists.examples:
+        assert len(example.candidates) == 100
+        labels = sorted(float(line.split("\t")[2]) for line in judged if line.split("\t")[0] == example.id)
+        assert sorted(y for y in (*example.relevance, *lists.missed[example.id]) if y) == labels
+    best = {e.id: sorted(range(100), key=lambda j: -e.relevance[j]) for e in lists.examples}
+    assert 0.9 < lists.measured(best)["ndcg@10"] <= 1
+    specs = [spec for model in bench.MODELS for spec in bench.settings_of(lists, model, quick=False)]
+    assert len({bench.RANKING_MODES.described(bench.RANKING_MODES.build(spec)) for spec in specs}) > 30
+
+
+def test_the_study_of_blocks_concludes_nothing_where_an_arm_is_at_chance():
+    study = importlib.import_module("block_study")
+
+    def lines(candidates, **means):
+        for arm, mean in ({"random": 0.1} | {f"trained, {name}": mean for name, mean in means.items()}).items():
+            told = {"tau": 0.5, "rank by fifth": [0.5] * 5} if "," in arm else {}
+            lists = {str(n): [f"wish {n}", mean + 0.02 * (n % 3 - 1)] for n in range(12)}
+            yield {"style": "text", "candidates": candidates, "trial": False, "arm": arm, "lists": lists} | told
+
+    rows = list(study.table([*lines(10, full=0.5, block=0.4), *lines(100, full=0.1, block=0.3)]))
+    said = {tuple(cell.strip() for cell in row.split("|")[2:4]): row.split("|")[6].strip() for row in rows[2:]}
+    assert said["10", "trained, block"].startswith("-0.100, q = ")
+    assert said["100", "trained, full"] == "at chance"
+    assert said["100", "trained, block"] == "full is at chance"
+    assert said["100", "random"] == said["10", "trained, full"] == ""
