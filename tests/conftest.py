@@ -7,6 +7,9 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -31,3 +34,16 @@ def irpo(monkeypatch, capsys, tmp_path):
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium: playwright's own, or the machine's; skips where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium is installed")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -14,6 +14,7 @@ import typer
 
 import irpo
 from irpo import cli
+from irpo.ranking.documents import Document
 from irpo.ranking.modes import RANKING_MODES
 from irpo.ranking.reranker import Ranked
 from irpo.scoring.models import load_tokenizer
@@ -86,6 +87,9 @@ def test_help_answers_in_under_a_second():
         "import irpo.cli",
         "from irpo.config.schema import load_config; load_config(['quickstart.yaml', 'methods/dpo.yaml'])",
         "import irpo.registry, irpo.types, irpo.resources",
+        "from irpo.ranking import modes; modes.RANKING_MODES.build('score')",
+        "import irpo; irpo.Document('a')",
+        "from irpo.commands import serving; from irpo.server import adapters, addresses, keys, limits",
     ],
 )
 def test_the_door_does_not_load_torch(code):
@@ -259,7 +263,8 @@ def test_evaluate_measures_all_modes_unless_told(run, pipeline):
     [
         (
             ["--mode", "guess"],
-            "unknown ranking mode 'guess'; choose from constrain, generate, generate_strengthened, score",
+            "unknown ranking mode 'guess'; choose from constrain, generate, generate_strengthened, label, score, "
+            "setwise, tournament, window",
         ),
         (["--style", "prose"], "unknown style 'prose'; choose from text, label, response, pointwise"),
     ],
@@ -278,7 +283,9 @@ def test_rank_prints_documents_as_they_are(run, pipeline, tmp_path):
     assert "[b]old" in out
     assert "0.2500" in out
     own = dict.fromkeys(("style", "max_tokens", "strength", "strength_by")) | {"engine": "transformers"}
-    assert pipeline.calls == [("rank", ("embedded", "which?", ["a", "[b]old"], {"name": "score"}), own)]
+    assert pipeline.calls == [
+        ("rank", ("embedded", "which?", (Document("a"), Document("[b]old")), {"name": "score"}), own)
+    ]
 
 
 def test_rank_prints_json(run, pipeline):
@@ -286,11 +293,21 @@ def test_rank_prints_json(run, pipeline):
     assert [row["rank"] for row in json.loads(out)] == [1, 2]
 
 
-@pytest.mark.parametrize("documents", [[], ["only one"]])
-def test_rank_needs_two_documents(run, pipeline, documents):
+def test_rank_shows_the_best_few_of_documents_with_ids(run, pipeline, tmp_path):
+    file = tmp_path / "docs.jsonl"
+    file.write_text('{"text": "a", "id": "x"}\n\n{"text": "b"}\n')
+    _, out, _ = run("rank", "--model", "embedded", "which?", "c", "--file", str(file), "--top-n", "1", "--json")
+    assert [row["rank"] for row in json.loads(out)] == [1]
+    assert pipeline.calls[0][1][2] == (Document("c"), Document("a", "x"), Document("b"))
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"), [([], "there is no document to rank"), (["a", " "], "document 2: text is empty")]
+)
+def test_rank_needs_documents(run, pipeline, documents, message):
     code, _, err = run("rank", "--model", "embedded", "which?", *documents)
-    assert code == 2
-    assert "give at least 2" in err
+    assert (code, pipeline.calls) == (2, [])
+    assert message in err
 
 
 def test_rank_names_a_file_that_is_not_there(run, pipeline, tmp_path):

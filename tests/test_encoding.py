@@ -153,7 +153,8 @@ def test_columns_before_the_mask_are_the_trunk_of_every_row(scorer, left):
     assert torch.equal(seen[:, : batch.trunk], causal[:, : batch.trunk])
     assert torch.equal(visible(batch, first=batch.trunk), seen[:, batch.trunk :])
     behind = seen[:, batch.trunk :, batch.trunk :].any(0)
-    assert list(batch.reach) == [int(columns.nonzero()[0]) for columns in behind]
+    assert list(batch.reach) == [batch.trunk + int(columns.nonzero()[0]) for columns in behind]
+    assert batch.lead == batch.trunk
     first_of_row = [min(column for column in range(columns) if batch.lists[row, column] >= 0) for row in range(rows)]
     if max(first_of_row) == 0:
         shortest = min(len(items[batch.lists[row, 0]].prompt) for row in range(rows))

@@ -4,9 +4,10 @@ import dataclasses
 import os
 import time
 
+import httpx
 import pytest
 
-from tests.fuzz import answers, corpus, settings
+from tests.fuzz import answers, corpus, requests, settings
 from tests.fuzz.cases import cases, written
 from tests.fuzz.damage import Damage
 from tests.fuzz.judging import wrong
@@ -46,6 +47,27 @@ def test_configurations_are_valid_or_one_error():
     found = settings.batch(0, SEED)
     assert found.faults == []
     assert set(found.counts) == {"valid", "error"}
+
+
+def test_requests_are_ranked_or_one_error():
+    found = requests.batch(0, SEED)
+    assert found.faults == []
+    assert set(found.counts) == {"ranked", "refused"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (500, {"message": "internal error", "id": "x"}, "status 500"),
+        (422, {"detail": "wrong"}, "another form"),
+        (422, {"message": f"{requests.SECRET} is wrong", "id": "x"}, "leaks"),
+        (422, {"message": "x" * 9999, "id": "x"}, "characters"),
+        (200, {"results": [{"index": 0, "relevance_score": 1}] * 2}, "indices"),
+        (200, {"results": [{"index": j, "relevance_score": j / 2} for j in range(2)]}, "rise"),
+    ],
+)
+def test_an_answer_that_is_wrong_is_seen(status, body, says):
+    assert says in requests.wrong(httpx.Response(status, json=body))
 
 
 @pytest.fixture

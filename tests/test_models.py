@@ -100,7 +100,7 @@ def test_tokenizer_is_ready_to_batch(folder):
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_model_that_is_not_there_is_one_clear_line(load):
-    with pytest.raises(UserError, match="cannot load model 'no/such-model': give 'embedded', a folder, or a hub id"):
+    with pytest.raises(UserError, match="load model 'no/such-model': there is no such folder; it is not in the cache"):
         load("no/such-model")
 
 

@@ -12,10 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from irpo.resources import configs_dir, embedded_dir, prompts_dir, report_dir
+from irpo.resources import configs_dir, embedded_dir, project_dir, prompts_dir, report_dir, serve_dir
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = {"prompts": prompts_dir(), "configs": configs_dir(), "embedded": embedded_dir(), "report": report_dir()}
+SHIPPED = {
+    "prompts": prompts_dir(),
+    "configs": configs_dir(),
+    "embedded": embedded_dir(),
+    "report": report_dir(),
+    "project": project_dir(),
+    "serve": serve_dir(),
+}
 
 
 def files(folder: Path) -> list[str]:
@@ -56,6 +63,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel):
         names = set(archive.namelist())
     for kind, folder in SHIPPED.items():
         assert {f"irpo/_data/{kind}/{name}" for name in files(folder)} <= names
+    assert {f"irpo/guides/{name}" for name in files(ROOT / "irpo" / "guides")} <= names
     assert "irpo/py.typed" in names
     assert {name.split("/")[0] for name in names} == {"irpo", "irpo-0.1.0.dist-info"}
     assert wheel.stat().st_size < 10 * 2**20
@@ -65,7 +73,7 @@ def test_the_installed_package_finds_its_data_from_another_folder(installed, tmp
     code = (
         "import json, irpo, irpo.resources as r\n"
         "found = {'prompts': r.prompts_dir(), 'configs': r.configs_dir(), 'embedded': r.embedded_dir()}\n"
-        "found['report'] = r.report_dir()\n"
+        "found |= {'report': r.report_dir(), 'serve': r.serve_dir()}\n"
         "print(json.dumps({'package': irpo.__file__, **{k: str(v) for k, v in found.items()}}))"
     )
     found = json.loads(run(installed / "python", "-c", code, cwd=tmp_path))
@@ -78,6 +86,9 @@ def test_the_installed_package_finds_its_data_from_another_folder(installed, tmp
 
 def test_the_installed_command_runs_from_another_folder(installed, tmp_path):
     assert "quickstart" in run(installed / "irpo", "--help", cwd=tmp_path)
+    assert "# Own data" in run(installed / "irpo", "guide", "own_data", cwd=tmp_path)
+    run(installed / "irpo", "init", "mine", cwd=tmp_path)
+    assert files(tmp_path / "mine") == files(project_dir())
     listed = json.loads(run(installed / "irpo", "list", "objectives", "--json", cwd=tmp_path))
     assert "irpo" in {row["name"] for row in listed["objectives"]}
     code = (

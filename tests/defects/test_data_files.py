@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from handmade import RECOMMENDER, SEEKER, a_list, build, redial, write_lines
@@ -228,7 +227,7 @@ def test_u15_a_folder_without_lists_says_what_is_read_and_where_to_read_on(tmp_p
     with pytest.raises(UserError) as caught:
         build("jsonl", tmp_path)
     assert '{"id", "query", "candidates": [{"id", "text", "relevance"}, ...]}' in str(caught.value)
-    assert '"Your own data" in the README' in str(caught.value)
+    assert "the task table reads CSV" in str(caught.value)
 
 
 def test_u15_rows_in_another_form_say_so_too(tmp_path):
@@ -237,17 +236,13 @@ def test_u15_rows_in_another_form_say_so_too(tmp_path):
         build("jsonl", tmp_path)
 
 
-def test_u15_the_readmes_way_from_a_table_to_lists(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    program = next(part for part in readme.split("```python\n") if "csv.DictReader" in part).partition("```")[0]
+def test_u15_a_table_makes_lists(tmp_path):
     (tmp_path / "judged.csv").write_text("query,text,label\na,one,0\nb,two,1\na,three,2\nb,four,0\n")
-    monkeypatch.chdir(tmp_path)
-    exec(program, {})
-    lists = build("jsonl", tmp_path / "train.jsonl")["train"]
-    assert [(e.query, e.texts, e.relevance) for e in lists] == [
-        ("a", ("one", "three"), (0, 2)),
-        ("b", ("two", "four"), (1, 0)),
-    ]
+    lists = {e.query: e for e in build("table", tmp_path / "judged.csv")["train"]}
+    assert {q: dict(zip(e.texts, e.relevance, strict=True)) for q, e in lists.items()} == {
+        "a": {"one": 0, "three": 2},
+        "b": {"two": 1, "four": 0},
+    }
 
 
 def test_u1_files_that_nobody_here_wrote_are_not_replaced(tmp_path):

@@ -208,7 +208,7 @@ def test_u13_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
         raise ConnectionError("not in the cache")
 
     monkeypatch.setattr("datasets.load_dataset", load)
-    with pytest.raises(UserError, match="the hub cannot be reached: go online, or give the folder"):
+    with pytest.raises(UserError, match=r"the hub cannot be reached .*; give the folder"):
         load_hub("hub", "allenai/ai2_arc", None)
     assert len(asked) == 1
     assert not datasets.config.HF_HUB_OFFLINE

@@ -66,15 +66,15 @@ def test_u10_cut_prompts_of_both_splits_are_counted_and_the_remedy_stands_beside
     assert "prompt.max_tokens = 144: raise it" in note
 
 
-def test_u11_at_80_columns_the_validation_figure_stays(capsys, monkeypatch):
+def test_u11_at_80_columns_the_validation_figure_stays(capsys, monkeypatch, tmp_path):
     from types import SimpleNamespace
 
     from irpo.progress import bars
-    from irpo.training.logbook import Progress
+    from irpo.training.logbook import Logbook, Progress
 
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     monkeypatch.setenv("COLUMNS", "80")
-    bar, state = Progress(), SimpleNamespace(global_step=0, max_steps=100)
+    bar, state = Progress(Logbook(tmp_path)), SimpleNamespace(global_step=0, max_steps=100)
     with bars() as shown:
         bar.on_train_begin(None, state, None)
         state.global_step = 50

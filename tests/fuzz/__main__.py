@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz`: damaged data, answers and configurations; counts, and exit code 1 where anything failed.
+"""`python -m tests.fuzz`: damaged data, answers, configurations and HTTP requests; counts, and exit code 1 on failures.
 
-Another kind of input, such as a server's requests, is one more function in `_JOBS`.
+Another kind of input is one more function in `_JOBS`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import answers, corpus, settings
+from tests.fuzz import answers, corpus, requests, settings
 from tests.fuzz.running import LIMIT
 from tests.fuzz.workers import Died, run
 
-PARTS = ("data", "answers", "settings")
+PARTS = ("data", "answers", "settings", "requests")
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--data", type=int, default=6000, metavar="N", help="variants of damaged data")
     parser.add_argument("--answers", type=int, default=1_000_000, metavar="N", help="strings for the parser")
     parser.add_argument("--settings", type=int, default=20_000, metavar="N", help="configurations")
+    parser.add_argument("--requests", type=int, default=5000, metavar="N", help="HTTP requests")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="of one part: this variant alone, and all of it")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures.txt"), help="where failures are written")
@@ -128,6 +129,29 @@ def _settings(given: argparse.Namespace, failures: Failures) -> None:
     print(f"  slowest {slowest[0]:.2f} s (number {slowest[1]})\n{time.monotonic() - start:.0f} s")
 
 
+def _requests(given: argparse.Namespace, failures: Failures) -> None:
+    if given.only is not None:
+        request = requests.damaged(given.only, given.seed)
+        found = requests.judged(0, [(given.only, request)])
+        failures.add(str(request), str(found.counts), *found.faults)
+        return
+    start, counts, slowest = time.monotonic(), Counter[str](), (0.0, 0)
+    jobs = range(-(-given.requests // requests.BATCH))
+    job = partial(requests.batch, seed=given.seed)
+    limit = requests.BATCH * requests.SECONDS
+    for done in run(jobs, job, count=given.processes, limit=limit, prepare=requests.warm):
+        if isinstance(done, Died):
+            failures.add(f"requests {done.number * requests.BATCH} and the next {requests.BATCH}: {done.why}")
+            continue
+        counts.update(done.counts)
+        for fault in done.faults:
+            failures.add(fault)
+        slowest = max(slowest, done.slowest)
+    named = ", ".join(f"{counts[kind]} {kind}" for kind in ("ranked", "refused", "failed"))
+    print(f"\nrequests: {counts.total()}: {named}")
+    print(f"  slowest {slowest[0]:.2f} s (number {slowest[1]})\n{time.monotonic() - start:.0f} s")
+
+
 def _table(title: str, rows: dict[str, Counter[str]], slowest: dict[str, tuple[float, int]], seconds: float) -> None:
     kinds = ("right", "error", "failed")
     print(f"\n{title:<28}{'variants':>9}" + "".join(f"{kind:>9}" for kind in kinds) + "  slowest (s)  number")
@@ -139,7 +163,12 @@ def _table(title: str, rows: dict[str, Counter[str]], slowest: dict[str, tuple[f
     print(f"{seconds:.0f} s")
 
 
-_JOBS: dict[str, Callable[[Any, Failures], None]] = {"data": _data, "answers": _answers, "settings": _settings}
+_JOBS: dict[str, Callable[[Any, Failures], None]] = {
+    "data": _data,
+    "answers": _answers,
+    "settings": _settings,
+    "requests": _requests,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

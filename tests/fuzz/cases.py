@@ -140,6 +140,31 @@ def _films(seed: int) -> list[Case]:
     ]  # fmt: skip
 
 
+def _tables(seed: int) -> list[Case]:
+    """One's own tables, and a collection with a query of every document's words."""
+    invent = Inventor(("tables", seed))
+    long = tuple(row for _ in range(5) for row in rows.judged(invent))
+    wide = _many(rows.lists, invent, 6)
+    corpus = _many(rows.document, invent, 8)
+    asked = tuple({"_id": invent.word(), "text": " ".join(row["text"].split()[:3])} for row in corpus[:5])
+    judged = tuple(
+        {"query-id": q["_id"], "corpus-id": d["_id"], "score": "1"} for q, d in zip(asked, corpus, strict=False)
+    )
+    beir = (
+        File("corpus.jsonl", "lines", corpus),
+        File("queries.jsonl", "lines", asked),
+        File("qrels/test.tsv", "tsv", judged),
+    )
+    by_id = ("eval_fraction=0", "query_id=id")
+    return [
+        *(Case(f"table {form}", "table", (File(f"train.{form}", form, long),), by_id, alone=False)
+          for form in ("csv", "tsv", "parquet")),
+        *(Case(f"table lists {form}", "table", (File(f"train.{form}", form, wide),), by_id)
+          for form in ("csv", "parquet")),
+        Case("beir corpus", "beir", beir, alone=False, damaged=("corpus.jsonl",)),
+    ]  # fmt: skip
+
+
 @lru_cache(maxsize=4)
 def _prepared(layout: str, seed: int) -> Case:
     """A folder that `irpo prepare` wrote of lists."""
@@ -193,6 +218,7 @@ def cases(seed: int) -> list[Case]:
         _two("preferences helpsteer", "preferences", rows.helpsteer, "hub", seed, **none),
         _one("preferences csv", "preferences", rows.pair, "csv", seed),
         _one("preferences tsv", "preferences", rows.pair, "tsv", seed),
+        *_tables(seed),
         _prepared("jsonl", seed),
         _prepared("parquet", seed),
     ]  # fmt: skip

@@ -48,6 +48,7 @@ def write(case: Case, folder: Path) -> None:
     """The files as they should be."""
     folder.mkdir(parents=True)
     for file in case.files:
+        (folder / file.name).parent.mkdir(exist_ok=True)
         if file.form == "parquet":
             tables.write(folder / file.name, file.rows)
         elif file.form == "prepared":

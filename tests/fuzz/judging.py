@@ -79,14 +79,18 @@ def _clear(case: Case, damage: Damage, said: str, *, sound: bool) -> Iterator[st
         yield f"{damage.file} is not named: {said.strip()!r}"
     elif damage.lines is not None and not _taken(case, damage):
         found = re.search(rf"{re.escape(damage.file)}(?:/\w+)?:(\d+)", said)
+        # Where two rows contradict each other, the message names both.
+        named = [found[1], *re.findall(r"\bin line (\d+)", said)] if found else []
         if found is None and damage.lines[0] > 0:
             yield f"no line is named: {said.strip()!r}"
-        elif found is not None and not damage.lines[0] <= int(found[1]) <= damage.lines[1]:
+        elif found is not None and not any(damage.lines[0] <= int(line) <= damage.lines[1] for line in named):
             yield f"another line than {damage.lines} is named: {said.strip()!r}"
 
 
 def _about_all(damage: Damage, said: str) -> bool:
     """Whether a message is about a file that is not there, or one from which no list could be made."""
+    if "which column is" in said or "the columns are" in said:  # a file of Parquet has the columns of all its rows
+        return True
     return "no list could be made" in said or "no file here" in said or (damage.lines is None and "/data: " in said)
 
 
@@ -109,13 +113,13 @@ def _is_list(each: Mapping[str, Any]) -> bool:
     candidates = each["candidates"]
     labels = [c["relevance"] for c in candidates]
     return (
-        {"id", "query", "candidates"} <= each.keys() <= {"id", "query", "candidates", "group"}
+        {"id", "query", "candidates"} <= each.keys() <= {"id", "query", "candidates", "group", "unlisted"}
         and len(candidates) >= 2
         and len({c["id"] for c in candidates}) == len(candidates)
         and all(isinstance(c[key], str) and c[key] for c in candidates for key in ("id", "text"))
         and all(c["text"].strip() and isinstance(c["source"], str) for c in candidates)
         and all(type(label) in (int, float) and 0 <= label <= 1000 for label in labels)
-        and (any(labels) or all("teacher" in c for c in candidates))
+        and (any(labels) or "unlisted" in each or all("teacher" in c for c in candidates))
     )
 
 
@@ -353,6 +357,11 @@ def _nothing_said(row: Row, c: Mapping[str, Any], text: str) -> Any:
     return None
 
 
+def _listed_said(row: Row, c: Mapping[str, Any], text: str) -> Any:
+    good = row.get("positives")
+    return text in [tidy(str(one)) for one in good] if isinstance(good, list) else None
+
+
 _SAID: dict[str, Callable[[Row, Mapping[str, Any], str], Any]] = {
     "jsonl": _own_said,
     "arc": _choice_said,
@@ -362,4 +371,6 @@ _SAID: dict[str, Callable[[Row, Mapping[str, Any], str], Any]] = {
     "redial": _film_said,
     "inspired": _nothing_said,
     "preferences": _preference_said,
+    "table": _listed_said,
+    "beir": _nothing_said,
 }

@@ -5,13 +5,27 @@ from __future__ import annotations
 import random
 
 OPTIONS = "options"
-_TASKS = ("world", "arc", "commonsenseqa", "hotpotqa", "musique", "redial", "inspired", "jsonl", "preferences")
+_TASKS = (
+    "world",
+    "arc",
+    "commonsenseqa",
+    "hotpotqa",
+    "musique",
+    "redial",
+    "inspired",
+    "jsonl",
+    "preferences",
+    "table",
+    "trec",
+    "beir",
+    "mteb",
+)
 _NAMES = (
     "train_lists", "eval_lists", "candidates", "world_seed", "seed", "list_size", "max_words", "unit", "level", "miner",
     "eval_split", "ground_truth", "llm_suggested", "years", "suggestions", "suggestion_column", "llm_endpoint",
     "labels",
     "llm_model", "llm_cache", "eval_fraction", "hub", "hub_config", "split", "shuffle", "relevant_from", "data", "name",
-    "dense_model",
+    "dense_model", "query", "label", "positives", "group", "run", "qrels", "dataset", "top_k", "train_candidates",
 )  # fmt: skip
 _VALUES = (
     "-1", "0", "1", "3", "4", "40", "41", "2.5", "1e3", "1e400", "-1e400", ".nan", ".inf", "null", "~", "true", "yes",

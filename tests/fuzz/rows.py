@@ -217,3 +217,20 @@ def helpsteer(i: Inventor) -> Row:
     """Two responses and which is better."""
     asked = [{"role": "user", "content": i.words(4)}]
     return {"context": asked, "response1": i.words(3), "response2": i.words(3), "overall_preference": -2}
+
+
+def judged(i: Inventor) -> list[Row]:
+    """A table's rows of one query, a document each."""
+    name, asked = i.word(), i.words(3)
+    return [{"id": name, "query": asked, "doc_id": i.word(), "text": i.words(3), "label": y} for y in (0, 2, 1)]
+
+
+def lists(i: Inventor) -> Row:
+    """A table's row with a query's positives and negatives."""
+    good, bad = ([i.words(2) for _ in range(count)] for count in (2, 3))
+    return {"id": i.word(), "query": i.words(3), "positives": good, "negatives": bad}
+
+
+def document(i: Inventor) -> Row:
+    """A document of BEIR's."""
+    return {"_id": i.word(), "title": i.words(2), "text": i.words(8), "metadata": {}}
