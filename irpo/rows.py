@@ -26,6 +26,7 @@ Form = Literal["json list", "json lines", "tsv", "csv", "parquet"]
 TEXT_FORMS = "a JSON list, JSON lines, a TSV or a CSV with a header"
 _BLOCK = 2**18  # bytes of a text file that are read at once
 _ROWS = 64  # of other forms
+_QUOTED = re.compile(r'"[^"]*""(?:[^"]|"")*"')  # a TSV's cell as pandas writes one that holds quotes
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,9 @@ def _table_rows(path: Path, file: io.BufferedReader[Any], *, tabs: bool) -> Iter
 
 def _tsv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
     for line, content in enumerate(file, start=1):
-        yield line, _decoded(path, line, content.removesuffix(b"\n")).rstrip("\r").split("\t")
+        text = _decoded(path, line, content.removesuffix(b"\n"))
+        cells = text.rstrip("\r").split("\t")
+        yield line, [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
 
 
 def _csv_records(path: Path, file: io.BufferedReader[Any]) -> Iterator[tuple[int, list[str]]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from irpo.checking.counting import Counts
 from irpo.checking.notebook import Notebook, Shared
+from irpo.mine.asking import RANKED
 from irpo.tasks._statistics import spread
 
 Level = Literal["error", "warning", "note"]  # error: rows or lists that `prepare` refuses or leaves out
@@ -126,9 +127,10 @@ def _of_labels(name: str, counts: Counts, seen: Seen) -> Iterator[Finding]:
     statistics, border = counts.statistics, f"{seen.relevant_from:g}"
     labels = sorted(statistics.counts["labels"])
     below = f"{name}: lists without a relevant candidate (relevant_from={border}): {{}}"
-    advice = "Recall, P, MRR and MAP of them are 0; " + (
-        _scale(counts) or "add a relevant candidate, or leave them out"
+    mend = (
+        "a larger top_k may find one" if _is_measured(name, counts) else "add a relevant candidate, or leave them out"
     )
+    advice = f"Recall, P, MRR and MAP of them are 0; {_scale(counts) or mend}"
     yield from _counted("warning", "without_relevant", counts, below, advice)
     every = f"{name}: lists in which all candidates are relevant (relevant_from={border}): {{}}"
     advice = _scale(counts) or "add candidates that are not: `irpo mine`; where labels are equal any order is right"
@@ -175,7 +177,7 @@ def _of_texts(name: str, counts: Counts) -> Iterator[Finding]:
 
 
 def _of_places(name: str, counts: Counts) -> Iterator[Finding]:
-    if not counts.places or counts.decided < 10:
+    if not counts.places or counts.decided < 10 or _is_measured(name, counts):
         return
     place, worst = max(counts.places.items(), key=lambda item: item[1].surprise)
     if worst.surprise > _SURPRISE and worst.found > 1.2 * worst.expected:
@@ -186,6 +188,11 @@ def _of_places(name: str, counts: Counts) -> Iterator[Finding]:
         yield Finding(
             "warning", "position", text, "mix candidates: shuffle=true (tasks that have it)", round(worst.found)
         )
+
+
+def _is_measured(name: str, counts: Counts) -> bool:
+    """Whether these are evaluation lists of a first stage, whose order and misses are part of what is measured."""
+    return name == "eval" and not RANKED.isdisjoint(counts.statistics.counts["sources"])
 
 
 def _of_budget(seen: Seen) -> Iterator[Finding]:

@@ -20,10 +20,11 @@ PAIRS = Release(
 )
 
 
+RANKED = frozenset({"run", "first stage"})  # sources of candidates that stand where a first stage put them
 # Sources of candidates that a search found and nobody judged: their label 0 is no judgement.
-SEARCHED = frozenset({"bm25", "dense", "run", "first stage"})
+SEARCHED = RANKED | {"bm25", "dense"}
 # Sources of candidates of a list that a first stage made, or a benchmark.
-FIRST_STAGE = frozenset({"judged", "run", "first stage"})
+FIRST_STAGE = RANKED | {"judged"}
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,12 @@ def name_of(text: str) -> str:
     return f"t-{fingerprint(text_key(text))}"
 
 
-def answers_of(asked: Mapping[str, Iterable[Asked]]) -> dict[str, frozenset[str]]:
-    """By question, the keys of all texts that any list calls relevant for it."""
+def answers_of(asked: Mapping[str, Iterable[Asked]], texts: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """By question, the keys of all texts that any list calls relevant for it; `texts` by id, of what lists miss."""
     found: dict[str, set[str]] = {}
     for items in asked.values():
         for item in items:
-            found.setdefault(item.question, set()).update(text_key(c.text) for c in item.kept)
+            keys = found.setdefault(item.question, set())
+            keys.update(text_key(c.text) for c in item.kept)
+            keys.update(text_key(texts[id]) for id, _ in item.unlisted if id in texts)
     return {question: frozenset(keys) for question, keys in found.items()}

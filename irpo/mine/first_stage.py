@@ -69,14 +69,15 @@ class FirstStage:
         """See `irpo.tasks.Task`."""
         asked = asked_of(self._spec, intake)
         forget(asked, intake)
-        known = Known.of(asked)
         run = Path(self.run)
         ranked = first_stage(run, {item.id for items in asked.values() for item in items}, self.top_k)
         if not ranked:
             raise UserError(f"{self.run}: it ranks nothing for any list; its first column holds the lists' ids")
         intake.source(run.name, sha256_of(run), sum(map(len, ranked.values())))
         wanted = {id for documents in ranked.values() for id in documents}
+        wanted |= {id for items in asked.values() for item in items for id, _ in item.unlisted}
         corpus = {id: text for id, text in documents_in(self.corpus, intake) if id in wanted} if self.corpus else {}
+        known = Known.of(asked, corpus)
         return {split: self._lists(split, items, ranked, corpus, known, intake) for split, items in asked.items()}
 
     def _lists(

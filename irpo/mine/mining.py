@@ -44,9 +44,9 @@ class Known:
     relevant: Mapping[str, frozenset[str]]  # by question, keys of texts that any list calls relevant for it
 
     @classmethod
-    def of(cls, asked: Mapping[str, Sequence[Asked]]) -> Known:
-        """From the lists of all splits."""
-        return cls(answers_of(asked))
+    def of(cls, asked: Mapping[str, Sequence[Asked]], texts: Mapping[str, str]) -> Known:
+        """From the lists of all splits, and the `texts`, by id, of what they miss."""
+        return cls(answers_of(asked, texts))
 
     def doubt(self, text: str, item: Asked) -> str:
         """Why a text that nobody judged may be relevant; "" where nothing says so."""
@@ -104,7 +104,7 @@ class Mining:
         corpus = list(documents_in(self.corpus, intake)) if self.corpus else None
         standing = _standing(asked, intake)
         forget(asked.keys() - standing.keys(), intake)
-        names, known = _names(asked), Known.of(asked)
+        names, known = _names(asked), Known.of(asked, dict(corpus or ()))
         found: dict[str, Iterable[RankingExample]] = {}
         for split in sorted(asked):  # "eval" before "train"
             if split in standing:

@@ -28,10 +28,15 @@ from irpo.scoring.whole import NO_BLOCKS, one_row
 from irpo.types import Candidate, RankingExample, UserError
 
 TEXTS = 512  # columns of candidates whose labels go in one part
+Table = tuple[Tensor, ...]  # of each layer, whose heads may differ in size: (2, heads, columns, D)
+
+
+def _bytes(table: Table) -> int:
+    return sum(layer.untyped_storage().nbytes() for layer in table)
 
 
 class Kept:
-    """Keys and values (layers, 2, heads, tokens, D), by the model's state and their tokens; of at most `room` bytes.
+    """Keys and values, a `Table` each, by the model's state and their tokens; of at most `room` bytes.
 
     Those asked for least recently go first. The state are the weights, by place and version in memory, and which
     adapters are on: after an update, without the adapter or with another, nothing of before is found. A write through
@@ -40,12 +45,12 @@ class Kept:
 
     def __init__(self, room: int = 2**30) -> None:
         self.room, self.bytes = room, 0
-        self._held: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._held: OrderedDict[Hashable, Table] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, key: Hashable) -> Tensor | None:
+    def get(self, key: Hashable) -> Table | None:
         """What is held of it, which from now on was asked for last."""
         if key in self._held:
             self._held.move_to_end(key)
@@ -56,15 +61,15 @@ class Kept:
         self._held.clear()
         self.bytes = 0
 
-    def put(self, key: Hashable, value: Tensor) -> None:
+    def put(self, key: Hashable, value: Table) -> None:
         """Hold it, and let go of others where there is no room; what is larger than all room is not held."""
-        size = value.untyped_storage().nbytes()
+        size = _bytes(value)
         if key in self._held or size > self.room:
             return
         self._held[key] = value
         self.bytes += size
         while self.bytes > self.room:
-            self.bytes -= self._held.popitem(last=False)[1].untyped_storage().nbytes()
+            self.bytes -= _bytes(self._held.popitem(last=False)[1])
 
 
 @torch.no_grad()
@@ -150,16 +155,19 @@ def _require_kept(item: EncodedList) -> None:
         )
 
 
-def _table(model: Any, item: EncodedList, kept: Kept, room: int) -> Tensor:
-    """Keys and values (layers, 2, heads, C, D) of the prompt up to the end of its blocks without the labels.
+def _table(model: Any, item: EncodedList, kept: Kept, room: int) -> Table:
+    """Keys and values of the prompt up to the end of its blocks without the labels.
 
     Behind them is room for more columns.
     """
     prefix = item.prompt[: item.blocks[0].start]
     texts = [item.prompt[block.start : block.own] for block in item.blocks]
     begin, found = _texts(model, prefix, texts, kept)
-    empty = begin.new_empty(*begin.shape[:-2], room, begin.shape[-1])
-    return torch.cat([begin, *(found[text] for text in texts), empty], -2)
+    layers = []
+    for n, first in enumerate(begin):
+        empty = first.new_empty(*first.shape[:-2], room, first.shape[-1])
+        layers.append(torch.cat([first, *(found[text][n] for text in texts), empty], -2))
+    return tuple(layers)
 
 
 class _Room(DynamicLayer):
@@ -179,14 +187,14 @@ class _Room(DynamicLayer):
         return self.held
 
 
-def _cache_of(table: Tensor, held: int) -> DynamicCache:
-    """A table (layers, 2, heads, C, D) as transformers takes it, of whose columns so many are held."""
+def _cache_of(table: Table, held: int) -> DynamicCache:
+    """A table as transformers takes it, of whose columns so many are held."""
     cache = DynamicCache()
     cache.layers = [_Room(layer, held) for layer in table]
     return cache
 
 
-def _texts(model: Any, prefix: Tokens, texts: Sequence[Tokens], kept: Kept) -> tuple[Tensor, dict[Tokens, Tensor]]:
+def _texts(model: Any, prefix: Tokens, texts: Sequence[Tokens], kept: Kept) -> tuple[Table, dict[Tokens, Table]]:
     """Keys and values of the prefix and of each different text behind it; what is not kept in one pass."""
     state = _state(model)
     begin = kept.get((state, prefix))
@@ -207,14 +215,17 @@ def _texts(model: Any, prefix: Tokens, texts: Sequence[Tokens], kept: Kept) -> t
             past_key_values=cache,
             use_cache=True,
         )
-        table = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
-        begin, *fresh = torch.split(table[:, :, 0], [len(prefix), *map(len, missing)], -2)
-        kept.put((state, prefix), begin.clone())
+        sizes = [len(prefix), *map(len, missing)]
+        tables = [torch.split(torch.stack([layer.keys[0], layer.values[0]]), sizes, -2) for layer in cache.layers]
+        begin, *fresh = (tuple(part.clone() for part in parts) for parts in zip(*tables, strict=True))
+        kept.put((state, prefix), begin)
         for text, table in zip(missing, fresh, strict=True):
-            held[text] = alone = table.clone()
-            kept.put((state, prefix, text), alone)
+            held[text] = table
+            kept.put((state, prefix, text), table)
     found = {text: table for text, table in held.items() if table is not None}
-    return next(iter(found.values()))[..., :0, :] if begin is None else begin, found
+    if begin is None:
+        begin = tuple(layer[..., :0, :] for layer in next(iter(found.values())))
+    return begin, found
 
 
 def _state(model: Any) -> Hashable:

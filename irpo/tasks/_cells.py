@@ -13,7 +13,7 @@ from irpo.types import MAX_LABEL, UserError, require_text
 
 MAX_CELL = 1_000_000  # characters of a cell that holds a list
 _DEPTH = 1
-_NOTHING = ("null", "nan", "NaN")  # as JSON and pandas write None
+_NOTHING = ("None", "null", "nan", "NaN")  # as Python, JSON and pandas write nothing
 # What a list of texts is written with; nothing else is ever given to a parser.
 _TOKEN = re.compile(
     r"""(?P<blank>\s+)|(?P<mark>[\[\],])|(?P<item>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|"""
@@ -75,6 +75,10 @@ def _read(cell: str, python: str) -> list[Any]:
 def texts_in(value: Mapping[str, Any], column: str) -> list[str]:
     """The texts of a column that holds lists: a list, a cell that spells one, or one text; empty ones are left out."""
     cell = _cell(value, column)
+    if isinstance(cell, str) and cell.strip() in _NOTHING:
+        return []
+    if isinstance(cell, str) and re.match(r"""\s*[({]\s*['"]""", cell):
+        raise UserError(f"{column!r} is {shown(cell)}; a list stands in square brackets")
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             cell = list_cell(cell)
@@ -94,7 +98,7 @@ def texts_in(value: Mapping[str, Any], column: str) -> list[str]:
 def text_in(value: Mapping[str, Any], column: str) -> str:
     """A cell's text, which is not empty; numbers are texts too."""
     cell = _cell(value, column)
-    if isinstance(cell, (bool, list, dict)):
+    if isinstance(cell, (bool, bytes, list, dict)):
         raise UserError(f"{column!r} is {shown(cell)}; it must be a text")
     if cell is None or cell != cell or not str(cell).strip():
         raise UserError(f"{column!r} is empty")
@@ -108,7 +112,7 @@ def label_in(value: Mapping[str, Any], column: str) -> float:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise UserError(f"{column!r} is empty; {allowed}")
     try:
-        label = float(cell)
+        label = float("nan" if isinstance(cell, str) and "_" in cell else cell)  # 1_0 is 10 to Python alone
     except (TypeError, ValueError, OverflowError):
         label = float("nan")
     if not 0 <= label <= MAX_LABEL:

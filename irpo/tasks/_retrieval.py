@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import numpy as np
 from irpo.chance import Chance
 from irpo.files import existing, sha256_of
 from irpo.rows import Row, need, shown
+from irpo.sameness import text_key
 from irpo.tasks import Intake, Refused, groups_of
 from irpo.tasks.mining import top_places
 from irpo.tasks.trec_files import first_stage, judgement_rows
@@ -34,6 +36,7 @@ TOO_FEW = "query for which the first stage has fewer than two documents"
 UNFOUND = "query for which the first stage found no relevant document (it cannot train)"
 MISSING = "document of the first stage that the collection does not hold"
 EMPTY = "document of the first stage without a text"
+SAME = "document without a label above 0 whose text is that of a relevant one"
 TWICE = "document of the collection whose id was there before"
 
 
@@ -97,11 +100,17 @@ class Listing:
             search = Bm25Search(texts)
             for name, split in searched.items():
                 asked = {id: split.queries[id] for id in split.judged if id in split.queries}
-                ranked[name] = {id: search(text, self.top_k + 1) for id, text in asked.items()}
+                ranked[name] = {
+                    id: search(text, self.top_k + 1, _relevant(split.judged[id])) for id, text in asked.items()
+                }
         needed = {doc for name in splits for docs in ranked[name].values() for doc in docs}
         if searched:
             return ranked, {id: text for id, text in texts.items() if id in needed}
         return ranked, _collected(documents(needed), needed, min(splits), intake)
+
+
+def _relevant(labels: Mapping[str, float]) -> frozenset[str]:
+    return frozenset(document for document, label in labels.items() if label > 0)
 
 
 def _ranked_at_all(splits: Mapping[str, Split], intake: Intake) -> Mapping[str, Split]:
@@ -144,7 +153,7 @@ class _Making:
 
     def lists(self) -> Iterator[RankingExample]:
         """The split's lists in the order of its queries, and what is to be told of them."""
-        made = unfound = 0
+        made = unfound = lone = 0
         self.intake.drop(self.name, TEXTLESS, sum(id not in self.split.queries for id in self.split.judged))
         for id, query in self.split.queries.items():
             if id not in self.split.judged:
@@ -153,11 +162,15 @@ class _Making:
                 example = self._example(id, query)
             except Refused as refusal:
                 self.intake.drop(self.name, str(refusal))
+                lone += str(refusal) == TOO_FEW and len(self.ranked.get(id, ())) == 1
                 continue
             made, unfound = made + 1, unfound + (not example.labelled)
             yield example
         if self.name == "eval" and self.how.shuffle != "all":
             self.intake.note("eval: candidates stand in the first stage's order; its figures are the row 'input order'")
+        if lone and self.name == "eval":
+            told = "the first stage has one document alone are left out; BEIR and trec_eval count them"
+            self.intake.note(f"{self.name}: {lone} queries for which {told}")
         if unfound:
             self.intake.note(f"{self.name}: {unfound} of {made} lists hold no relevant document; they count 0")
 
@@ -171,7 +184,7 @@ class _Making:
         if self.name == "train":
             if not any(c.relevance for c in candidates):
                 raise Refused(UNFOUND)
-            candidates = self._drawn(id, candidates)
+            candidates = self._drawn(id, self._told_apart(candidates))
         if self.how.shuffle == "all" or self.how.shuffle == self.name:
             candidates = Chance("order", self.how.seed, id).shuffled(candidates)
         return RankingExample(id, query, tuple(candidates), self.groups.get(id), unlisted=missed)
@@ -187,6 +200,15 @@ class _Making:
             source = "judged" if doc in labels else "first stage"
             found.append(Candidate(doc, text, labels.get(doc, 0.0), source))
         return found
+
+    def _told_apart(self, candidates: list[Candidate]) -> list[Candidate]:
+        """A training list without what is called irrelevant and has a relevant candidate's text."""
+        good = {text_key(c.text) for c in candidates if c.relevance}
+        kept = [c for c in candidates if c.relevance or text_key(c.text) not in good]
+        self.intake.drop(self.name, SAME, len(candidates) - len(kept))
+        if len(kept) < 2:
+            raise Refused(TOO_FEW)
+        return kept
 
     def _drawn(self, id: str, candidates: list[Candidate]) -> list[Candidate]:
         """A training list of the wanted length, in the first stage's order: what is relevant, others by chance."""
@@ -215,18 +237,20 @@ class Bm25Search:
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
 
-    def __call__(self, query: str, top_k: int) -> list[str]:
-        """The best documents that share a word with the query, ties in the collection's order; but two at least."""
+    def __call__(self, query: str, top_k: int, relevant: Collection[str] = ()) -> list[str]:
+        """The best documents that share a word with the query, ties in the collection's order; but two at least.
+
+        What fills up to two is none of the `relevant`: BM25 did not find them.
+        """
         words = self._tokenize([query], stopwords="en", return_ids=False, show_progress=False)[0]
         words = [word for word in words if word in self._known]
-        if self._index is None or not words:
-            return self._ids[:2]
-        # Rounded: sums of floats may differ in the last digit between machines.
-        scores = np.round(self._index.get_scores(words).astype(np.float64), 4)
-        places = [place for place, _ in zip(top_places(scores), range(top_k), strict=False)]
-        fill = (place for place in range(len(self._ids)) if place not in places)
-        while len(places) < min(2, len(self._ids)):
-            places.append(next(fill))
+        places: list[int] = []
+        if self._index is not None and words:
+            # Rounded: sums of floats may differ in the last digit between machines.
+            scores = np.round(self._index.get_scores(words).astype(np.float64), 4)
+            places = list(islice(top_places(scores), top_k))
+        fill = (place for place, id in enumerate(self._ids) if place not in places and id not in relevant)
+        places = [*places, *islice(fill, max(0, 2 - len(places)))]
         return [self._ids[place] for place in places]
 
 

@@ -99,8 +99,11 @@ class Statistics:
 
 
 def _counts(found: Counter[Any]) -> dict[str, int]:
-    """How often each value occurs, in the values' order."""
-    return {f"{value:g}" if isinstance(value, float) else str(value): found[value] for value in sorted(found)}
+    """How often each value occurs, in the values' order; numbers that agree in six digits are told as one."""
+    told = Counter[str]()
+    for value in sorted(found):
+        told[f"{value:g}" if isinstance(value, float) else str(value)] += found[value]
+    return dict(told)
 
 
 def spread(found: Counter[int]) -> dict[str, float]:

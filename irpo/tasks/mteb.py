@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from irpo.chance import Chance
+from irpo.chance import Chance, fingerprint
 from irpo.files import existing
 from irpo.rows import Row, need
+from irpo.sameness import text_key
 from irpo.tasks import TASKS, Intake, Refused, Rows, split_of
 from irpo.tasks._cells import texts_in
 from irpo.tasks._hub import hub_configs, is_hub, load_hub
@@ -139,7 +140,7 @@ class Mteb:
         candidates = [Candidate(f"apositive_{name}_{n:05}", text, 1.0, "judged") for n, text in enumerate(good)]
         candidates += [Candidate(f"negative_{name}_{n:05}", text, 0.0, "judged") for n, text in enumerate(bad)]
         mixed = candidates if self.shuffle == "none" else Chance("order", self.seed, name).shuffled(candidates)
-        return RankingExample(name, query, tuple(mixed))
+        return RankingExample(name, query, tuple(mixed), fingerprint(text_key(query)))
 
     def _on_the_hub(self, intake: Intake) -> dict[str, _Found]:
         """The parts that the dataset has; "" is the first form's rows."""

@@ -4,8 +4,9 @@
 - `query, positives, negatives` [`, query_id, group`]: lists, in Parquet's list columns or as `['a', 'b']` in a cell; a
   cell may hold one text; rows of one query id (triples, say) become one list
 
-A CSV's names are parted by commas, semicolons or bars, and its cells may be quoted and hold line breaks; a TSV has no
-quotes. Both have a header, and are UTF-8.
+A CSV's names are parted by commas, semicolons or bars, and its cells may be quoted and hold line breaks; a TSV's hold
+neither tabs nor line breaks, and are quoted where they hold quotes, as pandas does, or not. Both have a header, and are
+UTF-8.
 """
 
 from __future__ import annotations
@@ -195,6 +196,9 @@ class Table:
             new = [draft for draft in one.documents if draft.id not in kept]
             if one.query != first.query:
                 intake.bad(one.row, f"query id {one.key!r} stands for another query in line {first.row.line}")
+            elif one.group != first.group:
+                told = f"group {one.group!r}; line {first.row.line}, of the same query, has {first.group!r}"
+                intake.bad(one.row, told)
             elif contradiction := _contradiction(one, kept):
                 intake.bad(one.row, contradiction)
             elif one.documents and not new:

@@ -162,9 +162,13 @@ def _single(value: float) -> float:
 
 
 def judgement_rows(path: Path) -> Iterator[Row]:
-    """Rows `query-id`, `corpus-id`, `score` of qrels: four columns as TREC's, or three as BEIR's with their header."""
+    """Rows `query-id`, `corpus-id`, `score` of qrels: four columns as TREC's, or three as BEIR's with their header.
+
+    Between tabs an id may hold blanks, as in BEIR's files.
+    """
     for number, content in plain_lines(path):
-        columns = _text(path, number, content).split()
+        cells = [cell.strip() for cell in _text(path, number, content).split("\t")]
+        columns = cells if len(cells) in (3, 4) else [column.decode() for column in content.split()]
         if number == 1 and columns[0].lower() in _HEADERS:
             continue
         if len(columns) == 4:
