@@ -140,7 +140,7 @@ def _job(number):
 
 @pytest.mark.filterwarnings("ignore:os.fork")  # what other tests imported runs threads; the jobs here touch nothing
 def test_a_job_that_dies_or_hangs_is_told_and_the_others_go_on():
-    found = list(run(range(6), _job, count=2, limit=1.5))
+    found = list(run(range(6), _job, count=2, limit=5))
     assert sorted(each for each in found if not isinstance(each, Died)) == [0, 3, 4, 5]
     died = {each.number: each.why for each in found if isinstance(each, Died)}
     assert died == {1: "the process died (exit code 3)", 2: "no answer"}

@@ -128,7 +128,7 @@ def test_a_hub_that_does_not_answer_costs_seconds(irpo, hub, user, monkeypatch, 
     start = time.monotonic()
     assert ranked(irpo, "ann/open") == before
     refused(irpo("rank", "--model", "meta/gated", *ASK), "it is not in the cache, and the hub cannot be reached (http")
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 25  # the libraries alone would take half a minute
 
 
 def test_an_error_of_one_repository_is_no_silence_of_the_hub(irpo, hub, user, monkeypatch):

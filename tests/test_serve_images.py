@@ -71,6 +71,9 @@ def test_the_image_is_built_and_serves():
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
         pytest.skip("no docker daemon answers")
+    base = of(FILES[0], "FROM")[0].split()[0]
+    if subprocess.run([docker, "pull", "-q", base], capture_output=True, check=False).returncode:
+        pytest.skip(f"docker cannot get {base}")
     build = [docker, "build", "-q", "-f", str(FILES[0]), str(ROOT)]
     image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.strip()
     help_ = subprocess.run([docker, "run", "--rm", image, "--help"], capture_output=True, text=True, check=True).stdout

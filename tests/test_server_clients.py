@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from served import FILMS, QUERY, fake_app, get, running
+from served import FILMS, QUERY, fake_app, get, running, until
 
 from irpo.ranking.reranker import Reranker
 from irpo.server.answers import relevance
@@ -116,9 +115,9 @@ def test_coheres_client_comes_again_when_there_is_no_place():
     with running(app) as full, ThreadPoolExecutor(3) as pool:
         client = cohere.ClientV2(api_key="none", base_url=full.url)
         asked = [pool.submit(client.rerank, model="fake", query=QUERY, documents=FILMS) for _ in range(3)]
-        threading.Timer(0.5, fake.gate.set).start()
+        until(lambda: 'status="429"' in httpx.get(f"{full.url}/metrics").text)
+        fake.gate.set()
         assert [len(each.result().results) for each in asked] == [4] * 3  # one heard 429, and Retry-After
-        assert 'status="429"' in httpx.get(f"{full.url}/metrics").text
 
 
 # ---- its own OpenAPI -------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -83,6 +86,15 @@ def test_two_nodes_by_the_torchrun_line_are_one_process(alone, tmp_path):
     require_same_run(tmp_path / "run", alone)
 
 
+def slurm_job() -> str:
+    """A job's number for which the script takes a free port."""
+    while True:
+        number = random.randrange(20000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", 20000 + number))
+            return str(number)
+
+
 def test_two_nodes_by_the_slurm_script_sharing_by_fsdp2_are_one_process(alone, tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -95,7 +107,7 @@ wait $first
     for name, text in {"srun": starts, "scontrol": "echo 127.0.0.1; sleep 0.3; echo 127.0.0.2"}.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
-    slurm = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_JOB_ID": free_port()}
+    slurm = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_JOB_ID": slurm_job()}
     line = line_of("sbatch", "models/llama3.2-3b.yaml")
     script = ROOT / line[line.index("sbatch") + 1]
     whole = ["bash", str(script), str(tmp_path / "run"), *TINY]

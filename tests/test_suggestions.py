@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         step = self.server.script.pop(0) if self.server.script else (200, GOOD)
         if step == "hang":
-            threading.Event().wait(1)  # not time.sleep, which the fixture shortens
+            threading.Event().wait(4)  # not time.sleep, which the fixture shortens
         elif step == "drop":  # dies in the middle of an answer
             self._send(200, GOOD[:20], length=len(GOOD))
         else:
@@ -78,7 +78,7 @@ def quick(monkeypatch):
 
 
 def suggester(server, cache, **told):
-    return Suggester(Endpoint(server.url, "m", cache, **{"timeout": 0.3, **told}))
+    return Suggester(Endpoint(server.url, "m", cache, **{"timeout": 1.5, **told}))
 
 
 LOST = {
