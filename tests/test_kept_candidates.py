@@ -22,7 +22,8 @@ from tests.blocks import TOKENIZER, encoded, example, reordered
 from tests.tiny import tiny_model, with_adapter
 
 WINDOW = {"sliding_window": 40}
-FAMILIES = [("llama", {}), ("gemma2", WINDOW), ("gemma3", WINDOW), ("phi3", {}), ("qwen3", {}), ("mistral", WINDOW)]
+WINDOWED = ("gemma2", "gemma3", "gemma4", "mistral")
+FAMILIES = [(family, WINDOW if family in WINDOWED else {}) for family in ("llama", "phi3", "qwen3", *WINDOWED)]
 
 
 @pytest.fixture(autouse=True)

@@ -273,6 +273,21 @@ def test_training_lists_of_a_run_hold_an_answer_and_are_mixed(first_stage):
     assert card["dropped"]["train"] == {"list for which the run finds nothing relevant, which took the last place": 2}
 
 
+def test_a_relevant_text_under_another_id_is_no_negative(tmp_path):
+    """A list knows by id alone what its first stage missed; the corpus tells which text that is."""
+    missed = row("Rhine") | {"unlisted": [{"id": "d2", "relevance": 1}]}
+    missed["candidates"][0]["text"] = "The Rhine is a river with a town."
+    twins = [{"id": id, "text": fact("Rhine")} for id in ("d1", "d2")]
+    corpus = write_lines(tmp_path / "corpus.jsonl", [*twins, {"id": "d3", "text": fact("Oder")}])
+    (tmp_path / "x.run").write_text("Rhine Q0 d1 1 2 x\nRhine Q0 d3 2 1 x\n")
+    for folder, options in (("a", {"margin": None}), ("b", {"run": tmp_path / "x.run"})):
+        _, lists = mined(tmp_path / folder, [missed], corpus=str(corpus), **options)
+        (example,) = lists["train"]
+        assert fact("Rhine") not in example.texts
+        assert fact("Oder") in negatives(example)
+        assert ("d2", 1) in example.unlisted
+
+
 def test_an_id_of_a_run_is_the_lists_own(tmp_path):
     """Ids of the jsonl task are local to a list; a text is another list's only where all agree on it."""
 

@@ -11,7 +11,7 @@ from small_collection import DOCUMENTS, FIRST_STAGE, QRELS, QUERIES, json_lines,
 
 from irpo.measures import per_query
 from irpo.tasks import Intake
-from irpo.tasks._retrieval import EMPTY, MISSING, NOBODY, TEXTLESS, TOO_FEW, UNFOUND
+from irpo.tasks._retrieval import EMPTY, MISSING, NOBODY, SAME, TEXTLESS, TOO_FEW, UNFOUND
 from irpo.types import Ranking, UserError
 
 
@@ -60,6 +60,51 @@ def test_without_a_run_the_first_stage_is_bm25(folder):
     assert found["2"][0] == "d-bread"
     assert len(found["3"]) == 2  # no word of it occurs: two documents, so that the query counts
     assert [e.id for e in lists["eval"]] == ["1", "2", "3"]
+
+
+def test_what_bm25_did_not_find_does_not_fill_its_list(tmp_path):
+    """Two documents are the least of a list; those that fill it are not the relevant ones, whose rank is measured."""
+    write_beir(tmp_path)
+    write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\n3\td-oil\t1\n3\td-brake\t2\n")
+    (example,) = build("beir", tmp_path, top_k=4)["eval"]  # the corpus begins with d-oil, d-lube, d-brake, d-pump
+    assert ids(example) == ["d-lube", "d-pump"]
+    assert dict(example.unlisted) == {"d-oil": 1, "d-brake": 2}
+
+
+def test_queries_of_one_document_are_told_of(tmp_path):
+    write_beir(tmp_path)
+    write(tmp_path / "first.run", "1 Q0 d-oil 1 1 x\n2 Q0 d-bread 1 2 x\n2 Q0 d-soup 2 1 x\n")
+    intake = Intake()
+    assert [e.id for e in build("beir", tmp_path, intake, run="first.run")["eval"]] == ["2"]
+    told = (
+        "eval: 1 queries for which the first stage has one document alone are left out; BEIR and trec_eval count them"
+    )
+    assert told in intake.notes
+
+
+@pytest.mark.parametrize("blank", [" ", "\N{NO-BREAK SPACE}"])
+def test_ids_of_judgements_may_hold_blanks(tmp_path, blank):
+    docs = {f"doc{blank}{n}": text for n, text in enumerate(("oil for a chain", "a chain of shops", "tea"))}
+    write(tmp_path / "corpus.jsonl", json_lines({"_id": id, "text": text} for id, text in docs.items()))
+    write(tmp_path / "queries.jsonl", json_lines([{"_id": "q1", "text": "oil a chain"}]))
+    write(tmp_path / "qrels" / "test.tsv", f"query-id\tcorpus-id\tscore\nq1\tdoc{blank}1\t2\n")
+    (example,) = build("beir", tmp_path)["eval"]
+    assert {c.id: c.relevance for c in example.candidates} == {f"doc{blank}0": 0, f"doc{blank}1": 2}
+    assert example.unlisted == ()
+
+
+def test_a_relevant_text_under_another_id_teaches_nothing(tmp_path):
+    write_beir(tmp_path)
+    docs = {"a": "Rake the lawn", "b": "rake  the lawn", "c": "A lawn mower", "d": "Tea"}
+    write(tmp_path / "corpus.jsonl", json_lines({"_id": id, "text": text} for id, text in docs.items()))
+    for split, query in (("test", 6), ("train", 4)):
+        write(tmp_path / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{query}\tb\t1\n")
+    write(tmp_path / "first.run", "".join(f"{q} Q0 {id} {n} {9 - n} x\n" for q in "46" for n, id in enumerate("abcd")))
+    intake = Intake()
+    lists = build("beir", tmp_path, intake, run="first.run")
+    assert sorted(ids(lists["train"][0])) == ["b", "c", "d"]
+    assert intake.dropped["train"] == {SAME: 1}
+    assert ids(lists["eval"][0]) == ["a", "b", "c", "d"]  # as BEIR counts
 
 
 def test_a_first_stage_of_our_own_searches_the_whole_corpus_once(folder):

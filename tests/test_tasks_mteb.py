@@ -51,6 +51,11 @@ def test_rows_of_positives_and_negatives(tmp_path):
         "negative_test_query0_00001": ("A comb", 0),
     }
     assert water.id == "test_query2"
+    assert rust.group != water.group
+    again = [*ROWS[:1], {"query": "Remove  rust", "positive": ["Lemon"], "negative": ["Sand"]}]
+    write(tmp_path / "again" / "test.jsonl", json_lines(again))
+    one, other = build("mteb", tmp_path / "again")["eval"]
+    assert one.group == other.group == rust.group
     assert intake.dropped["eval"] == {"query without a positive": 1}
     parquet(tmp_path / "parquet" / "test.parquet", ROWS)
     assert build("mteb", tmp_path / "parquet")["eval"] == [rust, water]

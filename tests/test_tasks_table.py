@@ -67,6 +67,35 @@ def test_the_same_lists_from_every_form(tmp_path):
     assert everything("table", tmp_path / "e.parquet") == expected
 
 
+def test_a_tsv_that_pandas_wrote_is_read_as_it_was(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    texts = ['He said "hi"', "Ocean's Eleven", '"Heat"', '""', "plain"]
+    long = pandas.DataFrame({"query": "q", "text": texts, "label": range(5)})
+    wide = pandas.DataFrame({"query": ["q"], "positives": [texts[:3]], "negatives": [texts[4:]]})
+    for frame in (long, wide):
+        frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+        frame.to_csv(tmp_path / "a.csv", index=False)
+        (one,), (other,) = (everything("table", tmp_path / name).values() for name in ("a.tsv", "a.csv"))
+        assert labels(one) == labels(other)
+        assert labels(one).keys() >= {*texts[:3], "plain"}
+    plain = write(tmp_path / "plain.tsv", 'query\ttext\tlabel\nq\t"Heat" and "Alien"\t1\nq\t"Up"\t0\n')
+    (example,) = everything("table", plain).values()
+    assert labels(example) == {'"Heat" and "Alien"': 1, '"Up"': 0}
+
+
+def test_cells_that_hold_nothing_are_no_texts(tmp_path):
+    content = "query,pos,neg\nq,['x'],nan\nq,['x'],None\nr,['x'],\"['y', 'z']\"\n"
+    (example,) = everything("table", write(tmp_path / "t.csv", content)).values()
+    assert labels(example) == {"x": 1, "y": 0, "z": 0}
+
+
+def test_bytes_are_no_text(tmp_path):
+    table = pa.table({"query": [b"q", b"q"], "text": [b"x", b"y"], "label": [1, 0]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet:1: 'query' is b'q'; it must be a text"):
+        everything("table", tmp_path / "t.parquet")
+
+
 def test_rows_that_stand_apart_are_gathered(tmp_path):
     header, *rows = LONG.replace(",\nfor", " for").splitlines()
     apart = "\n".join([header, rows[0], rows[3], rows[1], rows[4], rows[2]]) + "\n"
@@ -302,6 +331,9 @@ HEAD = "query,document_id,document,label\n"
             r"t.csv:3: 'Doc A' is in 'pos' and in 'neg'; it has one label",
         ),
         ("qid,query,text,label\n1,a,x,1\n1,b,y,0\n", r"t.csv:3: query id '1' stands for another query in line 2"),
+        ("query,text,label,group\nq,x,1,u1\nq,y,0,u2\n", r"t.csv:3: group 'u2'; line 2, of the same query, has 'u1'"),
+        ("query,text,label\nq,x,1_0\n", r"t.csv:2: 'label' is '1_0'"),
+        ("query,pos,neg\nq,\"('x', 'y')\",['z']\n", r"t.csv:2: 'pos' is .* a list stands in square brackets"),
         (HEAD + 'q,a,"x,1\n', r"t.csv:2: broken CSV"),
         ("query,positives,negatives\nq,['a' 'b'],['c']\n", r"t.csv:2: 'positives': no comma before"),
         ("just some words\nmore words\n", r"t.csv:1: .* is no table header"),

@@ -45,6 +45,13 @@ _FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "phi3": {"family": "phi3", "sliding_window": None},
+    "gemma4": {  # heads of two sizes
+        "family": "gemma4_text",
+        "global_head_dim": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+    },
     "qwen3": {"family": "qwen3"},
     "mistral": {"family": "mistral"},
 }
