@@ -7,6 +7,8 @@ import queue
 import socket
 import traceback
 
+PATIENCE = 900  # seconds: three processes on two cores that others used as well took more than 120
+
 
 def on_processes(count, work, *args):
     """What `work(*args)` returns on each of `count` processes (gloo); it and its arguments are pickled.
@@ -25,9 +27,9 @@ def on_processes(count, work, *args):
     found, wrong = {}, []
     for _ in members:
         try:
-            rank, value, error = told.get(timeout=1 if wrong else 120)
+            rank, value, error = told.get(timeout=1 if wrong else PATIENCE)
         except queue.Empty:  # the others may be waiting for the one that is gone
-            wrong = wrong or ["nobody said anything for two minutes"]
+            wrong = wrong or [f"nobody said anything for {PATIENCE} s"]
             break
         found[rank] = pickle.loads(value)
         if error:

@@ -200,7 +200,7 @@ def test_two_suites_share_a_folder(tmp_path):
     cells = [cell(f"c{i}", "sleep 0.1", journal=str(journal)) for i in range(12)]
     cells.append(cell("failing", "divide", journal=str(journal)))
     suites = [begin(out, cells), begin(out, cells)]
-    told = [suite.communicate(timeout=100) for suite in suites]
+    told = [suite.communicate(timeout=400) for suite in suites]
     assert [suite.returncode for suite in suites] == [0, 0], told
     assert Counter(started(journal)) == {each.name: 1 for each in cells}
     outcomes = [eval(out, {"Outcome": Outcome}) for out, _ in told]
@@ -233,7 +233,7 @@ def test_a_stopped_suite_leaves_what_is_done_and_no_error(tmp_path, number, code
     suite = begin(out, [cell("a", journal=str(journal)), cell("b", "sleep 60", journal=str(journal))])
     until(lambda: sorted(started(journal)) == ["a", "b"] and state(out / "cells" / "a") == "done")
     os.killpg(suite.pid, number)  # as a terminal does: every process is told
-    _, said = suite.communicate(timeout=30)
+    _, said = suite.communicate(timeout=120)
     assert suite.returncode == code
     assert said.splitlines()[-1].startswith("stopped: what ran was ended, what is done stays")
     assert [state(out / "cells" / name) for name in "ab"] == ["done", "open"]

@@ -27,7 +27,7 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     site = tmp_path / "build" / "site"

@@ -49,7 +49,7 @@ def test_a_signal_lets_it_finish_and_it_says_so(process):
     started.send_signal(signal.SIGTERM)
     assert {connection.getresponse().status for connection in asked} == {200}
     began = time.monotonic()
-    _, err = started.communicate(timeout=60)
+    _, err = started.communicate(timeout=200)
     assert started.returncode == 128 + signal.SIGTERM
     assert time.monotonic() - began < 20
     assert err == "stopped by SIGTERM; what was asked before is answered\n"
@@ -85,6 +85,6 @@ def test_clients_that_neither_send_nor_read_do_not_hold_it_up(process):
             assert started.poll() is None
         started.send_signal(signal.SIGTERM)
         assert half.recv(100).startswith(b"HTTP/1.1 503 ")
-        _, err = started.communicate(timeout=60)
+        _, err = started.communicate(timeout=200)
     assert started.returncode == 128 + signal.SIGTERM
     assert err == "stopped by SIGTERM; what was asked before is answered\n"

@@ -53,7 +53,7 @@ def command(body, **options):
 
 
 def ended(process):
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     return process.returncode, said
 
 
@@ -171,7 +171,7 @@ def test_a_real_run_that_is_told_to_end_goes_on_to_the_same(tmp_path):
             break
     began = time.monotonic()
     run.send_signal(signal.SIGTERM)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert run.returncode == 143
     assert time.monotonic() - began < 10
     (update,) = (int(path.name.rpartition("-")[2]) for path in (tmp_path / "run" / "checkpoints").iterdir())

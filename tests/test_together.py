@@ -226,7 +226,8 @@ def same(one, other):
     """Curve and weights to 1e-4."""
     for a, b in zip(one[0], other[0], strict=True):
         for x, y in zip(a, b, strict=True):
-            assert x == (y if y is None else pytest.approx(y, abs=1e-4, rel=1e-5)), (a, b)
+            # A gradient's norm of 39 differed by 1.2e-5 of it with 4-bit weights and AVX-512.
+            assert x == (y if y is None else pytest.approx(y, abs=1e-4, rel=1e-4)), (a, b)
     assert one[1].keys() == other[1].keys()
     for name, value in one[1].items():
         torch.testing.assert_close(value, other[1][name], atol=1e-4, rtol=0, msg=name)

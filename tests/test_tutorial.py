@@ -40,7 +40,7 @@ def served(words, place, port):
             yield
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=60)
+            server.communicate(timeout=200)
 
 
 def answers(url):
@@ -55,7 +55,7 @@ def asked(words, port):
     """What the shown `curl` prints; the same request from Python where there is no curl."""
     words = [word.replace(f":{PORT}/", f":{port}/") for word in words]
     if shutil.which("curl"):
-        done = subprocess.run([*words, "--silent", "--fail"], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run([*words, "--silent", "--fail"], capture_output=True, text=True, timeout=200, check=True)
         return json.loads(done.stdout)
     body, (kind, value) = words[words.index("-d") + 1], words[words.index("-H") + 1].split(": ")
     with urllib.request.urlopen(urllib.request.Request(words[1], body.encode(), {kind: value}), timeout=60) as response:
