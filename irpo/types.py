@@ -51,6 +51,10 @@ class TooFew(UserError):
     """A round drew fewer whole answers than it needs to train on."""
 
 
+class NoAnswer(UserError):
+    """Another server, which runs the model, cannot be reached, or is not ready."""
+
+
 class UnknownName(UserError):
     """A plug-in, option or key that does not exist."""
 

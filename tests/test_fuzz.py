@@ -67,7 +67,8 @@ def test_requests_are_ranked_or_one_error():
     ],
 )
 def test_an_answer_that_is_wrong_is_seen(status, body, says):
-    assert says in requests.wrong(httpx.Response(status, json=body))
+    told = body | {"detail": body["message"]} if "message" in body else body
+    assert says in requests.wrong(httpx.Response(status, json=told))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -32,7 +33,7 @@ from irpo.prompting.labels import label_names
 from irpo.server import running as process
 from irpo.server.addresses import listening
 from irpo.server.asked import Asked, Counter
-from irpo.server.keys import ENVIRONMENT, read_keys
+from irpo.server.keys import ENVIRONMENT, Keys, _digest, read_keys
 from irpo.server.limits import Limits
 from irpo.server.schema import RerankRequest, TeiRequest
 from irpo.types import TooLong, UserError
@@ -53,13 +54,40 @@ def connected(here):
 # ---- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_whatever_is_not_open_needs_a_key(tmp_path):
-    (tmp_path / "keys").write_text("0123456789abcdef\n")
-    app, fake = fake_app(keys=read_keys(tmp_path / "keys"))
+KEY = "0123456789abcdef"
+
+
+def one_key():
+    return Keys((_digest(KEY.encode()),))
+
+
+def test_whatever_is_not_open_needs_a_key():
+    app, fake = fake_app(keys=one_key())
     posts = [("POST", path, {"json": BODY}) for path in ("/v1/rerank%0A", "/rerank%0A", "/v2/rerank/", "/rerank/x")]
     gets = [("GET", path, {}) for path in ("/metrics%0A", "/metrics/", "/nowhere", "/health%0A")]
     assert [answer.status_code for answer in asks(app, posts + gets)] == [401] * 8
     assert (get(app, "/health").status_code, fake.batches) == (200, [])
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/health", "/ready", "/openapi.json"])
+def test_what_is_open_takes_no_body_without_a_key(path):
+    methods = ("POST", "PUT", "PATCH")
+    for keys, status in ((one_key(), 401), (None, 405)):
+        app, _ = fake_app(keys=keys)
+        assert [answer.status_code for answer in asks(app, [(each, path, {}) for each in methods])] == [status] * 3
+
+
+def test_bodies_without_a_key_take_no_memory_of_those_with_one():
+    app, _ = fake_app(keys=one_key(), body_mib=0.1, held_mib=0.1)
+    half = b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 90001\r\n\r\n" + b"x" * 90_000
+    with running(app) as here, connected(here) as one, connected(here) as other:
+        for each in (one, other):
+            each.sendall(half)
+        time.sleep(0.5)  # until they are read
+        with_key = {"authorization": f"Bearer {KEY}"}
+        wide = BODY | {"documents": ["word " * 6000, "Heat"]}
+        assert httpx.post(f"{here.url}/v1/rerank", json=wide, headers=with_key).status_code == 200
+        assert one.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("given", ["", " , "])
@@ -76,8 +104,16 @@ def test_a_variable_without_a_key_leaves_no_server_open(monkeypatch, given):
 def test_too_long_a_list_is_refused_before_its_items_are_looked_at(app, name):
     answer = ask(app, "/rerank", {"query": QUERY, name: [1] * 100_000})
     assert (answer.status_code, answer.json()["message"]) == (
-        *(422, "100000 documents; this server takes 1000 in a request"),
+        *(422, f"100000 {name}; this server takes 1000 in a request"),
     )
+
+
+def test_a_text_of_many_fields_is_no_longer_than_its_body(app):
+    film = {"text": "word " * 200, "year": 1995}
+    body = {"query": QUERY, "documents": [film] * 2}
+    once = ask(app, body=body | {"rank_fields": ["text", "year"]}).json()["usage"]
+    often = ask(app, body=body | {"rank_fields": ["text", "year"] * 50})
+    assert (often.status_code, often.json().get("usage")) == (200, once)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +138,12 @@ def test_a_body_weighs_what_its_values_do_while_it_waits(held, first, second):
         fake.gate.set()
         assert asked.result().status_code == first
         assert httpx.post(f"{here.url}/v1/rerank", json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/rerank/", "/v1/rerank/", "/health/"])
+def test_a_slash_more_is_no_way_to_wherever_a_client_says(app, path):
+    answer = ask(app, path, headers={"host": "elsewhere.example"})
+    assert (answer.status_code, answer.json()["message"]) == (404, "there is no such path")
 
 
 # ---- connections -----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ def app():
         ("/rerank", {"query": QUERY}, "documents is missing; .*texts.*"),
         ("/v1/rerank", {"documents": FILMS}, "query is missing; .*"),
         ("/v1/rerank", BODY | {"top_n": 0}, "top_n: give a number from 1"),
+        ("/v1/rerank", BODY | {"rank_fields": ["text"] * 101}, "rank_fields: give at most 100"),
         ("/v1/rerank", ["Heat"], "the body must be a JSON object, .*"),
         ("/v1/rerank", None, "the body is no JSON: .*, at character 14"),
     ],
@@ -36,3 +37,19 @@ def test_a_mistake_is_one_sentence_of_ours(app, path, body, says):
     assert answer.status_code == 422
     plain = re.escape(says).replace(r"\.\*", ".*")
     assert re.fullmatch(plain, answer.json()["message"]), answer.json()
+    assert answer.json()["detail"] == answer.json()["message"]
+
+
+@pytest.mark.parametrize("name", ["documents", "texts"])
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        (["Heat", "long " * 60], "{}[1] has"),
+        (["Heat", "long " * 600], "{}[1] has 3000 characters"),
+        (["long " * 100] * 5, "5 {} have 2500 characters"),
+        (["long " * 15] * 5, "the query and 5 {} have"),
+    ],
+)
+def test_a_limit_names_the_field_that_was_given(name, texts, says):
+    app, _ = fake_app(text_tokens=100, tokens=300)
+    assert says.format(name) in ask(app, "/rerank", {"query": QUERY, name: texts}).json()["message"]

@@ -12,10 +12,12 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from served import BODY, FILMS, FakeReranker, ask, fake_app, get, held_at_the_counter, running, until
+from served import BODY, FILMS, TOKENIZER, FakeReranker, ask, fake_app, get, held_at_the_counter, running, until
 
 from irpo.ranking.reranker import Ranked
+from irpo.ranking.vllm.engine import VllmEngine
 from irpo.server.queue import together
+from irpo.types import NoAnswer
 
 
 def job(tokens, ranker="a"):
@@ -52,6 +54,22 @@ def test_what_waits_is_ranked_together_and_each_gets_its_own():
     assert [len(batch) for batch in fake.batches] == [1, 8]
 
 
+def test_an_engine_of_another_server_ranks_several_at_once():
+    fake = FakeReranker()
+    fake.model = VllmEngine(SimpleNamespace(about="vllm"), TOKENIZER, None, frozenset(), None)
+    fake.gate.clear()
+    app, _ = fake_app(fake)
+    long = BODY | {"documents": ["word " * 40] * 10}
+    with running(app) as here, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long)]
+        assert fake.begun.acquire(timeout=10)
+        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long) for _ in range(3)]
+        until(lambda: len(app.state.desk.queue) == 3)
+        fake.gate.set()
+        assert [each.result().status_code for each in asked] == [200] * 4
+    assert [len(batch) for batch in fake.batches] == [1, 3]
+
+
 def test_a_request_that_breaks_a_batch_breaks_itself_alone():
     class Breaks(FakeReranker):
         def rank_many(self, requests, mode="score"):
@@ -73,6 +91,22 @@ def test_a_request_that_breaks_a_batch_breaks_itself_alone():
         until(lambda: len(app.state.desk.queue) == 3)
         fake.gate.set()
         assert [each.result().status_code for each in asked] == [200, 200, 500, 200]
+
+
+def test_a_model_of_another_server_that_does_not_answer_is_no_fault_of_the_texts():
+    app, fake = fake_app()
+    fake.fails = NoAnswer("--engine-url http://vllm:8000: no vLLM server answers there")
+    fake.gate.clear()
+    with running(app) as here, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY)]
+        assert fake.begun.acquire(timeout=10)
+        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY) for _ in range(3)]
+        until(lambda: len(app.state.desk.queue) == 3)
+        fake.gate.set()
+        answers = [each.result() for each in asked]
+    assert {(each.status_code, each.headers.get("retry-after")) for each in answers} == {(503, "5")}
+    assert answers[0].json()["message"] == "the server that runs the model does not answer"
+    assert [len(batch) for batch in fake.batches] == [1, 3]  # none is tried alone: each would wait as long
 
 
 # ---- no place --------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from irpo.runs import ADAPTER, FULL, save_model
 from irpo.runs.rankers import ranker_config
 from irpo.scorers import SCORERS
 from irpo.scoring.strength import PLAIN, Strength
-from irpo.types import UserError
+from irpo.types import NoAnswer, UserError
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def connecting(run, url):
 
 def test_a_server_that_does_not_answer_is_one_line(run, monkeypatch):
     monkeypatch.setattr(server.time, "sleep", lambda _: None)
-    with pytest.raises(UserError, match=r"--engine-url http://127.0.0.1:1: no vLLM server answers there .*2 times"):
+    with pytest.raises(NoAnswer, match=r"--engine-url http://127.0.0.1:1: no vLLM server answers there .*2 times"):
         connecting(run, "http://127.0.0.1:1")
 
 
@@ -88,12 +88,13 @@ def test_what_passes_is_tried_again_and_what_stays_is_one_line(run, monkeypatch)
         assert len(waited) == 3
         assert 0.25 <= waited[0] <= 0.5 <= waited[1] <= 1 <= waited[2] <= 2
         made.busy = 99
-        with pytest.raises(UserError, match="refuses a request: the engine is starting"):
+        with pytest.raises(NoAnswer, match="refuses a request: the engine is starting"):
             engine.scores(items, scorer, PLAIN, "sum")
         made.busy = 0
         del made.adapters[engine.adapter.name]
-        with pytest.raises(UserError, match=r"refuses a request: The model `irpo-.*` does not exist"):
+        with pytest.raises(UserError, match=r"refuses a request: The model `irpo-.*` does not exist") as error:
             engine.scores(items, scorer, PLAIN, "sum")
+        assert not isinstance(error.value, NoAnswer)
 
 
 @pytest.mark.parametrize(

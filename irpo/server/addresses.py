@@ -15,8 +15,9 @@ def listening(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {error.strerror}; give another") from None
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "this is no host's name"
+        raise UserError(f"--host {host} --port {port}: {why}; give another") from None
     return bound
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from irpo.ranking.choosing import probabilities
 from irpo.ranking.reranker import Ranked, cuts_in
@@ -52,7 +53,7 @@ def rerank_answer(
 ) -> RerankResponse:
     """In Cohere's and Jina's form."""
     results = [
-        Result(index=row.index, relevance_score=share, document=_given(body, row.index))
+        Result(index=row.index, relevance_score=share, **_given(body, row.index))
         for row, share in zip(rows, relevance(rows), strict=True)
     ]
     return RerankResponse(
@@ -68,11 +69,12 @@ def rerank_answer(
     )
 
 
-def _given(body: RerankRequest, index: int) -> dict[str, object] | None:
+def _given(body: RerankRequest, index: int) -> dict[str, Any]:
+    """The field `document`, where it is asked for."""
     if not body.return_documents:
-        return None
+        return {}
     document = body.documents[index]
-    return {"text": document} if isinstance(document, str) else document
+    return {"document": {"text": document} if isinstance(document, str) else document}
 
 
 def tei_answer(body: TeiRequest, rows: Sequence[Ranked], max_tokens: int) -> list[TeiResult]:
@@ -83,6 +85,6 @@ def tei_answer(body: TeiRequest, rows: Sequence[Ranked], max_tokens: int) -> lis
         raise Refused(422, "raw_scores: this server ranks in a mode that has no scores")
     scores = [row.score for row in rows] if body.raw_scores else relevance(rows)
     return [
-        TeiResult(index=row.index, score=score, text=body.texts[row.index] if body.return_text else None)
+        TeiResult(index=row.index, score=score, **({"text": body.texts[row.index]} if body.return_text else {}))
         for row, score in zip(rows, scores, strict=True)
     ]

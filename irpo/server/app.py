@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from irpo import __version__
 from irpo.ranking.decoding import TOKENS_TOGETHER
+from irpo.ranking.engines import Engine
 from irpo.ranking.reranker import Ranked
 from irpo.server import pages
 from irpo.server.answers import rerank_answer, tei_answer
@@ -30,7 +31,7 @@ from irpo.server.queue import Job, Queue
 from irpo.server.rankers import Rankers, Served
 from irpo.server.schema import EitherRequest, Failure, RerankRequest, RerankResponse, State, TeiResult
 from irpo.server.times import Times
-from irpo.types import TooLong, UserError
+from irpo.types import NoAnswer, TooLong, UserError
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ _FAILURES = {
     422: "The request is not as described here, or beyond a limit; the message says which, and of which document.",
     429: "No place is left in the queue; `Retry-After` says when to come again.",
     500: "An error of the server's own; its log has the `id`.",
-    503: "The server is stopping.",
+    503: "The server is stopping, or the one that runs its model does not answer.",
     504: "The request could not be ranked in time.",
 }
 
@@ -84,6 +85,7 @@ class Desk:
         """A desk with a queue of its own."""
         first, figures = rankers.served[0].reranker, Figures()
         device = getattr(getattr(first.model, "device", None), "type", "cpu")
+        device = "cuda" if isinstance(first.model, Engine) else device
         # Small batches: while one is ranked, those before it are answered and those behind it arrive.
         room = TOKENS_TOGETHER.get(device, TOKENS_TOGETHER["cpu"]) // 8
         queue = Queue(rankers.rank, places=limits.queue, room=room, seen=figures.batch)
@@ -104,10 +106,14 @@ class Desk:
                 counted, rows = await _while_here(request, self._found(served.name, given))
         except TimeoutError:
             raise self._too_late() from None
+        except NoAnswer:
+            told = "the server that runs the model does not answer"
+            log.warning("%s: %s", request.state.id, told)
+            raise Refused(503, told, {"retry-after": "5"}) from None
         except UserError as error:
             log.warning("%s: cannot be ranked: %s", request.state.id, type(error).__name__)
             most = served.reranker.builder.max_tokens
-            long = f"{len(given.texts)} documents do not fit this model's prompt of {most} tokens; send fewer"
+            long = f"{len(given.texts)} {given.field} do not fit this model's prompt of {most} tokens; send fewer"
             told = long if isinstance(error, TooLong) else "this model cannot rank these texts"
             raise Refused(422, told) from None
         self.figures.ranked(len(rows), counted.tokens)
@@ -167,6 +173,7 @@ def create_app(rankers: Rankers, limits: Limits | None = None, keys: Keys | None
         description=ABOUT,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would send a client wherever its Host says
         exception_handlers={RequestValidationError: _invalid, HTTPException: _http},
     )
     app.state.desk = desk
@@ -198,6 +205,7 @@ def _add_ranking(app: FastAPI, desk: Desk, keys: Keys) -> None:
 
     needs = [Depends(few), *closed.pop("dependencies", [])]
     how: dict[str, Any] = {"methods": ["POST"], "responses": failures, "tags": ["ranking"], "dependencies": needs}
+    how["response_model_exclude_unset"] = True  # clients look whether "document" is there, not whether it is null
 
     async def reranked(version: str, request: Request, body: RerankRequest) -> RerankResponse:
         served, counted, rows = await desk.ranked(request, asked(body))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -26,6 +26,7 @@ class Asked:
     model: str | None = None
     top_n: int | None = None
     text_cap: int | None = None  # tokens of a text that are read; None: all
+    field: Literal["documents", "texts"] = "documents"  # where the texts stood
     tokens: int = 0  # of the query and all texts, uncut, once they are counted
     warnings: tuple[str, ...] = ()
 
@@ -35,14 +36,16 @@ def asked(body: RerankRequest | TeiRequest) -> Asked:
     if isinstance(body, TeiRequest):
         if (body.model_extra or {}).get("documents") is not None:
             raise Refused(422, "both documents and texts are given; give one of them")
-        return Asked(body.query, tuple(body.texts), body.model or None)
+        return Asked(body.query, tuple(body.texts), body.model or None, field="texts")
     warnings = []
     if body.max_chunks_per_doc is not None:
         warnings.append("max_chunks_per_doc has no effect: a document is read as one")
     if body.model_extra:
         names = ", ".join(sorted(body.model_extra)[:10])
         warnings.append(f"without effect: {printable(one_line(names, longest=200))}")
-    texts = tuple(_text(place, each, body.rank_fields) for place, each in enumerate(body.documents))
+    # Each once: a text is no longer than the body that it came in.
+    fields = None if body.rank_fields is None else list(dict.fromkeys(body.rank_fields))
+    texts = tuple(_text(place, each, fields) for place, each in enumerate(body.documents))
     for place, each in enumerate(body.documents if body.return_documents else ()):
         _require_returnable(place, each)
     return Asked(body.query, texts, body.model or None, body.top_n, body.max_tokens_per_doc, warnings=tuple(warnings))
@@ -103,9 +106,9 @@ class Counter:
         for place, size in enumerate(sizes[1:]):
             if (cap is None or cap > most) and size > most:
                 told = f"this server takes {most} of a text; max_tokens_per_doc cuts it"
-                raise Refused(422, f"documents[{place}] has {size} tokens; {told}")
+                raise Refused(422, f"{given.field}[{place}] has {size} tokens; {told}")
         if (total := sum(min(size, cap or size) for size in sizes[1:]) + sizes[0]) > self._limits.tokens:
-            told = f"the query and {len(given.texts)} documents have {total} tokens"
+            told = f"the query and {len(given.texts)} {given.field} have {total} tokens"
             raise Refused(422, f"{told}; this server takes {self._limits.tokens} in a request")
         if cap is None or max(sizes[1:]) <= cap:
             return replace(given, tokens=total)
@@ -142,9 +145,9 @@ def is_short(texts: Sequence[str]) -> bool:
 def require_few(body: Any, limits: Limits) -> None:
     """`Refused` where a body, as JSON has it, holds too many documents; before any of them is looked at."""
     for name in ("documents", "texts"):
-        documents = body.get(name) if isinstance(body, dict) else None
-        if isinstance(documents, list) and len(documents) > limits.documents:
-            raise Refused(422, f"{len(documents)} documents; this server takes {limits.documents} in a request")
+        texts = body.get(name) if isinstance(body, dict) else None
+        if isinstance(texts, list) and len(texts) > limits.documents:
+            raise Refused(422, f"{len(texts)} {name}; this server takes {limits.documents} in a request")
 
 
 def require_within(given: Asked, limits: Limits) -> None:
@@ -152,9 +155,9 @@ def require_within(given: Asked, limits: Limits) -> None:
     most = _CHARACTERS * limits.text_tokens
     for place, text in enumerate((given.query, *given.texts), start=-1):
         if len(text) > most:
-            what = "the query" if place < 0 else f"documents[{place}]"
+            what = "the query" if place < 0 else f"{given.field}[{place}]"
             raise Refused(422, f"{what} has {len(text)} characters; this server takes {most} of a text")
     if (total := sum(map(len, given.texts))) > (most := _CHARACTERS * limits.tokens):
         raise Refused(
-            422, f"{len(given.texts)} documents have {total} characters; this server takes {most} in a request"
+            422, f"{len(given.texts)} {given.field} have {total} characters; this server takes {most} in a request"
         )

@@ -40,12 +40,13 @@ _DRAINED, _PATIENCE = 16, 2.0  # bodies, and seconds, of what is read of a refus
 
 
 def failure(status: int, message: str, id: str) -> tuple[int, bytes]:
-    """An error's status and body."""
-    return status, json.dumps({"message": message, "id": id}).encode()
+    """An error's status and body; clients of Jina's form read `detail`."""
+    return status, json.dumps({"message": message, "detail": message, "id": id}).encode()
 
 
 class Guard:
-    """The middleware. `routes` are the paths that figures name, and whether a key opens each; others need one.
+    """The middleware. `routes` are the paths that figures name, and whether a key opens each;
+    others need one, and so does every body.
 
     A body is read within `times`: one that is not whole when they end hears that the server stops.
     """
@@ -87,10 +88,12 @@ class Guard:
 
     async def _answer(self, scope: Message, receive: Receive, out: _Out) -> None:
         """The answer of what stands behind, once key and body are right; the body and its values are held as long."""
-        if self._routes.get(scope["path"], True) and not self._keys.admits(_header(scope, b"authorization")):
+        reads = scope["method"] in ("POST", "PUT", "PATCH")  # what is open to all takes no body
+        closed = reads or self._routes.get(scope["path"], True)
+        if closed and not self._keys.admits(_header(scope, b"authorization")):
             await self._drain(receive)
             raise Refused(401, "this needs an API key: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+        if not reads:
             await self._app(scope, receive, out)
             return
         body, parsed = bytearray(), 0

@@ -70,6 +70,8 @@ def _wrong(error: Mapping[str, Any]) -> str:
         return "the text is empty"
     if kind == "too_short":
         return "the list is empty"
+    if kind == "too_long":
+        return f"give at most {error['ctx']['max_length']}"
     if kind == "greater_than_equal":
         return f"give a number from {error['ctx']['ge']}"
     if kind == "literal_error":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from irpo.server.limits import Refused
+from irpo.types import NoAnswer
 
 if TYPE_CHECKING:
     from irpo.ranking.reranker import Ranked
@@ -145,13 +146,16 @@ class Queue:
                 log.info("%d rankings came too late", len(found))
 
     def _ranked(self, jobs: Sequence[Job]) -> list[tuple[Job, Any]]:
-        """Each job's ranking or error; where they fail together each is tried alone, so that one fails no other."""
+        """Each job's ranking or error; where they fail together each is tried alone, so that one fails no other.
+
+        Where nobody answers, none is tried again: each would wait as long.
+        """
         try:
             found = self._work(jobs[0].ranker, [(job.query, job.texts) for job in jobs])
             return list(zip(jobs, found, strict=True))
         except Exception as error:  # noqa: BLE001 - the thread outlives whatever a request does to the model
-            if len(jobs) == 1:
-                return [(jobs[0], error)]
+            if len(jobs) == 1 or isinstance(error, NoAnswer):
+                return [(job, error) for job in jobs]
         return [pair for job in jobs for pair in self._ranked([job])]
 
 

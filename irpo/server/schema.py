@@ -42,6 +42,7 @@ class RerankRequest(BaseModel):
     rank_fields: list[str] | None = Field(
         None,
         min_length=1,
+        max_length=100,
         fail_fast=True,
         description="Of documents that are objects: whose values are ranked, one a line.",
     )
@@ -123,6 +124,7 @@ class Failure(BaseModel):
     """Why a request was not answered."""
 
     message: str
+    detail: str = Field(description="The message once more, where clients of Jina's form look for it.")
     id: str = Field(description="The request's, which the server's log has, too.")
 
 

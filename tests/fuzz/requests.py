@@ -137,7 +137,7 @@ def wrong(answer: httpx.Response) -> str:
         return "" if shares == sorted(shares, key=lambda share: -(share or 0)) else f"scores rise: {shares}"
     if answer.status_code not in FAILURES:
         return f"status {answer.status_code}: {answer.text[:300]}"
-    if set(answer.json()) != {"message", "id"}:
+    if set(answer.json()) != {"message", "detail", "id"}:
         return f"an error of another form: {answer.text[:300]}"
     if SECRET in answer.text or "/irpo/" in answer.text or "Traceback" in answer.text:
         return f"an error that leaks: {answer.text[:300]}"

@@ -18,12 +18,13 @@ from urllib.request import Request, urlopen
 
 from irpo.ranking.vllm.asking import Adapter, Question, Writing, require_logprobs
 from irpo.scoring.tokens import Tokens
-from irpo.types import UserError
+from irpo.types import NoAnswer, UserError
 
 KEY = "VLLM_API_KEY"  # the environment variable that holds the server's key, where it has one
 TOGETHER = 64  # requests under way
 TRIES, PATIENCE = 6, 180.0  # of a request; seconds to wait for its answer
 PASSING = (408, 429, 500, 502, 503, 504)  # states that may pass
+_AWAY = (429, 502, 503, 504)  # of them those that no request is the cause of
 
 # A server's defaults are those of the model's generation_config.json: a temperature, a penalty. All are said.
 _NEUTRAL: dict[str, Any] = {
@@ -141,7 +142,8 @@ class Server:
         try:
             (choice,) = _asked(self.url, "/v1/completions", body)["choices"]
         except Refused as error:
-            raise UserError(f"--engine-url {self.url}: the vLLM server refuses a request: {error.reason}") from None
+            wrong = NoAnswer if error.status in _AWAY else UserError
+            raise wrong(f"--engine-url {self.url}: the vLLM server refuses a request: {error.reason}") from None
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -201,7 +203,7 @@ def cards(url: str, tries: int = TRIES) -> list[Card]:
 def _asked(url: str, path: str, body: dict[str, Any] | None = None, tries: int = TRIES) -> Any:
     """The server's answer, tried again with growing pauses where what is in the way may pass.
 
-    `Refused` where it says no; `UserError` where it cannot be reached.
+    `Refused` where it says no; `NoAnswer` where it cannot be reached.
     """
     for attempt in range(1, tries + 1):
         try:
@@ -212,7 +214,7 @@ def _asked(url: str, path: str, body: dict[str, Any] | None = None, tries: int =
         except (URLError, HTTPException, OSError) as error:
             if attempt == tries:
                 why = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-                raise UserError(
+                raise NoAnswer(
                     f"--engine-url {url}: no vLLM server answers there ({why}), tried {tries} times"
                 ) from None
         time.sleep(min(30.0, 0.5 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0))  # nosec B311 # jitter
