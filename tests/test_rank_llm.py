@@ -307,3 +307,8 @@ def test_a_run_is_not_a_rankers_model(file, tmp_path):
     Path(run, "config.yaml").write_text("model: {name: embedded}\ntask: world\nmethod: {objective: irpo}\n")
     with pytest.raises(UserError, match="is a run, which ranks as it was trained"):
         Reranker.load(file(f"model: {{name: {run}}}\n", "ranker.yaml"))
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / "export.json").write_text("{}")
+    with pytest.raises(UserError, match="is an exported ranker, which ranks as it was trained"):
+        Reranker.load(file(f"model: {{name: {exported}}}\n", "ranker.yaml"))

@@ -22,8 +22,8 @@ def is_ranker(name: str) -> bool:
 def ranker_config(name: str) -> RankerConfig | None:
     """How a run's model, an exported one or that of a configuration such as `rankers/first.yaml`, ranks.
 
-    None for a bare model. `UserError` for a configuration whose model is a run: that has a prompt and a strength of
-    its own.
+    None for a bare model. `UserError` for a configuration whose model is a run or an exported one: that has a prompt
+    and a strength of its own.
     """
     if not is_ranker(name):
         run, folder = run_config(name), fetched(name)
@@ -31,10 +31,10 @@ def ranker_config(name: str) -> RankerConfig | None:
             return RankerConfig.of(run)
         return exported_config(folder) if is_exported(folder) else None
     config = load_ranker(name)
-    if run_config(config.model.name) is not None:
-        raise UserError(
-            f"{name}: model.name = {config.model.name!r} is a run, which ranks as it was trained; give that"
-        )
+    below = config.model.name
+    trained = "a run" if run_config(below) is not None else "an exported ranker" if is_exported(fetched(below)) else ""
+    if trained:
+        raise UserError(f"{name}: model.name = {below!r} is {trained}, which ranks as it was trained; give that")
     return config
 
 
