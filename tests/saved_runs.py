@@ -30,6 +30,7 @@ def saved_run(run, *overrides, base="embedded", strength=PLAIN, temperature=None
         told = Choice(Strength(strength.value, strength.by), temperature, {strength.value: 0.5}).as_dict()
         (run / CHOICE).write_text(json.dumps(told), encoding="utf-8")
     with no_bar():  # what is tested is what a command says
-        model = with_adapter(load_model(str(base), LoadOptions(config.model.quantization)))
-        save_model(model, load_tokenizer(str(base)), run, tuning="lora")
+        model = load_model(str(base), LoadOptions(config.model.quantization))
+        model = with_adapter(model) if config.model.tuning == "lora" else model
+        save_model(model, load_tokenizer(str(base)), run, tuning=config.model.tuning)
     return run

@@ -116,7 +116,7 @@ def test_a_card_calls_untrained_what_the_run_began_with(irpo, tmp_path, model, r
         (run / name).mkdir()
         of = {key: value for key, value in of.items() if value is not None}
         (run / name / "results.json").write_text(json.dumps(told | {"about": about | of}))
-    code, _, err = irpo("export", "--model", run, "--out", tmp_path / "out", "--lists", 2)
+    code, _, err = irpo("export", "--model", run, "--out", tmp_path / "out")
     assert code == 0, err
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.count("| untrained | score |") == shown
@@ -184,7 +184,38 @@ def test_a_base_that_travels_with_nobody_asks_to_be_merged(irpo, tmp_path):
     assert export(plan_of(str(run), merge=True), tmp_path / "out", lists=0).folder.is_dir()
 
 
+def test_weights_that_were_all_trained_have_one_strength(irpo, tmp_path):
+    run = saved_run(tmp_path / "full", "model.tuning=full", "method.reference=precomputed")
+    words = ("export", "--model", run, "--out", tmp_path / "out", "--lists", 0)
+    for how in ("logits", "adapter"):
+        more = ("--strength", 2, "--strength-by", how)
+        refused(irpo(*words, *more), "strength 2 needs a LoRA adapter", "leave the strength at 1")
+        assert not (tmp_path / "out").exists()
+    code, _, err = irpo(*words, "--strength", 1, "--dtype", "float32")
+    assert code == 0, err
+    assert len(ranked(tmp_path / "out")) == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize(("scale", "told"), [(3, "strength 3 by adapter, which its weights hold,"), (1, "strength 1,")])
+def test_a_card_says_what_was_merged(irpo, run, tmp_path, scale, told):
+    scaled = ("--strength", scale, "--strength-by", "adapter")
+    code, _, err = irpo("export", "--model", run, "--merge", "--lists", 0, "--out", tmp_path / "out", *scaled)
+    assert code == 0, err
+    assert f"It ranks at {told} by the prompt" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_card_names_each_dataset_of_the_hub_once(irpo, tmp_path):
+    run = saved_run(tmp_path / "run")
+    read = ("hub:mteb/scidocs/corpus/test", "hub:mteb/scidocs/queries/test", "hub:allenai/ai2_arc/train", "mine.jsonl")
+    (run / "data_card.json").write_text(json.dumps({"sources": {name: {} for name in (*read, "hub:squad/train")}}))
+    assert irpo("export", "--model", run, "--out", tmp_path / "out")[0] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "datasets:\n- allenai/ai2_arc\n- mteb/scidocs\n- squad\n" in card
+
+
 def test_mistakes_are_one_line(irpo, run, tmp_path):
+    for more in (("--dtype", "bfloat16"), ("--lists", 50)):
+        refused(irpo("export", "--model", run, "--out", tmp_path / "x", *more), f"{more[0]} is of merged weights")
     refused(irpo("export", "--model", "embedded", "--out", tmp_path / "x"), "this is no run's folder")
     refused(irpo("export", "--model", run, "--out", run, "--merge"), "a run lies there; give another folder")
     (tmp_path / "mine").mkdir()

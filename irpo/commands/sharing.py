@@ -17,10 +17,12 @@ def export(
     model: Annotated[str, typer.Option(help="A run's folder.", autocompletion=completing.models)],
     out: flags.Out,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter: weights that any library loads.")] = False,
-    dtype: Annotated[str, typer.Option(help="Of merged weights: bfloat16, float16 or float32.")] = "bfloat16",
+    dtype: Annotated[str | None, typer.Option(help="Of merged weights: bfloat16 (default), float16, float32.")] = None,
     strength: flags.Strength = None,
     strength_by: flags.StrengthBy = None,
-    lists: Annotated[int, typer.Option(min=0, help="Held-out lists to re-score what was merged on; 0: none.")] = 50,
+    lists: Annotated[
+        int | None, typer.Option(min=0, help="Held-out lists to re-score what was merged on: 50 (default); 0: none.")
+    ] = None,
     license: License = None,
     plugin: flags.Plugins = None,
     trust_plugins: flags.TrustPlugins = False,
@@ -29,7 +31,7 @@ def export(
     from irpo import api
     from irpo.config.checks import require_out
 
-    if dtype not in ("bfloat16", "float16", "float32"):
+    if dtype not in (None, "bfloat16", "float16", "float32"):
         raise UserError(f"--dtype {dtype!r}: choose from bfloat16, float16, float32")
     words.load_modules(plugin)
     value, by = api.require_strength(strength, strength_by)
@@ -40,8 +42,11 @@ def export(
     from irpo.export.writing import export as write
     from irpo.ranking.choosing import spelt
 
-    plan = plan_of(model, merge=merge, dtype=dtype, strength=value, by=by)
-    done = write(plan, out, lists=lists, licence=license)
+    plan = plan_of(model, merge=merge, dtype=dtype or "bfloat16", strength=value, by=by)
+    given = {"--dtype": dtype, "--lists": lists}
+    if not plan.whole and (idle := [flag for flag, value in given.items() if value is not None]):
+        raise UserError(f"{idle[0]} is of merged weights, and the adapter leaves as it is: add --merge")
+    done = write(plan, out, lists=50 if lists is None else lists, licence=license)
     if done.by_strength is not None:
         change = f"strength {spelt(plan.strength)} in the place of the run's {spelt(plan.was)}"
         typer.echo(f"{change}, {done.by_strength}", err=True)

@@ -29,6 +29,7 @@ def card(plan: Plan, difference: Difference | None, licence: str | None, name: s
         datasets=_datasets(plan) or None,
         tags=["irpo", "reranker", "listwise-ranking"],
     )
+    held = " which its weights hold," if plan.scale != 1 else ""
     method = f"objective `{config.method.title}`, scorer `{config.method.scorer['name']}`"
     return "\n".join(
         [
@@ -36,7 +37,7 @@ def card(plan: Plan, difference: Difference | None, licence: str | None, name: s
             f"# {config.method.title} on {config.task['name']}",
             "",
             f"A listwise reranker: {_what(plan)}, trained with `irpo` ({method}, style `{config.prompt.style}`). "
-            f"It ranks at strength {spelt(plan.choice.strength)}, by the prompt that lies beside it.",
+            f"It ranks at strength {spelt(plan.strength)},{held} by the prompt that lies beside it.",
             "",
             *_use(plan, name),
             "",
@@ -82,8 +83,9 @@ def _use(plan: Plan, name: str) -> list[str]:
 def _datasets(plan: Plan) -> list[str]:
     """The hub's datasets that the run's lists came from, as its data card tells them."""
     sources = read_json(Path(plan.run) / DATA_CARD).get("sources", {})
-    named = [name.removeprefix("hub:").rpartition("/")[0] for name in sources if name.startswith("hub:")]
-    return sorted(set(named))
+    # hub:OWNER/NAME/SPLIT, some with a configuration between; one that is older than owners has none.
+    named = [name.removeprefix("hub:").split("/")[:-1][:2] for name in sources if name.startswith("hub:")]
+    return sorted({"/".join(parts) for parts in named})
 
 
 def _measures(plan: Plan, difference: Difference | None) -> list[str]:

@@ -59,6 +59,7 @@ def plan_of(
     config, own = config.model_copy(update={"model": model}), choice_of_run(run, config)
     choice = strengthened(own, strength, by)
     if config.model.tuning == "full":
+        choice.strength.require_adapter(False)
         return Plan(run, config, True, dtype, choice, was=own.strength)
     if not merge:
         _require_base(run, config)
