@@ -45,10 +45,10 @@ def failure(status: int, message: str, id: str) -> tuple[int, bytes]:
 
 
 class Guard:
-    """The middleware. `routes` are the paths that figures name, and whether a key opens each;
-    others need one, and so does every body.
+    """The middleware.
 
-    A body is read within `times`: one that is not whole when they end hears that the server stops.
+    `routes` are the paths that figures name, and whether a key opens each; others need one, and so does every body. A
+    body is read within `times`: one that is not whole when they end hears that the server stops.
     """
 
     def __init__(
