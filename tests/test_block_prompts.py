@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,17 +15,18 @@ from irpo.prompting.labels import dealt
 from irpo.prompting.prompts import PromptBuilder, Template
 from irpo.ranking import constrained_ranking, generate_text
 from irpo.scorers import SCORERS
-from irpo.scoring.attention import Part, Parts
+from irpo.scoring.attention import Part, Parts, split_attention
 from irpo.scoring.batching import make_batch
 from irpo.scoring.forward import score_batch, score_lists
 from irpo.scoring.masks import attention_masks, visible
 from irpo.scoring.tokens import prompted
 from irpo.types import Candidate, UserError, target_order
 from tests.blocks import TOKENIZER, builder, by_hand, encoded, example, logp_by_hand, reordered, walked_by_hand
-from tests.tiny import LIKE, PLAIN_LIKE, tiny_model
+from tests.tiny import LIKE, PLAIN_LIKE, assert_same_gradients, tiny_model
 
 WINDOW = {"sliding_window": 12}
-FAMILIES = [("llama", {}), ("gemma2", WINDOW), ("gemma3", WINDOW), ("phi3", {}), ("qwen3", {}), ("mistral", WINDOW)]
+WINDOWED = ("gemma2", "gemma3", "gemma4", "mistral")
+FAMILIES = [(family, WINDOW if family in WINDOWED else {}) for family in ("llama", "phi3", "qwen3", *WINDOWED)]
 SCORER = {"label": "label", "text": "independent"}
 
 
@@ -67,7 +69,23 @@ def test_scores_and_gradients_are_those_of_an_explicit_mask(family, config):
         torch.autograd.grad(scores @ pull + 0.1 * whole, list(model.parameters()))
         for scores, whole in ((ours, found.target.sum()), (torch.cat(hands), torch.stack(wholes).sum()))
     )
-    torch.testing.assert_close(mine, spelt, atol=2e-4, rtol=1e-4)
+    assert_same_gradients(mine, spelt, atol=2e-4)
+
+
+def test_a_mask_keeps_its_parts_in_a_view_or_is_refused():
+    model = tiny_model("llama")
+    batch = make_batch(encoded(example(24, 5)), SCORERS.build("label"))
+    mask = attention_masks(model.config, batch, torch.float32)
+    size = batch.ids.shape[1]
+    query, key, value = torch.randn(3, len(batch.ids), 2, size, 8)
+    expected, _ = split_attention(SimpleNamespace(), query, key, value, mask)
+    found, _ = split_attention(SimpleNamespace(), query, key, value, mask[:, :, slice(0, None), :])
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    lost = torch.zeros(()).expand(mask.shape)
+    with pytest.raises(RuntimeError, match="lost its parts"):
+        split_attention(SimpleNamespace(), query, key, value, lost)
+    with pytest.raises(RuntimeError, match=f"{size - 1} queries; the mask's parts are those of {size}"):
+        split_attention(SimpleNamespace(), query[:, :, 1:], key, value, mask[:, :, 1:])
 
 
 def test_branches_of_an_answer_see_the_whole_prompt():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from irpo.prompting.markup import markup_source
@@ -45,12 +46,14 @@ _FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "phi3": {"family": "phi3", "sliding_window": None},
-    "gemma4": {  # heads of two sizes
+    "gemma4": {  # heads of two sizes; two layers take the keys and values of the two before, and each an input its own
         "family": "gemma4_text",
         "global_head_dim": 32,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "hidden_size_per_layer_input": 0,
-        "num_kv_shared_layers": 0,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
     },
     "qwen3": {"family": "qwen3"},
     "mistral": {"family": "mistral"},
@@ -111,6 +114,12 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     },
 }
 _FAMILY |= {name: {"family": name, **config} for name, config in HYBRIDS.items()}
+
+
+def assert_same_gradients(mine: Sequence[Tensor], others: Sequence[Tensor], atol: float = 1e-4) -> None:
+    """Gradients to `atol`, or where there are some above 10 (Gemma 4 has 120) to as much of them: it is float32."""
+    largest = max(float(each.abs().max()) for each in others)
+    torch.testing.assert_close(mine, others, atol=atol * max(1.0, largest / 10), rtol=1e-4)
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, attention: str | None = None, **config: Any) -> Any:

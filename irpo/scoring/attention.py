@@ -96,6 +96,27 @@ def aligned(mask: Tensor) -> Tensor:
     return torch.nn.functional.pad(mask, (0, missing))[..., :-missing] if missing else mask
 
 
+def carrying(parts: list[Part | Parts], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A mask of this shape, of which nothing is there but its parts."""
+    nothing = torch.zeros((), dtype=dtype, device=device)
+    whole = nothing.expand(shape)
+    # Gemma 4 hands some layers a slice of the mask, which is another view of the same nothing.
+    nothing.parts = whole.parts = parts  # type: ignore[attr-defined]
+    return whole
+
+
+def _parts_of(mask: Tensor | None, queries: int) -> list[Part | Parts] | None:
+    """The parts that a mask carries; `RuntimeError` where they were lost, or are not those of so many queries."""
+    if mask is None:
+        return None
+    parts: list[Part | Parts] | None = getattr(mask, "parts", None) or getattr(mask._base, "parts", None)
+    if parts is None and mask.numel() > 1 and not any(mask.stride()):
+        raise RuntimeError("attention: the mask has lost its parts on the way to this layer")
+    if parts is not None and parts[-1].stop != queries:
+        raise RuntimeError(f"attention: {queries} queries; the mask's parts are those of {parts[-1].stop}")
+    return parts
+
+
 def split_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
@@ -108,7 +129,7 @@ def split_attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
     trunk = 0 if attention_mask is None else query.shape[2] - attention_mask.shape[2]
-    parts: list[Part | Parts] | None = getattr(attention_mask, "parts", None)
+    parts = _parts_of(attention_mask, query.shape[2])
     if trunk == 0 and parts is None:
         return sdpa(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     found = []

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irpo.scoring.attention import SPLIT, Part, Parts, Span, aligned, borders, parts_on
+from irpo.scoring.attention import SPLIT, Part, Parts, Span, aligned, borders, carrying, parts_on
 from irpo.scoring.batching import PAD_LIST, ListBatch
 from irpo.scoring.models import per_layer_type
 
@@ -116,10 +116,7 @@ def in_parts(
             continue
         seen = visible_between(batch, window, queries[start:stop], torch.cat([keys[a:b] for a, b in spans]))
         parts.append(Part(start, stop, spans, additive(seen, dtype)))
-    shape = (len(batch.ids), 1, len(queries) - bounds[0][0], len(keys))
-    whole = torch.zeros((), dtype=dtype, device=batch.ids.device).expand(shape)
-    whole.parts = parts  # type: ignore[attr-defined]
-    return whole
+    return carrying(parts, (len(batch.ids), 1, len(queries) - bounds[0][0], len(keys)), dtype, batch.ids.device)
 
 
 def _alike(bounds: Sequence[Bounds]) -> list[list[Bounds]]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model, tiny_tokenizer
+from tiny import FAMILIES, assert_same_gradients, tiny_model, tiny_tokenizer
 from torch.nn.attention.flex_attention import flex_attention
 
 from irpo.prompting.prompts import Prompt
@@ -25,6 +25,7 @@ LISTS = [
 WINDOWS = {
     "gemma2": {"sliding_window": 8},
     "gemma3": {"sliding_window": 8},
+    "gemma4": {"sliding_window": 8},
     "mistral": {"sliding_window": 8},
     "phi3": {"sliding_window": 8},
     "qwen3": {"sliding_window": 8, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
@@ -89,11 +90,11 @@ def test_packed_rows_same_as_separate_with_gradients(family, config, left, monke
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     pull = torch.randn(len(ours), generator=torch.Generator().manual_seed(0))
     mine, alone = (torch.autograd.grad(scores @ pull, weights) for scores in (ours, theirs))
-    torch.testing.assert_close(mine, alone, atol=1e-4, rtol=1e-4)
+    assert_same_gradients(mine, alone)
 
 
 @pytest.mark.parametrize("window", [8, 64, 512])
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("llama", "gemma2")])
+@pytest.mark.parametrize("family", [family for family in WINDOWS if family != "gemma2"])
 def test_split_attention_same_as_a_dense_mask(family, window, monkeypatch):
     """A window within the trunk, one that ends among the branches, one longer than the row; rows of several lists."""
     monkeypatch.setattr("irpo.scoring.attention.PART_COLUMNS", {"cpu": 24})
@@ -109,7 +110,9 @@ def test_split_attention_same_as_a_dense_mask(family, window, monkeypatch):
         loss = (scores.first * pull)[batch.mask].sum() + 0.1 * scores.target.sum()
         found.append((scores.first, torch.autograd.grad(loss, list(model.parameters()))))
     assert model.config._attn_implementation == SPLIT
-    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+    (ours, mine), (theirs, others) = found
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert_same_gradients(mine, others)
 
 
 @pytest.mark.parametrize(
