@@ -26,7 +26,7 @@ Form = Literal["json list", "json lines", "tsv", "csv", "parquet"]
 TEXT_FORMS = "a JSON list, JSON lines, a TSV or a CSV with a header"
 _BLOCK = 2**18  # bytes of a text file that are read at once
 _ROWS = 64  # of other forms
-_QUOTED = re.compile(r'"[^"]*""(?:[^"]|"")*"')  # a TSV's cell as pandas writes one that holds quotes
+_QUOTED = re.compile(r'"[^"]*""[^"]*(?:""[^"]*)*"')  # a TSV's cell as pandas writes one that holds quotes
 
 
 @dataclass(frozen=True)

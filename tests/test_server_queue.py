@@ -43,7 +43,9 @@ def test_what_waits_is_ranked_together_and_each_gets_its_own():
         assert fake.begun.acquire(timeout=10)
         others = [[f"{'x' * (j + n)}." for j in range(3)] for n in range(8)]
         asked = [
-            pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY | {"query": f"{n}", "documents": texts})
+            pool.submit(
+                httpx.post, f"{here.url}/v1/rerank", json=BODY | {"query": f"{n}", "documents": texts}, timeout=20
+            )
             for n, texts in enumerate(others)
         ]
         until(lambda: len(app.state.desk.queue) == 8)
@@ -61,9 +63,9 @@ def test_an_engine_of_another_server_ranks_several_at_once():
     app, _ = fake_app(fake)
     long = BODY | {"documents": ["word " * 40] * 10}
     with running(app) as here, ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long)]
+        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long, timeout=20)]
         assert fake.begun.acquire(timeout=10)
-        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long) for _ in range(3)]
+        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long, timeout=20) for _ in range(3)]
         until(lambda: len(app.state.desk.queue) == 3)
         fake.gate.set()
         assert [each.result().status_code for each in asked] == [200] * 4
@@ -98,9 +100,9 @@ def test_a_model_of_another_server_that_does_not_answer_is_no_fault_of_the_texts
     fake.fails = NoAnswer("--engine-url http://vllm:8000: no vLLM server answers there")
     fake.gate.clear()
     with running(app) as here, ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY)]
+        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
         assert fake.begun.acquire(timeout=10)
-        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY) for _ in range(3)]
+        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20) for _ in range(3)]
         until(lambda: len(app.state.desk.queue) == 3)
         fake.gate.set()
         answers = [each.result() for each in asked]

@@ -95,16 +95,17 @@ def test_ids_of_judgements_may_hold_blanks(tmp_path, blank):
 
 def test_a_relevant_text_under_another_id_teaches_nothing(tmp_path):
     write_beir(tmp_path)
-    docs = {"a": "Rake the lawn", "b": "rake  the lawn", "c": "A lawn mower", "d": "Tea"}
+    texts = ("Rake the lawn", "rake  the lawn", "A lawn mower", "Tea", "Mow it", "mow it")
+    docs = dict(zip("abcdef", texts, strict=True))
     write(tmp_path / "corpus.jsonl", json_lines({"_id": id, "text": text} for id, text in docs.items()))
     for split, query in (("test", 6), ("train", 4)):
-        write(tmp_path / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{query}\tb\t1\n")
-    write(tmp_path / "first.run", "".join(f"{q} Q0 {id} {n} {9 - n} x\n" for q in "46" for n, id in enumerate("abcd")))
+        write(tmp_path / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{query}\tb\t1\n{query}\tf\t1\n")
+    write(tmp_path / "first.run", "".join(f"{q} Q0 {id} {n} {9 - n} x\n" for q in "46" for n, id in enumerate("abcde")))
     intake = Intake()
     lists = build("beir", tmp_path, intake, run="first.run")
     assert sorted(ids(lists["train"][0])) == ["b", "c", "d"]
-    assert intake.dropped["train"] == {SAME: 1}
-    assert ids(lists["eval"][0]) == ["a", "b", "c", "d"]  # as BEIR counts
+    assert intake.dropped["train"] == {SAME: 2}  # of b, and of f, which the first stage missed
+    assert ids(lists["eval"][0]) == ["a", "b", "c", "d", "e"]  # as BEIR counts
 
 
 def test_a_first_stage_of_our_own_searches_the_whole_corpus_once(folder):
@@ -227,6 +228,7 @@ def test_options_that_cannot_be(folder, options, problem):
     ("name", "content", "problem"),
     [
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n1\td-oil\n", r"test.tsv:2: 2 columns"),
+        ("qrels/test.tsv", "1\td-oil\t1\t\n1\td-lube\t\t9999\n", r"test.tsv:2: the label is '9999'"),
         ("qrels/test.tsv", "1\td-oil\tgood\n", r"test.tsv:1: the label is 'good'"),
         ("qrels/test.tsv", "1\td-oil\t1\n1\td-oil\t2\n", r"test.tsv:2: document 'd-oil' is judged twice"),
         ("first.run", "1 Q0 d-oil 1 0.5 x\n1 Q0 d-oil 2 0.4 x\n", "first.run:2: document 'd-oil' is ranked twice"),

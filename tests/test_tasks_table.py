@@ -89,6 +89,22 @@ def test_cells_that_hold_nothing_are_no_texts(tmp_path):
     assert labels(example) == {"x": 1, "y": 0, "z": 0}
 
 
+def test_the_group_of_most_rows_is_a_lists(tmp_path):
+    intake = Intake(skip_bad_rows=True)
+    path = write(tmp_path / "t.csv", "query,text,label,group\nq,x,1,u1\nq,y,0,u2\nq,z,1,u2\n")
+    (example,) = everything("table", path, intake).values()
+    assert (example.group, labels(example)) == ("u2", {"y": 0, "z": 1})
+    assert len(intake.bad_rows) == 1
+
+
+@pytest.mark.parametrize("text", ['("Heat") is a film', '{"a": 1}', '{"name": "x"} as JSON', "(Heat)"])
+def test_a_text_that_only_looks_like_a_tuple_is_a_text(tmp_path, text):
+    table = pa.table({"query": ["q"], "positives": [text], "negatives": ["other"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    (example,) = everything("table", tmp_path / "t.parquet").values()
+    assert labels(example) == {text: 1, "other": 0}
+
+
 def test_bytes_are_no_text(tmp_path):
     table = pa.table({"query": [b"q", b"q"], "text": [b"x", b"y"], "label": [1, 0]})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
@@ -331,7 +347,10 @@ HEAD = "query,document_id,document,label\n"
             r"t.csv:3: 'Doc A' is in 'pos' and in 'neg'; it has one label",
         ),
         ("qid,query,text,label\n1,a,x,1\n1,b,y,0\n", r"t.csv:3: query id '1' stands for another query in line 2"),
-        ("query,text,label,group\nq,x,1,u1\nq,y,0,u2\n", r"t.csv:3: group 'u2'; line 2, of the same query, has 'u1'"),
+        (
+            "query,text,label,group\nq,x,1,u1\nq,y,0,u2\n",
+            r"t.csv:3: group 'u2'; line 2, of the same query, has 'u1' \(lists of",
+        ),
         ("query,text,label\nq,x,1_0\n", r"t.csv:2: 'label' is '1_0'"),
         ("query,pos,neg\nq,\"('x', 'y')\",['z']\n", r"t.csv:2: 'pos' is .* a list stands in square brackets"),
         (HEAD + 'q,a,"x,1\n', r"t.csv:2: broken CSV"),

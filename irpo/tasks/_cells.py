@@ -14,6 +14,7 @@ from irpo.types import MAX_LABEL, UserError, require_text
 MAX_CELL = 1_000_000  # characters of a cell that holds a list
 _DEPTH = 1
 _NOTHING = ("None", "null", "nan", "NaN")  # as Python, JSON and pandas write nothing
+_NO_LIST = re.compile(r"""\s*[({]\s*('[^']*'|"[^"]*")\s*(,.*)?[)}]\s*""", re.DOTALL)  # Python's tuple or set of texts
 # What a list of texts is written with; nothing else is ever given to a parser.
 _TOKEN = re.compile(
     r"""(?P<blank>\s+)|(?P<mark>[\[\],])|(?P<item>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|"""
@@ -77,7 +78,7 @@ def texts_in(value: Mapping[str, Any], column: str) -> list[str]:
     cell = _cell(value, column)
     if isinstance(cell, str) and cell.strip() in _NOTHING:
         return []
-    if isinstance(cell, str) and re.match(r"""\s*[({]\s*['"]""", cell):
+    if isinstance(cell, str) and _NO_LIST.fullmatch(cell):
         raise UserError(f"{column!r} is {shown(cell)}; a list stands in square brackets")
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
@@ -112,7 +113,8 @@ def label_in(value: Mapping[str, Any], column: str) -> float:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise UserError(f"{column!r} is empty; {allowed}")
     try:
-        label = float("nan" if isinstance(cell, str) and "_" in cell else cell)  # 1_0 is 10 to Python alone
+        # 1_0 is 10, and b"1" is 1, to Python alone.
+        label = float("nan" if isinstance(cell, bytes) or (isinstance(cell, str) and "_" in cell) else cell)
     except (TypeError, ValueError, OverflowError):
         label = float("nan")
     if not 0 <= label <= MAX_LABEL:

@@ -104,6 +104,8 @@ class Listing:
                     id: search(text, self.top_k + 1, _relevant(split.judged[id])) for id, text in asked.items()
                 }
         needed = {doc for name in splits for docs in ranked[name].values() for doc in docs}
+        if "train" in splits:  # what says the same as a relevant document is no negative, found or not
+            needed |= {doc for labels in splits["train"].judged.values() for doc in _relevant(labels)}
         if searched:
             return ranked, {id: text for id, text in texts.items() if id in needed}
         return ranked, _collected(documents(needed), needed, min(splits), intake)
@@ -184,7 +186,7 @@ class _Making:
         if self.name == "train":
             if not any(c.relevance for c in candidates):
                 raise Refused(UNFOUND)
-            candidates = self._drawn(id, self._told_apart(candidates))
+            candidates = self._drawn(id, self._told_apart(labels, candidates))
         if self.how.shuffle == "all" or self.how.shuffle == self.name:
             candidates = Chance("order", self.how.seed, id).shuffled(candidates)
         return RankingExample(id, query, tuple(candidates), self.groups.get(id), unlisted=missed)
@@ -201,9 +203,9 @@ class _Making:
             found.append(Candidate(doc, text, labels.get(doc, 0.0), source))
         return found
 
-    def _told_apart(self, candidates: list[Candidate]) -> list[Candidate]:
-        """A training list without what is called irrelevant and has a relevant candidate's text."""
-        good = {text_key(c.text) for c in candidates if c.relevance}
+    def _told_apart(self, labels: Mapping[str, float], candidates: list[Candidate]) -> list[Candidate]:
+        """A training list without what is called irrelevant and has a relevant document's text."""
+        good = {text_key(self.texts[doc]) for doc in _relevant(labels) if doc in self.texts}
         kept = [c for c in candidates if c.relevance or text_key(c.text) not in good]
         self.intake.drop(self.name, SAME, len(candidates) - len(kept))
         if len(kept) < 2:

@@ -189,8 +189,8 @@ class Table:
     def _of_rows(self, rows: Sequence[_Judged], split: str, intake: Intake) -> RankingExample:
         """The list of one query's rows."""
         # Of texts that contradict each other most rows are right, and the first one where as many say either.
-        asked = Counter(one.query for one in rows).most_common(1)[0][0]
-        first, drafts = next(one for one in rows if one.query == asked), list[Draft]()
+        asked = Counter((one.query, one.group) for one in rows).most_common(1)[0][0]
+        first, drafts = next(one for one in rows if (one.query, one.group) == asked), list[Draft]()
         kept: dict[str, tuple[Draft, Row]] = {}
         for one in rows:
             new = [draft for draft in one.documents if draft.id not in kept]
@@ -198,7 +198,7 @@ class Table:
                 intake.bad(one.row, f"query id {one.key!r} stands for another query in line {first.row.line}")
             elif one.group != first.group:
                 told = f"group {one.group!r}; line {first.row.line}, of the same query, has {first.group!r}"
-                intake.bad(one.row, told)
+                intake.bad(one.row, f"{told} (lists of their own need a query_id)")
             elif contradiction := _contradiction(one, kept):
                 intake.bad(one.row, contradiction)
             elif one.documents and not new:

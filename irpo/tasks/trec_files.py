@@ -167,8 +167,9 @@ def judgement_rows(path: Path) -> Iterator[Row]:
     Between tabs an id may hold blanks, as in BEIR's files.
     """
     for number, content in plain_lines(path):
-        cells = [cell.strip() for cell in _text(path, number, content).split("\t")]
-        columns = cells if len(cells) in (3, 4) else [column.decode() for column in content.split()]
+        cells = [cell.strip() for cell in _text(path, number, content).strip().split("\t")]
+        tabs = len(cells) in (3, 4) and all(cells)
+        columns = cells if tabs else [column.decode() for column in content.split()]
         if number == 1 and columns[0].lower() in _HEADERS:
             continue
         if len(columns) == 4:
