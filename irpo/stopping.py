@@ -10,6 +10,7 @@ Nothing of this happens in a process that has not entered `handled`: there signa
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -86,11 +87,13 @@ class _Watch(_Asked):
         self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        atexit.register(self._deafen)
 
     def close(self) -> None:
         """Everything as it was before; where a signal came all of it stays, for the way out may be long, and is one."""
         if self.number:
             return
+        atexit.unregister(self._deafen)
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -98,6 +101,11 @@ class _Watch(_Asked):
         self._thread.join()
         self._ear.close()
         self._mouth.close()
+
+    def _deafen(self) -> None:
+        """Python's last steps set handlers back; a second signal would be what the process dies of there."""
+        for number in self._before if self.number else ():
+            signal.signal(number, signal.SIG_IGN)
 
     def _watch(self) -> None:
         first = self._heard(None)

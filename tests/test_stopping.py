@@ -64,6 +64,22 @@ def until_gone(number):
         time.sleep(0.02)
 
 
+def test_a_second_signal_while_python_ends_changes_nothing():
+    """Python's last steps set handlers back, and then let go of what modules hold: where the second one comes here."""
+    body = """
+class Last:
+    def __del__(self, kill=os.kill, number=signal.SIGHUP, process=os.getpid()):
+        kill(process, number)
+
+sys.modules["last"] = type(sys)("last")
+sys.modules["last"].held = Last()
+time.sleep(60)
+"""
+    process = command(body)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process) == (129, "stopped by SIGHUP\n")
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_is_one_line_and_its_code(name, code):
     # The tests themselves may have been started under nohup.
