@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -56,7 +56,7 @@ def begun(words: list[str], **environment: str) -> subprocess.Popen:
 
 
 def succeeds(*jobs: subprocess.Popen) -> None:
-    said = [job.communicate(timeout=300)[0] for job in jobs]
+    said = [job.communicate(timeout=900)[0] for job in jobs]  # torchrun may wait 300 s for the other node to end
     assert [job.returncode for job in jobs] == [0] * len(jobs), "\n".join(said)
 
 
@@ -89,7 +89,7 @@ def test_two_nodes_by_the_torchrun_line_are_one_process(alone, tmp_path):
 def slurm_job() -> str:
     """A job's number for which the script takes a free port."""
     while True:
-        number = random.randrange(20000)
+        number = secrets.randbelow(20000)
         with socket.socket() as one, suppress(OSError):
             one.bind(("127.0.0.1", 20000 + number))
             return str(number)
