@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,11 +29,19 @@ from irpo.scoring.whole import NO_BLOCKS, one_row
 from irpo.types import Candidate, RankingExample, UserError
 
 TEXTS = 512  # columns of candidates whose labels go in one part
-Table = tuple[Tensor, ...]  # of each layer, whose heads may differ in size: (2, heads, columns, D)
 
 
-def _bytes(table: Table) -> int:
-    return sum(layer.untyped_storage().nbytes() for layer in table)
+@dataclass(frozen=True)
+class Table:
+    """Keys and values of columns in all layers; those whose heads are of one size, mostly all, are one stack."""
+
+    stacks: tuple[Tensor, ...]  # (layers of one size, 2, heads, columns, D)
+    order: tuple[int, ...]  # of each layer, in which stack it is the next
+
+    @property
+    def bytes(self) -> int:
+        """What it holds of memory."""
+        return sum(stack.untyped_storage().nbytes() for stack in self.stacks)
 
 
 class Kept:
@@ -63,13 +72,13 @@ class Kept:
 
     def put(self, key: Hashable, value: Table) -> None:
         """Hold it, and let go of others where there is no room; what is larger than all room is not held."""
-        size = _bytes(value)
+        size = value.bytes
         if key in self._held or size > self.room:
             return
         self._held[key] = value
         self.bytes += size
         while self.bytes > self.room:
-            self.bytes -= _bytes(self._held.popitem(last=False)[1])
+            self.bytes -= self._held.popitem(last=False)[1].bytes
 
 
 @torch.no_grad()
@@ -163,11 +172,11 @@ def _table(model: Any, item: EncodedList, kept: Kept, room: int) -> Table:
     prefix = item.prompt[: item.blocks[0].start]
     texts = [item.prompt[block.start : block.own] for block in item.blocks]
     begin, found = _texts(model, prefix, texts, kept)
-    layers = []
-    for n, first in enumerate(begin):
+    stacks = []
+    for n, first in enumerate(begin.stacks):
         empty = first.new_empty(*first.shape[:-2], room, first.shape[-1])
-        layers.append(torch.cat([first, *(found[text][n] for text in texts), empty], -2))
-    return tuple(layers)
+        stacks.append(torch.cat([first, *(found[text].stacks[n] for text in texts), empty], -2))
+    return Table(tuple(stacks), begin.order)
 
 
 class _Room(DynamicLayer):
@@ -190,7 +199,8 @@ class _Room(DynamicLayer):
 def _cache_of(table: Table, held: int) -> DynamicCache:
     """A table as transformers takes it, of whose columns so many are held."""
     cache = DynamicCache()
-    cache.layers = [_Room(layer, held) for layer in table]
+    stacks = [iter(stack) for stack in table.stacks]
+    cache.layers = [_Room(next(stacks[n]), held) for n in table.order]
     return cache
 
 
@@ -216,16 +226,26 @@ def _texts(model: Any, prefix: Tokens, texts: Sequence[Tokens], kept: Kept) -> t
             use_cache=True,
         )
         sizes = [len(prefix), *map(len, missing)]
-        tables = [torch.split(torch.stack([layer.keys[0], layer.values[0]]), sizes, -2) for layer in cache.layers]
-        begin, *fresh = (tuple(part.clone() for part in parts) for parts in zip(*tables, strict=True))
+        begin, *fresh = _split_up(cache, sizes)
         kept.put((state, prefix), begin)
         for text, table in zip(missing, fresh, strict=True):
             held[text] = table
             kept.put((state, prefix, text), table)
     found = {text: table for text, table in held.items() if table is not None}
     if begin is None:
-        begin = tuple(layer[..., :0, :] for layer in next(iter(found.values())))
+        one = next(iter(found.values()))
+        begin = Table(tuple(stack[..., :0, :] for stack in one.stacks), one.order)
     return begin, found
+
+
+def _split_up(cache: DynamicCache, sizes: Sequence[int]) -> list[Table]:
+    """Tables of so many columns each, one behind the other, which share no memory."""
+    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
+    shapes = list(dict.fromkeys(layer.shape for layer in layers))
+    order = tuple(shapes.index(layer.shape) for layer in layers)
+    stacks = [torch.stack([layer for layer in layers if layer.shape == shape]) for shape in shapes]
+    parts = zip(*(torch.split(stack, list(sizes), -2) for stack in stacks), strict=True)
+    return [Table(tuple(part.clone() for part in each), order) for each in parts]
 
 
 def _state(model: Any) -> Hashable:
