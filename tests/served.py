@@ -103,6 +103,19 @@ def until(true, seconds=10.0):
         time.sleep(0.01)
 
 
+def asked_in_turn(pool, here, fake, *bodies):
+    """Answers to come: to a first request, which is being ranked, and to others, which wait."""
+
+    def post(body):
+        return pool.submit(httpx.post, f"{here.url}/v1/rerank", json=body, timeout=20)
+
+    asked = [post(bodies[0])]
+    assert fake.begun.acquire(timeout=10)
+    asked += [post(body) for body in bodies[1:]]
+    until(lambda: len(here.app.state.desk.queue) == len(bodies) - 1)
+    return asked
+
+
 @contextmanager
 def running(app, **how):
     """A server of the app on a free port of this machine: its URL, and itself."""
@@ -112,7 +125,7 @@ def running(app, **how):
     thread.start()
     try:
         until(lambda: server.started)
-        yield SimpleNamespace(url=address_of(bound), server=server, thread=thread)
+        yield SimpleNamespace(app=app, url=address_of(bound), server=server, thread=thread)
     finally:
         server.should_exit = True
         thread.join(15)

@@ -19,7 +19,6 @@ from irpo import cli
 from irpo.checking import Check, show
 from irpo.checking.counting import Counts
 from irpo.checking.notebook import Notebook
-from irpo.tasks._statistics import Statistics, numbers_of
 from irpo.types import Candidate, RankingExample, UserError
 
 WORDS = ["river", "town", "mayor", "bridge", "author", "film", "funny", "planet", "garden", "music", "violin", "blue"]
@@ -182,14 +181,6 @@ def test_a_first_stages_order_and_misses_are_measured_not_faults(tmp_path):
         for candidate in row["candidates"]:
             candidate["source"] = "user"
     assert kinds(checked(tmp_path, train, evaluation)) == {"without relevant": 1, "position": 39}
-
-
-def test_labels_that_agree_in_six_digits_are_counted_together():
-    labels = (0.12345671, 0.12345672, 0.0)
-    example = RankingExample("q", "query", tuple(Candidate(str(n), f"text {n}", y) for n, y in enumerate(labels)))
-    statistics = Statistics()
-    statistics.add(numbers_of(example))
-    assert statistics.card(1, "")["labels"] == {"0": 1, "0.123457": 2}
 
 
 def _labelled(number: int, query: str, labels: list[int], **more) -> dict:

@@ -1,4 +1,4 @@
-"""What `irpo prepare --check` shows beside its findings: what the task left out, and axes that can be read."""
+"""What `irpo prepare --check` shows beside its findings: what the task left out, counts, and axes that can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from irpo.checking import Check, show
 from irpo.checking.picture import _histogram, _line_at
 from irpo.drawing import drawing
 from irpo.tasks import preparing
+from irpo.tasks._statistics import Statistics, numbers_of
 from irpo.tasks.table import AGAIN, UNLABELLED
+from irpo.types import Candidate, RankingExample
 
 
 def printed(check: Check) -> str:
@@ -82,3 +84,11 @@ def test_the_pictures_axes(tmp_path):
             assert axes.get_xlim()[1] - axes.get_xlim()[0] < 100
         assert [len(axes.lines) for axes in (near, far, below)] == [1, 0, 0]
         assert [axes.texts[-1].get_text() for axes in (far, below)] == ["100,000 \u2192", "\u2190 10"]
+
+
+def test_labels_that_agree_in_six_digits_are_counted_together():
+    labels = (0.12345671, 0.12345672, 0.0)
+    example = RankingExample("q", "query", tuple(Candidate(str(n), f"text {n}", y) for n, y in enumerate(labels)))
+    statistics = Statistics()
+    statistics.add(numbers_of(example))
+    assert statistics.card(1, "")["labels"] == {"0": 1, "0.123457": 2}

@@ -12,7 +12,19 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from served import BODY, FILMS, TOKENIZER, FakeReranker, ask, fake_app, get, held_at_the_counter, running, until
+from served import (
+    BODY,
+    FILMS,
+    TOKENIZER,
+    FakeReranker,
+    ask,
+    asked_in_turn,
+    fake_app,
+    get,
+    held_at_the_counter,
+    running,
+    until,
+)
 
 from irpo.ranking.reranker import Ranked
 from irpo.ranking.vllm.engine import VllmEngine
@@ -63,10 +75,7 @@ def test_an_engine_of_another_server_ranks_several_at_once():
     app, _ = fake_app(fake)
     long = BODY | {"documents": ["word " * 40] * 10}
     with running(app) as here, ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long, timeout=20)]
-        assert fake.begun.acquire(timeout=10)
-        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=long, timeout=20) for _ in range(3)]
-        until(lambda: len(app.state.desk.queue) == 3)
+        asked = asked_in_turn(pool, here, fake, *[long] * 4)
         fake.gate.set()
         assert [each.result().status_code for each in asked] == [200] * 4
     assert [len(batch) for batch in fake.batches] == [1, 3]
@@ -83,14 +92,8 @@ def test_a_request_that_breaks_a_batch_breaks_itself_alone():
     app, fake = fake_app(Breaks())
     fake.gate.clear()
     with running(app) as here, ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
-        assert fake.begun.acquire(timeout=10)
-        queries = ("one", "breaks", "other")
-        asked += [
-            pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY | {"query": query}, timeout=20)
-            for query in queries
-        ]
-        until(lambda: len(app.state.desk.queue) == 3)
+        others = [BODY | {"query": query} for query in ("one", "breaks", "other")]
+        asked = asked_in_turn(pool, here, fake, BODY, *others)
         fake.gate.set()
         assert [each.result().status_code for each in asked] == [200, 200, 500, 200]
 
@@ -100,10 +103,7 @@ def test_a_model_of_another_server_that_does_not_answer_is_no_fault_of_the_texts
     fake.fails = NoAnswer("--engine-url http://vllm:8000: no vLLM server answers there")
     fake.gate.clear()
     with running(app) as here, ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
-        assert fake.begun.acquire(timeout=10)
-        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20) for _ in range(3)]
-        until(lambda: len(app.state.desk.queue) == 3)
+        asked = asked_in_turn(pool, here, fake, *[BODY] * 4)
         fake.gate.set()
         answers = [each.result() for each in asked]
     assert {(each.status_code, each.headers.get("retry-after")) for each in answers} == {(503, "5")}
@@ -118,10 +118,7 @@ def test_beyond_the_queue_a_request_hears_when_to_come_again():
     app, fake = fake_app(queue=2)
     fake.gate.clear()
     with running(app) as here, ThreadPoolExecutor(3) as pool:
-        held = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
-        assert fake.begun.acquire(timeout=10)
-        held += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20) for _ in range(2)]
-        until(lambda: len(app.state.desk.queue) == 2)
+        held = asked_in_turn(pool, here, fake, *[BODY] * 3)
         refused = httpx.post(f"{here.url}/v1/rerank", json=BODY)
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -209,10 +206,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_took():
     app, fake = fake_app()
     fake.gate.clear()
     with running(app) as here, ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
-        assert fake.begun.acquire(timeout=10)
-        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20) for _ in range(2)]
-        until(lambda: len(app.state.desk.queue) == 2)
+        asked = asked_in_turn(pool, here, fake, *[BODY] * 3)
         here.server.should_exit = True
         until(lambda: not app.state.desk.queue.alive)
         assert get(app, "/ready").status_code == 503
@@ -228,10 +222,7 @@ def test_what_cannot_be_answered_in_time_hears_so():
     app, fake = fake_app(stop=0.3)
     fake.gate.clear()
     with running(app) as here, ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
-        assert fake.begun.acquire(timeout=10)
-        asked += [pool.submit(httpx.post, f"{here.url}/v1/rerank", json=BODY, timeout=20)]
-        until(lambda: len(app.state.desk.queue) == 1)
+        asked = asked_in_turn(pool, here, fake, BODY, BODY)
         here.server.should_exit = True
         assert [each.result().status_code for each in asked] == [503] * 2
         fake.gate.set()

@@ -123,7 +123,7 @@ def split_attention(
     """transformers' `sdpa`, except for a mask with fewer rows (M) than there are queries (T), or one that has parts.
 
     It is the mask of the last M columns; the first T - M are causal. query is (R, heads, T, D), the mask (R, 1, M, T)
-    and the result (R, T, heads, D). A mask that carries no parts is taken whole; of one that does, they alone count,
+    and the result (R, T, heads, D). A mask that never had parts is taken whole; of one that has, they alone count,
     and there may be more keys than queries.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa

@@ -2,8 +2,8 @@
 
 A list is a query with the first stage's `top_k` documents. Evaluation lists keep the first stage's order, which is the
 row "input order" of an evaluation, and know the judged documents that it missed (`RankingExample.unlisted`); training
-lists are shuffled, for a place in them says what the first stage thought. Only texts that a list needs are held, but a
-first stage of our own (BM25) needs the whole collection once.
+lists are shuffled, for a place in them says what the first stage thought. Held are the texts that a list needs, and in
+training those of all that is relevant; a first stage of our own (BM25) needs the whole collection once.
 """
 
 from __future__ import annotations
